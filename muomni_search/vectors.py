@@ -1,0 +1,90 @@
+"""Unit vectors: check them, normalise them, combine them, compare them. Pure NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muomni_search.errors import InvalidInput
+from muomni_search.items import DIM
+
+__all__ = ["check_vectors", "combine", "cosines", "mean_vector", "normalise"]
+
+# A sum shorter than this has cancelled out: its direction is rounding noise.
+MIN_LENGTH = 1e-6
+
+
+def normalise(rows: NDArray[Any]) -> NDArray[np.float32]:
+    """Return ``rows`` (…, d) scaled to unit length along the last axis, as float32.
+
+    Computed in float64, so that huge and tiny values neither overflow nor vanish.
+    """
+    wide = np.asarray(rows, dtype=np.float64)
+    largest = np.max(np.abs(wide), axis=-1, keepdims=True)
+    wide = wide / largest
+    return np.ascontiguousarray(
+        wide / np.linalg.norm(wide, axis=-1, keepdims=True), dtype=np.float32
+    )
+
+
+def check_vectors(rows: Any, where: str, *, dim: int = DIM) -> NDArray[np.float32]:
+    """Return ``rows`` as (n, dim) float32 unit rows.
+
+    Args:
+        rows: (n, dim) numbers.
+        where: What to call them in an error: a file, or a file and a row.
+        dim: The width that they must have.
+
+    Raises:
+        InvalidInput: Not numbers, another width, or a row that is not finite or all zero.
+    """
+    try:
+        array = np.asarray(rows)
+        if array.dtype == object or array.dtype.kind not in "fiu":
+            array = array.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"{where}: not a vector of {dim} numbers") from error
+    if array.ndim != 2 or array.shape[1] != dim:
+        width = array.shape[-1] if array.ndim else 0
+        raise InvalidInput(f"{where}: {width} numbers a vector, expected {dim}")
+    bad = ~np.isfinite(array).all(axis=1)
+    if bad.any():
+        raise InvalidInput(f"{where}: vector {int(np.argmax(bad))} holds NaN or infinity")
+    zero = ~array.any(axis=1)
+    if zero.any():
+        raise InvalidInput(
+            f"{where}: vector {int(np.argmax(zero))} is all zeros and has no direction"
+        )
+    return normalise(array)
+
+
+def cosines(rows: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the cosine of each unit row (n, d) with the unit query (d,), float32 (n,).
+
+    The one place where a cosine that a user sees is computed. Each row is summed on its own in
+    float64, so equal rows get equal cosines whatever block, index or batch they came through; a
+    matrix product gives no such promise, and ties would be ordered by chance.
+    """
+    return np.sum(rows * query.astype(np.float64), axis=1).astype(np.float32)
+
+
+def mean_vector(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the unit mean (d,) of unit rows (n, d): one vector for an item of many segments."""
+    return combine([1.0] * len(rows), rows, what="the mean of the segments")
+
+
+def combine(
+    weights: Sequence[float], rows: NDArray[np.float32] | Sequence[NDArray[np.float32]], *, what: str
+) -> NDArray[np.float32]:
+    """Return the unit weighted sum (d,) of unit rows (n, d).
+
+    Raises:
+        InvalidInput: The sum cancels out, so that it has no direction.
+    """
+    total = np.asarray(weights, dtype=np.float64) @ np.asarray(rows, dtype=np.float64)
+    if float(np.linalg.norm(total)) < MIN_LENGTH:
+        raise InvalidInput(f"{what} cancels out to zero", hint="change a weight or drop a part")
+    return normalise(total)
