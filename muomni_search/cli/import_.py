@@ -1,0 +1,36 @@
+"""`muomni import`: what `muomni export` wrote, back into a collection."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from muomni_search.cli.add import print_report
+from muomni_search.cli.options import INPUT_FILE, Command, collection_option, json_option
+from muomni_search.cli.output import progress_bar
+
+
+@click.command(
+    "import", cls=Command, example="muomni import birds.parquet --create --model base -c indexes/b"
+)
+@click.argument("source", metavar="IN.parquet", type=INPUT_FILE)
+@click.option("--create", is_flag=True, help="Make the collection first.")
+@click.option("--model", metavar="NAME|PATH", help="The model that the vectors came from.")
+@json_option
+@collection_option
+def command(source: Path, create: bool, model: str | None, as_json: bool, directory: Path) -> None:
+    """Take in the items of an exported file.
+
+    Their vectors come along: nothing is encoded. An item with a key that is there already is replaced.
+    """
+    from muomni_search import Collection, import_collection
+
+    opened = (
+        Collection.create(directory, model=model or "base")
+        if create
+        else Collection.open(directory, model=model)
+    )
+    with opened as collection, progress_bar("items") as progress:
+        report = import_collection(collection, source)
+    print_report(report, as_json)

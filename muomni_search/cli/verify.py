@@ -1,0 +1,46 @@
+"""`muomni verify`: whether everything stored fits together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from muomni_search.cli.options import Command, collection_option, json_option
+from muomni_search.cli.output import columns, note, on_terminal, print_json, print_table
+
+
+@click.command("verify", cls=Command, example="muomni verify --repair")
+@click.option("--repair", is_flag=True, help="Mend what can be derived, then look again.")
+@json_option
+@collection_option
+def command(repair: bool, as_json: bool, directory: Path) -> None:
+    """Check database, vectors and indexes against each other.
+
+    Checksums, lengths, dimensions, unit lengths, orphans. With --repair, indexes are built anew
+    and items whose vectors are damaged are listed as failures, which the next `muomni add` of
+    their files encodes again. The exit code is 1 while problems are left.
+    """
+    from muomni_search import Collection
+    from muomni_search.errors import CorruptData
+
+    with Collection.open(directory) as collection:
+        if repair:
+            for done in collection.repair():
+                note(f"repaired: {done}")
+        faults = collection.verify()
+    if not on_terminal(as_json):
+        problems = [
+            {"kind": fault.kind, "where": fault.where, "detail": fault.detail} for fault in faults
+        ]
+        print_json({"ok": not problems, "problems": problems})
+    elif faults:
+        print_table(
+            columns("kind", "where", "detail"),
+            ((fault.kind, fault.where, fault.detail) for fault in faults),
+        )
+    else:
+        click.echo("everything fits together")
+    if faults:
+        mend = "restore what is left from a copy" if repair else "muomni verify --repair"
+        raise CorruptData(f"{directory}: {len(faults)} problems", hint=mend)

@@ -1,0 +1,100 @@
+"""Help pages: quick, complete, with examples that parse, and printed in the reference."""
+
+from __future__ import annotations
+
+import runpy
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from muomni_search.cli.main import COMMANDS, cli
+from muomni_search.cli.options import MODALITIES, Command
+from muomni_search.items import Modality
+
+ROOT = Path(__file__).parents[2]
+HEAVY = {"numpy", "sqlalchemy", "faiss", "rich", "torch", "PIL", "onnxruntime", "pyarrow", "alembic"}
+
+
+def commands(parent: click.Context) -> Iterator[click.Context]:
+    assert isinstance(parent.command, click.Group)
+    for name in parent.command.list_commands(parent):
+        command = parent.command.get_command(parent, name)
+        assert command is not None
+        context = click.Context(command, info_name=name, parent=parent)
+        if isinstance(command, click.Group):
+            yield from commands(context)
+        else:
+            yield context
+
+
+ALL = list(commands(click.Context(cli, info_name="muomni", **cli.context_settings)))
+NAMES = [context.command_path for context in ALL]
+
+
+def imported_by(code: str) -> set[str]:
+    """Return the top-level modules that a fresh interpreter holds after ``code``."""
+    script = f"""\
+import sys
+try:
+    {code}
+except SystemExit:
+    pass
+print(*sys.modules, file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return {name.partition(".")[0] for name in done.stderr.split()}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["search", "--help"], ["--version"], ["model", "-h"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    call = f"from muomni_search.cli.main import cli; cli({arguments!r}, 'muomni')"
+    assert not imported_by(call) & HEAVY
+
+
+def test_no_help_page_imports_anything_heavy() -> None:
+    modules = ", ".join(f"muomni_search.cli.{name}" for name in COMMANDS if name != "import")
+    assert not imported_by(f"import muomni_search.cli.import_, {modules}") & HEAVY
+
+
+@pytest.mark.parametrize("context", ALL, ids=NAMES)
+def test_every_command_has_help_a_short_help_and_help_for_each_option(context: click.Context) -> None:
+    command = context.command
+    assert isinstance(command, Command)
+    assert command.help
+    assert not command.get_short_help_str(limit=63).endswith("...")
+    for param in command.params:
+        assert isinstance(param, click.Argument) or (isinstance(param, click.Option) and param.help)
+
+
+@pytest.mark.parametrize("context", ALL, ids=NAMES)
+def test_every_example_is_a_call_that_parses(
+    context: click.Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = context.command
+    assert isinstance(command, Command)
+    monkeypatch.chdir(tmp_path)
+    for line in command.example.splitlines():
+        words = shlex.split(line.partition(" | ")[0])
+        path = context.command_path.split()
+        assert words[: len(path)] == path
+        for word in words[len(path) :]:
+            if "." in word and "/" not in word:
+                Path(word).touch()  # inputs that must exist
+        command.make_context(context.info_name, words[len(path) :], parent=context.parent)
+
+
+def test_the_reference_page_is_what_the_commands_say() -> None:
+    script = runpy.run_path(str(ROOT / "scripts/generate_cli_reference.py"))
+    page = script["PAGE"].read_text(encoding="utf-8")
+    assert page == script["render"](), "run: python scripts/generate_cli_reference.py"
+    for name in NAMES:
+        assert f"## {name}\n" in page
+
+
+def test_the_modalities_of_the_options_are_those_of_the_package() -> None:
+    assert MODALITIES == tuple(map(str, Modality))
