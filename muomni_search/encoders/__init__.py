@@ -1,1 +1,1 @@
-"""."""
+"""Encoders: one modality in, unit vectors of one shared space out."""

@@ -1,0 +1,56 @@
+# `make demo` and `make test` do everything on a fresh Debian 12 with make and python3-venv.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+COLLECTION := indexes/demo
+READY := $(VENV)/.ready
+
+.PHONY: help demo test check types lint layers docs bench model clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 12
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(READY)
+
+setup: $(READY) ## make the virtual environment
+
+demo: $(READY) ## index the sample corpus and ask it questions in all directions
+	$(BIN)/muomni model fetch base
+	$(BIN)/muomni add examples/corpus -c $(COLLECTION) --prune
+	$(BIN)/python examples/demo.py $(BIN)/muomni $(COLLECTION)
+
+test: check unit ## everything that keeps the project good
+
+check: lint types layers
+
+lint: $(READY) ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY) ## mypy, strict
+	$(BIN)/mypy
+
+layers: $(READY) ## the order of imports
+	$(BIN)/lint-imports --no-cache
+
+unit: $(READY) ## the tests
+	$(BIN)/muomni model fetch base
+	$(BIN)/python -m pytest -n 2
+
+docs: $(READY) ## generate the pages that come from the code
+	$(BIN)/python scripts/generate_cli_reference.py
+
+bench: $(READY) ## speed and recall, beside the peers
+	$(BIN)/python benchmarks/index.py
+	$(BIN)/python benchmarks/batch.py
+
+model: $(READY) ## rebuild the model `base` from the named packages and compare
+	$(BIN)/python scripts/build_base_model.py --check
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) $(COLLECTION) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,161 @@
+"""Sounds: YAMNet and a mixture of sound classes, into the shared space.
+
+Preprocessing, all of it (the front end that YAMNet was trained with; Hershey et al. 2017 and its
+published parameters): mono at 16 kHz; frames of 25 ms every 10 ms under a periodic Hann window;
+magnitudes of a 512-point FFT; 64 triangular bands on the HTK mel scale from 125 to 7,500 Hz;
+ln(band + 0.001); patches of 96 frames (0.96 s) every 48. A sound shorter than a patch is padded
+with silence.
+
+A sound of up to 12 s is one segment; a longer one is cut into windows of 10 s that overlap by
+2 s, the last one flush with the end. The vector of a segment is the mixture of its 20 strongest
+classes: for each class half the highest and half the mean probability over its patches, vague
+classes ("Noise", "Vehicle") counting 0.3, times the text embeddings of the class names,
+projected to 256 dimensions and scaled to unit length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muomni_search.encoders.base.session import Tower
+from muomni_search.encoders.protocol import Piece
+from muomni_search.items import DIM, Modality, Span
+from muomni_search.vectors import normalise
+
+__all__ = ["AudioEncoder", "class_strengths", "log_mel", "patches", "windows"]
+
+SAMPLE_RATE = 16_000  # Hz
+WINDOW_SAMPLES, HOP_SAMPLES, FFT_SAMPLES = 400, 160, 512
+MEL_BANDS, MEL_LOW_HZ, MEL_HIGH_HZ = 64, 125.0, 7500.0
+LOG_OFFSET = 0.001
+PATCH_FRAMES, PATCH_HOP_FRAMES = 96, 48
+PATCH_SAMPLES = WINDOW_SAMPLES + HOP_SAMPLES * (PATCH_FRAMES - 1)
+
+WHOLE_SECONDS = 12
+SEGMENT_SECONDS, SEGMENT_HOP_SECONDS = 10, 8
+TOP_CLASSES = 20
+# Patches in one run of the tower.
+BATCH = 64
+
+
+class AudioEncoder:
+    """The sound side of the model.
+
+    Args:
+        tower: The file of YAMNet.
+        head: The file with ``classes`` (521, 384), ``class_weights`` (521,) and ``projection``
+            (384, 256).
+        fingerprint: The model's.
+        threads: How many threads encoding may use.
+    """
+
+    modality = Modality.AUDIO
+    dim = DIM
+
+    def __init__(self, tower: Path, head: Path, fingerprint: str, *, threads: int) -> None:
+        self._tower = Tower(tower, threads=threads)
+        self._fingerprint = fingerprint
+        with np.load(head, allow_pickle=False) as arrays:
+            self._classes = arrays["classes"].astype(np.float32)
+            self._weights = arrays["class_weights"].astype(np.float32)
+            self._projection = arrays["projection"].astype(np.float32)
+
+    def fingerprint(self) -> str:
+        """Return the fingerprint of the model that this encoder belongs to."""
+        return self._fingerprint
+
+    def prepare(self, content: NDArray[np.float32]) -> list[Piece]:
+        """Return a piece for each window of a waveform (samples,): its patches (p, 96, 64)."""
+        return [Piece(patches(content[start:end]), span) for start, end, span in windows(content)]
+
+    def encode(self, batch: Sequence[Piece]) -> NDArray[np.float32]:
+        """Return (n, 256) float32 unit rows."""
+        counts = [len(piece.data) for piece in batch]
+        probabilities = self.class_probabilities([piece.data for piece in batch])
+        ends = np.cumsum(counts)
+        strengths = np.stack(
+            [
+                class_strengths(probabilities[end - count : end], self._weights)
+                for end, count in zip(ends, counts, strict=True)
+            ]
+        )
+        return normalise(strengths @ self._classes @ self._projection)
+
+    def class_probabilities(self, sounds: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Return the probability of each class in each patch, (patches, 521)."""
+        stacked = np.concatenate(sounds)
+        logits = [
+            self._tower(patches=stacked[start : start + BATCH, None])[0]
+            for start in range(0, len(stacked), BATCH)
+        ]
+        clipped = np.clip(np.concatenate(logits), -30, 30)
+        probabilities: NDArray[np.float32] = 1 / (1 + np.exp(-clipped))
+        return probabilities
+
+
+def class_strengths(
+    probabilities: NDArray[np.float32], class_weights: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Pool (patches, 521) probabilities to (521,): the strongest classes, zero for all others."""
+    pooled = (0.5 * probabilities.max(axis=0) + 0.5 * probabilities.mean(axis=0)) * class_weights
+    threshold = np.partition(pooled, -TOP_CLASSES)[-TOP_CLASSES]
+    kept: NDArray[np.float32] = np.where(pooled >= threshold, pooled, np.float32(0))
+    return kept
+
+
+def windows(samples: NDArray[np.float32]) -> list[tuple[int, int, Span | None]]:
+    """Return (start, end, span) in samples of each segment of a waveform."""
+    if len(samples) <= WHOLE_SECONDS * SAMPLE_RATE:
+        return [(0, len(samples), None)]
+    size, hop = SEGMENT_SECONDS * SAMPLE_RATE, SEGMENT_HOP_SECONDS * SAMPLE_RATE
+    starts = [*range(0, len(samples) - size, hop), len(samples) - size]
+    per_ms = SAMPLE_RATE // 1000
+    return [
+        (start, start + size, Span("ms", start // per_ms, (start + size) // per_ms))
+        for start in starts
+    ]
+
+
+def patches(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the overlapping log-mel patches (p, 96, 64) of a waveform."""
+    if len(samples) < PATCH_SAMPLES:
+        samples = np.pad(samples, (0, PATCH_SAMPLES - len(samples)))
+    frames = log_mel(samples)
+    starts = range(0, len(frames) - PATCH_FRAMES + 1, PATCH_HOP_FRAMES)
+    return np.stack([frames[start : start + PATCH_FRAMES] for start in starts])
+
+
+def log_mel(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the log-mel spectrogram (frames, 64) of a waveform of 400 samples or more."""
+    frames = np.lib.stride_tricks.sliding_window_view(samples, WINDOW_SAMPLES)[::HOP_SAMPLES]
+    magnitudes = np.abs(np.fft.rfft(frames * _hann(), FFT_SAMPLES, axis=1)).astype(np.float32)
+    bands: NDArray[np.float32] = np.log(magnitudes @ _mel_matrix() + np.float32(LOG_OFFSET))
+    return bands
+
+
+@cache
+def _hann() -> NDArray[np.float32]:
+    # Periodic: one period is as long as the window, so its last sample is not zero.
+    return np.hanning(WINDOW_SAMPLES + 1)[:WINDOW_SAMPLES].astype(np.float32)
+
+
+@cache
+def _mel_matrix() -> NDArray[np.float32]:
+    """Return the triangular bands (257, 64) on the HTK mel scale, 1127 · ln(1 + f / 700)."""
+
+    def mel(hertz: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(1127.0 * np.log1p(hertz / 700.0))
+
+    bins = mel(np.linspace(0, SAMPLE_RATE / 2, FFT_SAMPLES // 2 + 1))[:, None]
+    low, high = mel(np.array([MEL_LOW_HZ, MEL_HIGH_HZ]))
+    edges = np.linspace(low, high, MEL_BANDS + 2)
+    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    matrix = np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
+    matrix[0] = 0  # the constant part of a signal is no sound
+    return matrix

@@ -1,0 +1,144 @@
+"""Words: MiniLM-L6, centred and projected into the shared space.
+
+Preprocessing, all of it: the tokenizer that MiniLM was trained with (lower case, word pieces). A
+text of up to 128 tokens is one segment. A longer one is cut into passages of whole sentences, as
+many as fit into 128 tokens; a sentence that is longer still is cut between tokens. The vector is
+the mean over the tokens' last states, scaled to unit length, less the mean of the class names'
+embeddings, projected to 256 dimensions and scaled to unit length again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muomni_search.encoders.base.session import Tower
+from muomni_search.encoders.protocol import Piece
+from muomni_search.errors import CheckpointError, InvalidInput
+from muomni_search.items import DIM, Modality, Span
+from muomni_search.vectors import normalise
+
+__all__ = ["TextEncoder"]
+
+WINDOW_TOKENS = 128  # what MiniLM saw in training, the two marks at the ends among them
+# A sentence ends after . ! ? and closing marks, or with an empty line.
+SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*\s+|\n\s*\n\s*")
+# Tokens, padding among them, in one run of the tower.
+BATCH_TOKENS = 4096
+
+
+class TextEncoder:
+    """The side of words of the model.
+
+    Args:
+        tower: The file of MiniLM-L6.
+        tokenizer: Its ``tokenizer.json``.
+        head: The file with ``mean`` (384,) and ``projection`` (384, 256).
+        fingerprint: The model's.
+        threads: How many threads encoding may use.
+    """
+
+    modality = Modality.TEXT
+    dim = DIM
+
+    def __init__(
+        self, tower: Path, tokenizer: Path, head: Path, fingerprint: str, *, threads: int
+    ) -> None:
+        from tokenizers import Tokenizer
+
+        self._tower = Tower(tower, threads=threads)
+        self._fingerprint = fingerprint
+        try:
+            self._tokenizer = Tokenizer.from_file(str(tokenizer))
+        except Exception as error:  # noqa: BLE001  (the library raises bare Exception)
+            raise CheckpointError(f"{tokenizer} is no tokenizer: {error}") from error
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        with np.load(head, allow_pickle=False) as arrays:
+            self._mean = arrays["mean"].astype(np.float32)
+            self._projection = arrays["projection"].astype(np.float32)
+
+    def fingerprint(self) -> str:
+        """Return the fingerprint of the model that this encoder belongs to."""
+        return self._fingerprint
+
+    def prepare(self, content: str) -> list[Piece]:
+        """Return a piece of token ids for each passage of a text, with its span in characters.
+
+        Raises:
+            InvalidInput: The text has no words.
+        """
+        encoding = self._tokenizer.encode(content, add_special_tokens=False)
+        if not encoding.ids:
+            raise InvalidInput("the text has no words", hint="write some, or leave it out")
+        ids = np.asarray(encoding.ids, np.int64)
+        room = WINDOW_TOKENS - 2
+        if len(ids) <= room:
+            return [Piece(self._framed(ids))]
+        offsets = np.asarray(encoding.offsets, np.int64)
+        return [
+            Piece(
+                self._framed(ids[start:end]),
+                Span("char", int(offsets[start, 0]), int(offsets[end - 1, 1])),
+            )
+            for start, end in _passages(content, offsets, room)
+        ]
+
+    def _framed(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Put the marks of start and end around a passage."""
+        start = self._tokenizer.token_to_id("[CLS]")
+        end = self._tokenizer.token_to_id("[SEP]")
+        return np.concatenate([[start], ids, [end]])
+
+    def encode(self, batch: Sequence[Piece]) -> NDArray[np.float32]:
+        """Return (n, 256) float32 unit rows."""
+        centred = self.embed(batch) - self._mean
+        return normalise(centred @ self._projection)
+
+    def embed(self, batch: Sequence[Piece]) -> NDArray[np.float32]:
+        """Return MiniLM's own unit embeddings (n, 384)."""
+        lengths = np.array([len(piece.data) for piece in batch])
+        embeddings = np.empty((len(batch), len(self._mean)), np.float32)
+        # Texts of like length go together, so that little is padded.
+        for group in _groups(np.argsort(lengths, kind="stable"), lengths):
+            ids = np.zeros((len(group), int(lengths[group].max())), np.int64)
+            for row, number in enumerate(group):
+                ids[row, : lengths[number]] = batch[number].data
+            mask = (np.arange(ids.shape[1]) < lengths[group, None]).astype(np.int64)
+            embeddings[group] = self._tower(ids=ids, mask=mask)[0]
+        return normalise(embeddings)
+
+
+def _groups(
+    order: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> Iterator[NDArray[np.int64]]:
+    """Cut an order of rising lengths into runs of at most BATCH_TOKENS, padding among them."""
+    start = 0
+    for end in range(1, len(order) + 1):
+        if end == len(order) or (end - start + 1) * lengths[order[end]] > BATCH_TOKENS:
+            yield order[start:end]
+            start = end
+
+
+def _passages(
+    text: str, offsets: NDArray[np.int64], room: int
+) -> Iterator[tuple[int, int]]:
+    """Yield (first, end) tokens of passages of whole sentences, each at most ``room`` tokens."""
+    ends = [match.end() for match in SENTENCE_END.finditer(text)]
+    # The first token of each sentence, then the end of all.
+    bounds = np.unique([0, *np.searchsorted(offsets[:, 0], ends), len(offsets)]).tolist()
+    start = 0
+    for sentence, end in pairwise(bounds):
+        if end - start > room and sentence > start:
+            yield start, sentence
+            start = sentence
+        while end - start > room:
+            yield start, start + room
+            start += room
+    if start < len(offsets):
+        yield start, len(offsets)

@@ -1,0 +1,473 @@
+"""The ingestion pipeline: records in, items committed, in bounded memory.
+
+    records ──chunk──▶ what is known? ──▶ read, hash, decode, prepare   (worker threads)
+                          │ unchanged             │ in input order
+                          ▼                       ▼
+                       counted        moved? touched? ──▶ encode by modality ──▶ one commit
+
+A worker reads a file once and hashes those bytes; when the hash is the stored one it stops
+there. Encoding and committing happen in the calling thread while the workers read ahead. A
+commit comes every few seconds at the latest, so an interruption loses little and breaks nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muomni_search.encoders.model import Model
+from muomni_search.encoders.protocol import Piece
+from muomni_search.errors import Conflict, MuomniError, NotFound, UnreadableFile
+from muomni_search.ingest.manifest import Skipped
+from muomni_search.ingest.read import Limits, decode
+from muomni_search.items import Modality, Problem, Record, Span
+from muomni_search.store.store import Known, NewItem, Store, Writer
+
+__all__ = ["Limits", "Pipeline", "Progress", "Report"]
+
+# How many records are looked up in the store at once.
+CHUNK_RECORDS = 2_000
+# How many pieces are encoded together, and how many items or seconds a commit gathers. A piece
+# is at most some 600 KB (a picture), so this many stay under 100 MB.
+BATCH_PIECES = 128
+COMMIT_ITEMS = 10_000
+COMMIT_SECONDS = 5.0
+# How many records are read ahead of the encoder.
+READ_AHEAD = 32
+
+
+class Progress(Protocol):
+    """What is told of a long job's progress."""
+
+    def start(self, total: int | None, label: str) -> None:
+        """Begin a stage of ``total`` steps, or of unknown length."""
+        ...
+
+    def advance(self, steps: int = 1) -> None:
+        """Count ``steps`` steps as done."""
+        ...
+
+    def finish(self) -> None:
+        """End the stage."""
+        ...
+
+
+class Silent:
+    """A progress that says nothing."""
+
+    def start(self, total: int | None, label: str) -> None:
+        """Say nothing."""
+
+    def advance(self, steps: int = 1) -> None:
+        """Say nothing."""
+
+    def finish(self) -> None:
+        """Say nothing."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What an ``add`` did: items by outcome, and the inputs that could not be used."""
+
+    added: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    moved: int = 0
+    removed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+    problems: list[Problem] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as the JSON object that ``muomni add --json`` prints."""
+        counts = asdict(self)
+        del counts["problems"]
+        counts["seconds"] = round(self.seconds, 3)
+        return counts
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Read:
+    """A record whose content was read: its hash, and its pieces unless nothing changed."""
+
+    record: Record
+    known: Known | None
+    content_hash: str
+    text: str | None = None
+    pieces: Sequence[Piece] | None = None
+
+
+@dataclass(slots=True)
+class _Staged:
+    """What the next commit will hold."""
+
+    items: list[NewItem] = field(default_factory=list)
+    touched: list[tuple[Known, Record, str]] = field(default_factory=list)
+    moved: list[tuple[Known, Record]] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    mended: list[str] = field(default_factory=list)
+    since: float = field(default_factory=time.monotonic)
+
+    def __len__(self) -> int:
+        return len(self.items) + len(self.touched) + len(self.moved) + len(self.problems)
+
+
+class Pipeline:
+    """One run of ``add``.
+
+    Args:
+        store: Where the items go.
+        model: What encodes them; its encoders load when the first item of a modality comes.
+        limits: What a single file may cost.
+        strict: Stop at the first input that cannot be used.
+        dry_run: Classify, but encode and write nothing.
+        progress: Told of each record.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        model: Model,
+        *,
+        limits: Limits,
+        strict: bool = False,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        self.report = Report()
+        self._store = store
+        self._model = model
+        self._limits = limits
+        self._strict = strict
+        self._dry_run = dry_run
+        self._progress = progress or Silent()
+        self._staged = _Staged()
+        self._waiting: list[_Read] = []  # read, not yet encoded
+        self._moved_keys: set[str] = set()
+        self._roots: set[str] = set()
+        with store.snapshot() as snapshot:
+            self._failing = {failure.source for failure in snapshot.failures()}
+
+    def run(self, corpus: Iterable[Record | Problem | Skipped]) -> Report:
+        """Bring the store up to date with ``corpus``; return what was done.
+
+        Raises:
+            UnreadableFile: An input cannot be used and ``strict`` was asked for; what came
+                before it is committed.
+        """
+        started = time.monotonic()
+        self._progress.start(None, "adding")
+        try:
+            with ThreadPoolExecutor(os.cpu_count() or 1, "read") as pool:
+                try:
+                    self._consume(iter(corpus), pool)
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+            self._encode_waiting()
+            self._forget_vanished_failures()
+            self._commit()
+        finally:
+            self._progress.finish()
+        self.report.seconds = time.monotonic() - started
+        return self.report
+
+    # ---- reading -------------------------------------------------------------------------
+
+    def _consume(
+        self, corpus: Iterator[Record | Problem | Skipped], pool: ThreadPoolExecutor
+    ) -> None:
+        ahead: deque[Future[_Read | Problem]] = deque()
+        while chunk := list(islice(corpus, CHUNK_RECORDS)):
+            records = self._sort_out(chunk)
+            with self._store.snapshot() as snapshot:
+                known = snapshot.known([record.key for record in records])
+            for record in records:
+                old = known.get(record.key)
+                if self._settled(record, old):
+                    self._progress.advance()
+                    continue
+                if record.vector is not None:
+                    self._take(_read_vector(record, old))
+                    continue
+                ahead.append(pool.submit(self._read, record, old))
+                if len(ahead) >= READ_AHEAD:
+                    self._take(ahead.popleft().result())
+        while ahead:
+            self._take(ahead.popleft().result())
+
+    def _sort_out(self, chunk: Sequence[Record | Problem | Skipped]) -> list[Record]:
+        """Count what is no record; return the records."""
+        records = []
+        for entry in chunk:
+            if isinstance(entry, Record):
+                records.append(entry)
+                if entry.root is not None:
+                    self._roots.add(entry.root)
+            elif isinstance(entry, Problem):
+                self._fail(entry)
+            else:
+                self.report.skipped += 1
+        return records
+
+    def _settled(self, record: Record, known: Known | None) -> bool:
+        """Settle what needs no reading: a key of another root, and a file that did not change."""
+        if known is None:
+            return False
+        if record.root is not None and known.root is not None and record.root != known.root:
+            self._fail(
+                Problem(
+                    record.origin,
+                    f"the key {record.key!r} is taken by {known.source}",
+                    "add one of the two folders with --prefix",
+                    record.key,
+                )
+            )
+            return True
+        if (
+            record.path is None
+            or known.content_hash is None
+            or record.modality != known.modality
+            or (record.size, record.mtime_ns) != (known.size, known.mtime_ns)
+        ):
+            return False
+        self._keep(record, known, known.content_hash)
+        return True
+
+    def _read(self, record: Record, known: Known | None) -> _Read | Problem:
+        """Read, hash and decode one record's content; runs in a worker thread."""
+        try:
+            data = _content_bytes(record, self._limits)
+            digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+            same = known is not None and known.content_hash == digest
+            if (same and known is not None and known.modality == record.modality) or self._dry_run:
+                return _Read(record, known, digest)
+            name = record.path if record.path is not None else Path(record.origin)
+            content = decode(record.modality, data, name, self._limits)
+            pieces = self._model.encoder(record.modality).prepare(content)
+            text = content if isinstance(content, str) else None
+            return _Read(record, known, digest, text, pieces)
+        except MuomniError as error:
+            return Problem(record.origin, error.what, error.hint, record.key)
+
+    def _take(self, read: _Read | Problem) -> None:
+        """Take one finished read, in input order."""
+        self._progress.advance()
+        if isinstance(read, Problem):
+            self._fail(read)
+            return
+        known = read.known
+        unchanged = (
+            known is not None
+            and known.content_hash == read.content_hash
+            and known.modality == read.record.modality
+        )
+        if known is not None and unchanged:
+            self._keep(read.record, known, read.content_hash)
+            return
+        self._waiting.append(read)
+        if sum(len(waiting.pieces or ()) + 1 for waiting in self._waiting) >= (
+            BATCH_PIECES if read.record.vector is None else COMMIT_ITEMS
+        ):
+            self._encode_waiting()
+
+    # ---- deciding ------------------------------------------------------------------------
+
+    def _keep(self, record: Record, known: Known, content_hash: str) -> None:
+        """Keep an item's vectors; write down what else changed about it."""
+        outside = (record.source, record.root, record.size, record.mtime_ns)
+        same_metadata = dict(record.metadata) == known.metadata
+        if same_metadata:
+            self.report.unchanged += 1
+        else:
+            self.report.updated += 1
+        if not same_metadata or outside != (known.source, known.root, known.size, known.mtime_ns):
+            self._staged.touched.append((known, record, content_hash))
+        self._mend(record)
+        self._commit_when_due()
+
+    def _encode_waiting(self) -> None:
+        """Encode what was read, save what only moved, and stage both."""
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return
+        fresh = [read for read in waiting if not self._moved(read, waiting)]
+        for read in fresh:
+            if read.known is None:
+                self.report.added += 1
+            else:
+                self.report.updated += 1
+        if not self._dry_run:
+            for read, vectors in self._encode(fresh):
+                self._staged.items.append(_new_item(read, vectors))
+                self._mend(read.record)
+        self._commit_when_due()
+
+    def _moved(self, read: _Read, waiting: Sequence[_Read]) -> bool:
+        """Whether this is a known item under a new name; if so, stage the move."""
+        if read.known is not None or read.record.path is None:
+            return False
+        with self._store.snapshot() as snapshot:
+            candidates = snapshot.by_hash([read.content_hash]).get(read.content_hash, [])
+        for old in candidates:
+            if (
+                old.modality == read.record.modality
+                and old.key not in self._moved_keys
+                and old.source is not None
+                and is_gone(old.source)
+            ):
+                self._moved_keys.add(old.key)
+                self._staged.moved.append((old, read.record))
+                self._mend(read.record)
+                self.report.moved += 1
+                return True
+        return False
+
+    def _encode(self, reads: Sequence[_Read]) -> Iterator[tuple[_Read, NDArray[np.float32]]]:
+        """Yield each read with its vectors, encoded in one batch a modality."""
+        for modality in Modality:
+            group = [read for read in reads if read.record.modality == modality]
+            pieces = [piece for read in group for piece in read.pieces or ()]
+            vectors = self._model.encoder(modality).encode(pieces) if pieces else None
+            start = 0
+            for read in group:
+                if read.record.vector is not None:
+                    yield read, read.record.vector[np.newaxis]
+                elif vectors is not None and read.pieces:
+                    yield read, vectors[start : start + len(read.pieces)]
+                    start += len(read.pieces)
+
+    def _fail(self, problem: Problem) -> None:
+        self.report.failed += 1
+        self.report.problems.append(problem)
+        self._staged.problems.append(problem)
+        if self._strict:
+            self._encode_waiting()
+            self._commit()
+            raise UnreadableFile(f"{problem.source}: {problem.error}", hint=problem.hint)
+        self._commit_when_due()
+
+    def _mend(self, record: Record) -> None:
+        if record.origin in self._failing:
+            self._staged.mended.append(record.origin)
+
+    # ---- writing -------------------------------------------------------------------------
+
+    def _commit_when_due(self) -> None:
+        if (
+            len(self._staged) >= COMMIT_ITEMS
+            or time.monotonic() - self._staged.since > COMMIT_SECONDS
+        ):
+            self._commit()
+
+    def _commit(self) -> None:
+        staged, self._staged = self._staged, _Staged()
+        if self._dry_run or not (staged or staged.mended):
+            return
+        with self._store.write() as writer:
+            _write(writer, staged)
+
+    def _forget_vanished_failures(self) -> None:
+        """Drop the failures of files that are gone from the folders that were read."""
+        for source in self._failing:
+            if any(source.startswith(root + os.sep) for root in self._roots) and is_gone(source):
+                self._staged.mended.append(source)
+
+
+def prune(store: Store, roots: Sequence[Path], *, force: bool, dry_run: bool) -> int:
+    """Delete the items of ``roots`` whose files are gone; return how many.
+
+    Raises:
+        Conflict: A root is missing, or more than half of its items are gone, and not ``force``:
+            a disk that is not mounted looks just like that.
+    """
+    gone: list[str] = []
+    for root in roots:
+        if not root.is_dir() and not force:
+            raise Conflict(
+                f"{root} is missing, so nothing of it was removed", hint="-f removes its items"
+            )
+        with store.snapshot() as snapshot:
+            known = list(snapshot.known_under(str(root)))
+        vanished = [item.key for item in known if item.source is None or is_gone(item.source)]
+        if 2 * len(vanished) > len(known) and not force:
+            raise Conflict(
+                f"{len(vanished)} of {len(known)} files of {root} are gone, nothing was removed",
+                hint="check that the disk is mounted; -f removes them all the same",
+            )
+        gone += vanished
+    if gone and not dry_run:
+        with store.write() as writer:
+            writer.delete(gone)
+    return len(gone)
+
+
+def is_gone(path: str) -> bool:
+    """Whether no file has this name; one that may merely not be looked at is still there."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _write(writer: Writer, staged: _Staged) -> None:
+    for known, record in staged.moved:
+        writer.move(known.key, record)
+    for known, record, content_hash in staged.touched:
+        writer.touch(known.key, record, content_hash)
+    writer.put(staged.items)
+    writer.fail(staged.problems)
+    writer.clear_failures(staged.mended)
+
+
+def _content_bytes(record: Record, limits: Limits) -> bytes:
+    if record.path is None:
+        return (record.text or "").encode()
+    limits.check_size(record.modality, record.path, record.size)
+    try:
+        return record.path.read_bytes()
+    except FileNotFoundError as error:
+        raise NotFound(f"{record.path}: vanished while it was read", hint="add it again") from error
+    except OSError as error:
+        raise UnreadableFile(
+            f"{record.path}: {error.strerror}", hint="check its permissions and the disk"
+        ) from error
+
+
+def _read_vector(record: Record, known: Known | None) -> _Read:
+    digest = hashlib.blake2b(np.ascontiguousarray(record.vector).tobytes(), digest_size=16)
+    digest.update((record.text or "").encode())
+    return _Read(record, known, digest.hexdigest(), record.text)
+
+
+def _new_item(read: _Read, vectors: NDArray[np.float32]) -> NewItem:
+    record = read.record
+    spans: list[Span | None] = [piece.span for piece in read.pieces or ()] or [None]
+    return NewItem(
+        key=record.key,
+        modality=record.modality,
+        vectors=vectors,
+        spans=spans,
+        source=record.source,
+        text=read.text if read.text is not None else record.text,
+        metadata=record.metadata,
+        root=record.root,
+        content_hash=read.content_hash,
+        size=record.size,
+        mtime_ns=record.mtime_ns,
+    )

