@@ -27,7 +27,7 @@ from muomni_search.filters import Filter, parse_filter
 from muomni_search.index import files as index_files
 from muomni_search.index import planner
 from muomni_search.index.protocol import VectorIndex
-from muomni_search.ingest.manifest import Skipped
+from muomni_search.ingest.folder import Skipped
 from muomni_search.ingest.read import Limits, read_content
 from muomni_search.items import Hit, Item, Modality, Part, Problem, Query, Record, Span
 from muomni_search.pipeline import Pipeline, Progress, Report, prune

@@ -13,10 +13,28 @@ from numpy.typing import ArrayLike, NDArray
 
 from muomni_search.errors import InvalidInput
 
-__all__ = ["DIM", "Hit", "Item", "Modality", "Part", "PartKind", "Problem", "Query", "Record", "Span"]
+__all__ = [
+    "DIM",
+    "Content",
+    "Hit",
+    "Item",
+    "Modality",
+    "Part",
+    "PartKind",
+    "Problem",
+    "Query",
+    "Record",
+    "Span",
+]
 
 # Every modality is projected into this many dimensions (the μOmni design).
 DIM = 256
+
+# What a reader hands to an encoder, by modality:
+#   text   str
+#   image  uint8 (height, width, 3) RGB, or (height, width, 4) RGBA with straight alpha
+#   audio  float32 (samples,), mono, 16 kHz, in [-1, 1]
+Content = str | NDArray[np.uint8] | NDArray[np.float32]
 
 
 class Modality(StrEnum):

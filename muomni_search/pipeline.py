@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 
 from muomni_search.encoders.model import Model
 from muomni_search.encoders.protocol import Piece
-from muomni_search.errors import Conflict, MuomniError, NotFound, UnreadableFile
-from muomni_search.ingest.manifest import Skipped
-from muomni_search.ingest.read import Limits, decode
+from muomni_search.errors import Conflict, MuomniError, UnreadableFile
+from muomni_search.ingest.folder import Skipped
+from muomni_search.ingest.read import Limits, decode, read_file
 from muomni_search.items import Modality, Problem, Record, Span
 from muomni_search.store.store import Known, NewItem, Store, Writer
 
@@ -437,16 +437,10 @@ def _write(writer: Writer, staged: _Staged) -> None:
 
 def _content_bytes(record: Record, limits: Limits) -> bytes:
     if record.path is None:
-        return (record.text or "").encode()
-    limits.check_size(record.modality, record.path, record.size)
-    try:
-        return record.path.read_bytes()
-    except FileNotFoundError as error:
-        raise NotFound(f"{record.path}: vanished while it was read", hint="add it again") from error
-    except OSError as error:
-        raise UnreadableFile(
-            f"{record.path}: {error.strerror}", hint="check its permissions and the disk"
-        ) from error
+        data = (record.text or "").encode()
+        limits.check_size(record.modality, record.origin, len(data))
+        return data
+    return read_file(record.modality, record.path, limits)
 
 
 def _read_vector(record: Record, known: Known | None) -> _Read:

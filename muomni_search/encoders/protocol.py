@@ -17,14 +17,7 @@ from numpy.typing import NDArray
 
 from muomni_search.items import Modality, Span
 
-__all__ = ["Content", "Encoder", "Piece"]
-
-# What the readers in ``ingest`` hand over, by modality:
-#   text   str
-#   image  uint8 (height, width, 3) RGB, or (height, width, 4) RGBA with straight alpha
-#   audio  float32 (samples,), mono, 16 kHz, in [-1, 1]
-Content = str | NDArray[np.uint8] | NDArray[np.float32]
-
+__all__ = ["Encoder", "Piece"]
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -57,7 +50,7 @@ class Encoder(Protocol):
         ...
 
     def prepare(self, content: Any) -> list[Piece]:
-        """Split one content into pieces; thread-safe, never empty.
+        """Split one ``items.Content`` of its modality into pieces; thread-safe, never empty.
 
         Raises:
             InvalidInput: The content holds nothing to encode (an empty text).

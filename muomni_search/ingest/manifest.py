@@ -1,0 +1,88 @@
+"""The way into a corpus: folders, files, tables and vectors → a stream of records."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from muomni_search.errors import InvalidInput, NotFound
+from muomni_search.ingest.folder import Entry, Skipped, read_file_record, read_folder
+from muomni_search.ingest.table import TABLES, read_table
+from muomni_search.items import Problem, Record
+
+__all__ = ["Skipped", "read_corpus"]
+
+
+def read_corpus(
+    paths: Sequence[str | Path],
+    *,
+    prefix: str | None = None,
+    vectors: str | Path | None = None,
+    exclude: Sequence[str] = (),
+) -> Iterator[Entry]:
+    """Yield what a corpus holds: records, what cannot be used, what was skipped.
+
+    Args:
+        paths: Folders (read recursively), texts, pictures, sounds, and tables (``.jsonl``,
+            ``.csv``, ``.parquet``). The key of a file in a folder is its path below the folder;
+            of a file given by itself its name; of a row its ``key`` column.
+        prefix: Put before each key, with a slash.
+        vectors: A ``.npy`` whose row i is the vector of row i of the one table given.
+        exclude: Patterns of names to leave out, as in ``.gitignore``.
+
+    Raises:
+        NotFound: A path does not exist; nothing was yielded yet.
+        InvalidInput: ``vectors`` without exactly one table, or with another number of rows.
+        UnreadableFile: A table cannot be read at all.
+    """
+    places = [Path(path) for path in paths]
+    for place in places:
+        if not place.exists():
+            raise NotFound(f"{place} does not exist", hint="check the path")
+    if vectors is not None and (len(places) != 1 or places[0].suffix.lower() not in TABLES):
+        raise InvalidInput(
+            "--vectors belongs to exactly one table", hint="muomni add rows.jsonl --vectors rows.npy"
+        )
+    start = (prefix or "").strip("/")
+    matrix = None if vectors is None else Path(vectors)
+    return _without_repeats(_read_all(places, start, matrix, exclude))
+
+
+def _read_all(
+    places: Sequence[Path], prefix: str, vectors: Path | None, exclude: Sequence[str]
+) -> Iterator[Entry]:
+    for place in places:
+        if place.is_dir():
+            yield from read_folder(place.resolve(), prefix=prefix, exclude=exclude)
+        elif place.suffix.lower() in TABLES:
+            yield from read_table(place.absolute(), prefix=prefix, vectors=vectors)
+        elif place.suffix.lower() == ".npy":
+            raise InvalidInput(
+                f"{place}: vectors alone have no keys",
+                hint=f"give a table and --vectors {place}",
+            )
+        else:
+            path = place.absolute()
+            key = f"{prefix}/{path.name}" if prefix else path.name
+            yield read_file_record(path, key, path.parent.resolve())
+
+
+def _without_repeats(entries: Iterator[Entry]) -> Iterator[Entry]:
+    """Turn the second record of a key into a problem."""
+    seen: set[bytes] = set()
+    for entry in entries:
+        if isinstance(entry, Record):
+            digest = hashlib.blake2b(
+                entry.key.encode(errors="surrogatepass"), digest_size=16
+            ).digest()
+            if digest in seen:
+                yield Problem(
+                    entry.origin,
+                    f"{entry.origin}: the key {entry.key!r} was there before",
+                    "give each item a key of its own",
+                    entry.key,
+                )
+                continue
+            seen.add(digest)
+        yield entry
