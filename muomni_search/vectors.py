@@ -11,10 +11,19 @@ from numpy.typing import NDArray
 from muomni_search.errors import InvalidInput
 from muomni_search.items import DIM
 
-__all__ = ["check_vectors", "combine", "cosines", "mean_vector", "normalise"]
+__all__ = [
+    "check_vectors",
+    "combine",
+    "cosines",
+    "cosines_of_pairs",
+    "mean_vector",
+    "normalise",
+]
 
 # A sum shorter than this has cancelled out: its direction is rounding noise.
 MIN_LENGTH = 1e-6
+# How many queries are compared with their rows at a time: some megabytes of products.
+PAIRS_AT_ONCE = 128
 
 
 def normalise(rows: NDArray[Any]) -> NDArray[np.float32]:
@@ -88,3 +97,15 @@ def combine(
     if float(np.linalg.norm(total)) < MIN_LENGTH:
         raise InvalidInput(f"{what} cancels out to zero", hint="change a weight or drop a part")
     return normalise(total)
+
+
+def cosines_of_pairs(
+    vectors: NDArray[np.float32], rows: NDArray[np.int64], queries: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return ``cosines`` of each query (n, d) with rows of its own (n, m), float32 (n, m)."""
+    values = np.empty(rows.shape, np.float32)
+    for start in range(0, len(queries), PAIRS_AT_ONCE):
+        block = slice(start, start + PAIRS_AT_ONCE)
+        wide = queries[block].astype(np.float64)
+        values[block] = np.sum(vectors[rows[block]] * wide[:, None, :], axis=2)
+    return values
