@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,11 +28,14 @@ def exact_top_rows(
 
 
 def best_of(
-    rows: NDArray[np.int64], values: NDArray[np.float32], k: int, how: str = "exact"
+    rows: NDArray[np.int64],
+    values: NDArray[np.float32],
+    k: int,
+    how: Literal["exact", "ann"] = "exact",
 ) -> Candidates:
     """Return the best k of rows with their cosines, and all that are tied with the last."""
     order = np.lexsort((rows, -values))
     if len(order) > k:
         last = values[order[k - 1]]
         order = order[: int(np.searchsorted(-values[order], -last, side="right"))]
-    return Candidates(rows[order], values[order], "ann" if how == "ann" else "exact")
+    return Candidates(rows[order], values[order], how)

@@ -12,7 +12,8 @@ never decides which rows are found, and ties come out the same whatever way was 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,27 +30,31 @@ __all__ = [
     "top_rows_many",
 ]
 
-# Up to here every row is compared: 20,000 rows take 0.4 ms, as long as the scan of any number.
+# Up to here every row is compared: 20,000 rows take 0.8 ms, and no file and no FAISS are needed.
 EXACT_ROWS = 20_000
 # An index is built anew when the rows since are this share of all, so that adding stays linear.
 STALE_SHARE = 0.2
-# Below this share of all rows gathering them beats multiplying all.
-GATHER_SHARE = 0.08
-# A float32 product of unit vectors of 256 numbers is off by less than 256 · 2⁻²⁴ = 1.5e-5.
-MARGIN = 2e-5
-# Candidates of the 4-bit scan: 200 gave a recall@10 of .995 and more on the model's own vectors.
+# Below this share of all rows gathering them beats multiplying all (100,000 rows, docs/benchmarks).
+GATHER_SHARE = 0.25
+# Rows gathered at a time: 8 MB, which stay in the cache until they are multiplied.
+GATHERED_AT_ONCE = 8_192
+# A float32 product of unit vectors of 256 numbers is off by less than 256 · 2⁻²⁴ = 1.5e-5, and
+# two products are compared: that of the row and that of the threshold.
+MARGIN = 4e-5
+# Candidates of the 4-bit scan for a query, and for each hit asked for.
 FETCH = 200
-FETCH_PER_HIT = 20
-# When widening the fetch would reach this share of the rows, comparing all is faster.
+FETCH_PER_HIT = 10
+# When the fetch would reach this share of the rows, comparing all is faster.
 RUNAWAY_SHARE = 0.1
 WIDEN = 4
 # A batch asks for so many rows more than k, to see all that may be tied with the last.
 SPARE = 6
-QUERY_BLOCK = 1_024
+# FAISS multiplies 4,096 queries at a time; tiles of live rows are gathered once a block.
+QUERY_BLOCK = 4_096
 TILE_ROWS = 65_536
 
 
-def choose_kind(rows: int) -> str:
+def choose_kind(rows: int) -> Literal["exact", "ann"]:
     """Return ``exact`` or ``ann`` for a number of rows."""
     return "exact" if rows <= EXACT_ROWS else "ann"
 
@@ -101,36 +106,59 @@ def _among(
 ) -> Candidates:
     """Compare the rows that a filter lets through."""
     if len(allowed) <= GATHER_SHARE * len(vectors):
-        return best_of(allowed, cosines(vectors[allowed], query), k)
-    rough = (vectors @ query)[allowed]
-    return _refined(query, vectors, allowed, rough, k)
+        rough = np.concatenate(
+            [np.empty(0, np.float32), *(vectors[rows] @ query for rows in _gathered(allowed))]
+        )
+    else:
+        rough = (vectors @ query)[allowed]
+    return _best(query, vectors, allowed[_near(rough, min(k, len(allowed)))], k)
 
 
 def _among_all(
     query: NDArray[np.float32], vectors: NDArray[np.float32], k: int, dead: NDArray[np.int64]
 ) -> Candidates:
-    rough = vectors @ query
-    rough[dead] = -np.inf
-    return _refined(query, vectors, None, rough, k, available=len(vectors) - len(dead))
+    return _best(query, vectors, _near_live(query, vectors, k, dead), k)
 
 
-def _refined(
+def _near_live(
     query: NDArray[np.float32],
     vectors: NDArray[np.float32],
-    rows: NDArray[np.int64] | None,
-    rough: NDArray[np.float32],
     k: int,
+    dead: NDArray[np.int64],
     *,
-    available: int | None = None,
-) -> Candidates:
-    """Compare exactly the rows whose rough cosines may reach the best k."""
-    wanted = min(k, len(rough) if available is None else available)
+    start: int = 0,
+) -> NDArray[np.int64]:
+    """Return the live rows from ``start`` on that may be among their best k."""
+    gone = dead[np.searchsorted(dead, start) :] - start
+    rough = vectors[start:] @ query
+    rough[gone] = -np.inf
+    return start + _near(rough, min(k, len(rough) - len(gone)))
+
+
+def _near(rough: NDArray[np.float32], wanted: int) -> NDArray[np.int64]:
+    """Return the places whose rough cosines may be among the best ``wanted``, ties and all."""
     if wanted == 0:
-        return best_of(np.empty(0, np.int64), np.empty(0, np.float32), k)
+        return np.empty(0, np.int64)
     threshold = np.partition(rough, len(rough) - wanted)[len(rough) - wanted]
-    near = np.flatnonzero(rough >= threshold - MARGIN)
-    chosen = near if rows is None else rows[near]
-    return best_of(chosen, cosines(vectors[chosen], query), k)
+    return np.flatnonzero(rough >= threshold - MARGIN)
+
+
+def _best(
+    query: NDArray[np.float32],
+    vectors: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    k: int,
+    how: Literal["exact", "ann"] = "exact",
+) -> Candidates:
+    """Compare rows exactly and return the best k, and all that are tied with the last."""
+    values = [cosines(vectors[some], query) for some in _gathered(rows)]
+    return best_of(rows, np.concatenate([np.empty(0, np.float32), *values]), k, how)
+
+
+def _gathered(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """Yield row numbers, as many as may be gathered at a time."""
+    for start in range(0, len(rows), GATHERED_AT_ONCE):
+        yield rows[start : start + GATHERED_AT_ONCE]
 
 
 def _by_index(
@@ -141,21 +169,36 @@ def _by_index(
     index: VectorIndex,
 ) -> Candidates | None:
     """Compare what the index proposes and the rows since; None when that does not pay."""
+    since = _near_live(query, vectors, k, dead, start=index.rows)
     wanted = max(FETCH, FETCH_PER_HIT * k)
-    fetch = wanted
     while True:
-        if fetch > RUNAWAY_SHARE * index.rows:
+        proposed = _proposed(query, wanted, dead, index)
+        if proposed is None:
             return None
-        proposed = index.search(query, fetch)
-        live = proposed[~_is_in(proposed, dead)]
-        # Dead rows may crowd out the live: fetch again until as many live ones came as were
-        # measured to be enough.
+        best = _best(query, vectors, np.concatenate([proposed, since]), k, how="ann")
+        # A hit from the far half of the proposals says that they end too early for this query: it
+        # is a hard one, or a run of equal rows that goes on beyond them.
+        if not np.isin(proposed[len(proposed) // 2 :], best.rows).any():
+            return best
+        wanted *= WIDEN
+
+
+def _proposed(
+    query: NDArray[np.float32], wanted: int, dead: NDArray[np.int64], index: VectorIndex
+) -> NDArray[np.int64] | None:
+    """Return at least ``wanted`` live rows, likeliest first; None when too many must be asked for.
+
+    Dead rows may crowd out the live, so live ones are counted and not what was fetched.
+    """
+    alive = index.rows - int(np.searchsorted(dead, index.rows))
+    fetch = wanted * index.rows // max(alive, 1)
+    while fetch <= RUNAWAY_SHARE * index.rows:
+        rows = index.search(query, fetch)
+        live = rows[~_is_in(rows, dead)]
         if len(live) >= wanted:
-            break
+            return live
         fetch *= WIDEN
-    since = np.arange(index.rows, len(vectors))
-    rows = np.concatenate([live[:fetch], since[~_is_in(since, dead)]])
-    return best_of(rows, cosines(vectors[rows], query), k, how="ann")
+    return None
 
 
 def _is_in(rows: NDArray[np.int64], dead: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -174,13 +217,16 @@ def top_rows_many(
     k: int,
     dead: NDArray[np.int64],
     allowed: NDArray[np.int64] | None = None,
-) -> Iterator[Candidates]:
-    """Yield for each query (n, 256) what ``top_rows`` returns when it compares all rows.
+) -> list[Candidates]:
+    """Return for each query (n, 256) what ``top_rows`` returns when it compares all rows.
 
-    By matrix products of query blocks and row tiles; memory stays bounded whatever the numbers.
+    By matrix products of query blocks and row tiles; beside the answers memory stays bounded.
+    See ``top_rows`` for the arguments.
     """
+    found: list[Candidates] = []
     for start in range(0, len(queries), QUERY_BLOCK):
-        yield from _top_rows_block(queries[start : start + QUERY_BLOCK], vectors, k, dead, allowed)
+        found += _top_rows_block(queries[start : start + QUERY_BLOCK], vectors, k, dead, allowed)
+    return found
 
 
 def _top_rows_block(
@@ -189,13 +235,12 @@ def _top_rows_block(
     k: int,
     dead: NDArray[np.int64],
     allowed: NDArray[np.int64] | None,
-) -> Iterator[Candidates]:
+) -> Sequence[Candidates]:
     available = len(vectors) - len(dead) if allowed is None else len(allowed)
     wanted = min(k + SPARE, available)
     if wanted == 0:
-        for query in queries:
-            yield top_rows(query, vectors, k=k, dead=dead, allowed=allowed)
-        return
+        nothing = best_of(np.empty(0, np.int64), np.empty(0, np.float32), k)
+        return [nothing] * len(queries)
     rough, rows = _rough_best(queries, vectors, wanted, dead, allowed)
     values = cosines_of_pairs(vectors, rows, queries)
     last = min(k, available) - 1
@@ -203,11 +248,12 @@ def _top_rows_block(
     # one that was, give or take the margin.
     reached = -np.partition(-values, last, axis=1)[:, last]
     is_sure = (wanted == available) | (rough.min(axis=1) < reached - MARGIN)
-    for number, query in enumerate(queries):
-        if is_sure[number]:
-            yield best_of(rows[number], values[number], k)
-        else:
-            yield top_rows(query, vectors, k=k, dead=dead, allowed=allowed, exact=True)
+    return [
+        best_of(rows[number], values[number], k)
+        if is_sure[number]
+        else top_rows(query, vectors, k=k, dead=dead, allowed=allowed, exact=True)
+        for number, query in enumerate(queries)
+    ]
 
 
 def _rough_best(
