@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from muomni_search.items import Modality
 
-__all__ = ["Background", "Prior", "background", "prior_for", "sample_rows"]
+__all__ = ["Background", "Prior", "background", "backgrounds", "prior_for", "sample_rows"]
 
 # 200 rows rank as well as all; more make the score of a single query steadier.
 SAMPLE_ROWS = 1_024
@@ -28,6 +28,8 @@ TAIL = 0.99
 TAIL_DEVIATIONS = 2.326
 # Rows that are all alike would make any difference infinitely large.
 MIN_SCALE = 0.02
+# How many queries are compared with the sample at a time: 8 MB of cosines.
+QUERIES_AT_ONCE = 1_024
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +63,41 @@ def background(
 
     While there are few rows the prior counts as much as ``PRIOR_WEIGHT`` of them.
     """
-    expected = prior or UNKNOWN
+    return backgrounds(query[None], sample, [prior])[0]
+
+
+def backgrounds(
+    queries: NDArray[np.float32], sample: NDArray[np.float32], priors: Sequence[Prior | None]
+) -> list[Background]:
+    """Return the background of each query (n, 256), with a prior for each; see ``background``."""
     count = len(sample)
-    if count == 0:
-        return Background(expected.median, max(expected.scale, MIN_SCALE))
-    cosines = sample @ query
-    median, tail = np.quantile(cosines, [0.5, TAIL])
     weight = count / (count + PRIOR_WEIGHT)
-    middle = weight * float(median) + (1 - weight) * expected.median
-    scale = (
-        weight * float(tail - median) / TAIL_DEVIATIONS + (1 - weight) * expected.scale
-    )
-    return Background(middle, max(scale, MIN_SCALE))
+    medians, scales = _measured(queries, sample)
+    found = []
+    for median, scale, prior in zip(medians.tolist(), scales.tolist(), priors, strict=True):
+        expected = prior or UNKNOWN
+        middle = weight * median + (1 - weight) * expected.median
+        spread = weight * scale + (1 - weight) * expected.scale
+        found.append(Background(middle, max(spread, MIN_SCALE)))
+    return found
+
+
+def _measured(
+    queries: NDArray[np.float32], sample: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return median and upper-tail scale of each query's cosines with a sample, zeros for none."""
+    medians, scales = np.zeros(len(queries)), np.zeros(len(queries))
+    if not len(sample):
+        return medians, scales
+    wide = sample.T.astype(np.float64)
+    for start in range(0, len(queries), QUERIES_AT_ONCE):
+        block = slice(start, start + QUERIES_AT_ONCE)
+        # Multiplied in float64 and rounded to float32, a cosine is the same whatever the batch,
+        # and so is the score of a hit.
+        cosines = (queries[block].astype(np.float64) @ wide).astype(np.float32)
+        medians[block], tails = np.quantile(cosines, [0.5, TAIL], axis=1)
+        scales[block] = (tails - medians[block]) / TAIL_DEVIATIONS
+    return medians, scales
 
 
 def prior_for(

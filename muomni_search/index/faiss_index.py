@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from muomni_search.errors import CorruptData
 from muomni_search.items import DIM
 
 __all__ = ["FourBitScan", "blas_core", "nearest"]
@@ -64,17 +63,13 @@ def blas_core() -> str:
     return "unknown"
 
 
-def use_threads(count: int) -> None:
-    """Set how many threads FAISS uses for what this thread asks of it.
+def use_threads(count: int | None = None) -> None:
+    """Set how many threads FAISS uses for what the calling thread asks of it; all by default.
 
     A single query is fastest on one: with two and one busy core it took 26 ms instead of 7.
+    OpenMP keeps the number for each thread by itself, so callers do not disturb one another.
     """
-    faiss.omp_set_num_threads(count)
-
-
-def all_threads() -> int:
-    """Return how many threads batches and builds may use."""
-    return os.cpu_count() or 1
+    faiss.omp_set_num_threads(count or len(os.sched_getaffinity(0)))
 
 
 def nearest(
@@ -84,7 +79,7 @@ def nearest(
 
     By blocked matrix products on all threads; ``rows`` may be a memory map and is not copied.
     """
-    use_threads(all_threads())
+    use_threads()
     values, numbers = faiss.knn(
         np.ascontiguousarray(queries), rows, k, metric=faiss.METRIC_INNER_PRODUCT
     )
@@ -119,12 +114,16 @@ class FourBitScan:
     @classmethod
     def build(cls, vectors: NDArray[np.float32]) -> FourBitScan:
         """Learn the codes from a sample of rows (n, 256) and code them all."""
-        use_threads(all_threads())
+        use_threads()
         step = max(1, len(vectors) // TRAINING_ROWS)
         sample = np.ascontiguousarray(vectors[::step][:TRAINING_ROWS])
         order = interleaved(sample.var(axis=0))
         index = faiss.IndexPQFastScan(DIM, CODES, BITS, faiss.METRIC_INNER_PRODUCT)
-        index.train(np.ascontiguousarray(sample[:, order]))
+        # Fewer rows than FAISS asks for give poorer codes, which is no reason to fail or to warn:
+        # so small an index is only made on demand.
+        index.pq.cp.min_points_per_centroid = 1
+        training = np.resize(sample[:, order], (max(len(sample), 2**BITS), DIM))
+        index.train(np.ascontiguousarray(training))
         for start in range(0, len(vectors), ADDED_AT_ONCE):
             index.add(np.ascontiguousarray(vectors[start : start + ADDED_AT_ONCE, order]))
         return cls(index, order)
@@ -148,14 +147,18 @@ class FourBitScan:
         """Return what ``to_bytes`` wrote; only for bytes whose checksum was checked.
 
         Raises:
-            CorruptData: FAISS cannot read it, or it is another kind of index.
+            ValueError: FAISS cannot read it, or it is another kind of index.
         """
         try:
             index = faiss.deserialize_index(np.frombuffer(data, np.uint8))
-        except RuntimeError as error:
-            raise CorruptData("FAISS cannot read the index", hint="run: muomni rebuild") from error
-        if not isinstance(index, faiss.IndexPQFastScan) or index.d != DIM:
-            raise CorruptData("an index of another kind", hint="run: muomni rebuild")
+        except (RuntimeError, MemoryError) as error:
+            raise ValueError("FAISS cannot read it") from error
+        if (
+            not isinstance(index, faiss.IndexPQFastScan)
+            or (index.d, index.M, index.nbits) != (DIM, CODES, BITS)
+            or index.metric_type != faiss.METRIC_INNER_PRODUCT
+        ):
+            raise ValueError("it holds an index of another kind")
         return cls(index, order)
 
 

@@ -15,21 +15,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from muomni_search.errors import CorruptData, NotFound
-from muomni_search.index.protocol import VectorIndex
 from muomni_search.items import DIM
+
+if TYPE_CHECKING:
+    from muomni_search.index.faiss_index import FourBitScan
 
 __all__ = ["Saved", "load", "save"]
 
 MAGIC = b"MUOMNIX1"
 HINT = "run: muomni rebuild"
+# 256 numbers of three digits and three names; what is longer was not written here.
+MAX_PARAMS_BYTES = 2_048
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +42,20 @@ class Saved:
     name: str
     bytes: int
     checksum: str
-    params: Mapping[str, Any]
+    params: dict[str, Any]
 
 
-def save(index: Any, directory: Path, stem: str) -> Saved:
-    """Write an index under a name that no other has, and bring it to the disk."""
+def save(index: FourBitScan, directory: Path, stem: str) -> Saved:
+    """Write an index to a file of its own and bring it to the disk.
+
+    The name carries a part of the checksum, so a file that readers still use is never written
+    over; whoever dies half-way leaves a ``.partial`` file that nothing refers to.
+
+    Args:
+        index: What to write.
+        directory: Where; made when missing.
+        stem: How the name begins.
+    """
     params = {"kind": index.kind, "rows": index.rows, "order": index.order.tolist()}
     head = json.dumps(params, separators=(",", ":")).encode()
     data = MAGIC + len(head).to_bytes(8, "little") + head + index.to_bytes()
@@ -51,20 +63,27 @@ def save(index: Any, directory: Path, stem: str) -> Saved:
     name = f"{stem}.{checksum[:12]}.faiss"
     directory.mkdir(exist_ok=True)
     partial = directory / f".{name}.{os.getpid()}.partial"
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(directory / name)
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(directory / name)
+    finally:
+        partial.unlink(missing_ok=True)
+    _sync_directory(directory)
+    return Saved(name, len(data), checksum, {"kind": index.kind})
+
+
+def _sync_directory(directory: Path) -> None:
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    return Saved(name, len(data), checksum, {"kind": index.kind})
 
 
-def load(path: Path, *, bytes: int, checksum: str) -> VectorIndex:  # noqa: A002
+def load(path: Path, *, bytes: int, checksum: str) -> FourBitScan:  # noqa: A002
     """Return the index in a file.
 
     Args:
@@ -77,27 +96,52 @@ def load(path: Path, *, bytes: int, checksum: str) -> VectorIndex:  # noqa: A002
         CorruptData: It is not the file that was written.
     """
     try:
-        size = path.stat().st_size
-        if size != bytes:
-            raise CorruptData(f"{path} has {size} bytes, expected {bytes}", hint=HINT)
-        data = path.read_bytes()
+        return _decode(_read(path, bytes, checksum))
     except FileNotFoundError as error:
         raise NotFound(f"{path} is missing", hint=HINT) from error
     except OSError as error:
         raise CorruptData(f"{path}: {error.strerror}", hint=HINT) from error
+    except ValueError as error:
+        raise CorruptData(f"{path}: {error}", hint=HINT) from error
+
+
+def _read(path: Path, size: int, checksum: str) -> bytes:
+    """Return the bytes of a file; one of another size, however large, is not read at all.
+
+    Raises:
+        ValueError: They are not those that were written.
+    """
+    with path.open("rb") as file:
+        found = os.fstat(file.fileno()).st_size
+        if found != size:
+            raise ValueError(f"it has {found} bytes, expected {size}")
+        data = file.read()
     if hashlib.sha256(data).hexdigest() != checksum:
-        raise CorruptData(f"{path} is not the file that was written", hint=HINT)
+        raise ValueError("it is not the file that was written")
+    return data
+
+
+def _decode(data: bytes) -> FourBitScan:
+    """Return the index in the bytes of a file.
+
+    Raises:
+        ValueError: They are none of ours, or parts of them do not fit.
+    """
     if not data.startswith(MAGIC):
-        raise CorruptData(f"{path} is no index file", hint=HINT)
+        raise ValueError("it is no index file")
     start = len(MAGIC) + 8
     end = start + int.from_bytes(data[len(MAGIC) : start], "little")
-    try:
-        params = json.loads(data[start:end])
-        order = np.array(params["order"], np.int64)
-    except (ValueError, KeyError, TypeError) as error:
-        raise CorruptData(f"{path} has no parameters that can be read", hint=HINT) from error
-    if params.get("kind") != "pq4" or sorted(order.tolist()) != list(range(DIM)):
-        raise CorruptData(f"{path} holds an index of another kind", hint=HINT)
+    if end - start > MAX_PARAMS_BYTES:
+        raise ValueError("its parameters are too long")
+    params = json.loads(data[start:end])
+    if not isinstance(params, dict) or params.get("kind") != "pq4":
+        raise ValueError("it holds an index of another kind")
+    order = params.get("order")
+    if not isinstance(order, list) or sorted(map(repr, order)) != sorted(map(repr, range(DIM))):
+        raise ValueError(f"its order of dimensions is none of {DIM}")
     from muomni_search.index.faiss_index import FourBitScan
 
-    return FourBitScan.from_bytes(data[end:], order)
+    index = FourBitScan.from_bytes(data[end:], np.array(order, np.int64))
+    if index.rows != params.get("rows"):
+        raise ValueError(f"it covers {index.rows} rows, expected {params.get('rows')}")
+    return index

@@ -13,7 +13,7 @@ never decides which rows are found, and ties come out the same whatever way was 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from numpy.typing import NDArray
 from muomni_search.index.exact import best_of
 from muomni_search.index.protocol import Candidates, VectorIndex
 from muomni_search.vectors import cosines, cosines_of_pairs
+
+if TYPE_CHECKING:
+    from muomni_search.index.faiss_index import FourBitScan
 
 __all__ = [
     "build_index",
@@ -64,8 +67,8 @@ def is_index_due(*, rows: int, covered: int) -> bool:
     return choose_kind(rows) == "ann" and rows - covered > max(EXACT_ROWS, STALE_SHARE * rows)
 
 
-def build_index(vectors: NDArray[np.float32]) -> VectorIndex:
-    """Return a new index of all rows."""
+def build_index(vectors: NDArray[np.float32]) -> FourBitScan:
+    """Return a new index of all rows (n, 256), of which there must be one at least."""
     from muomni_search.index.faiss_index import FourBitScan
 
     return FourBitScan.build(vectors)

@@ -40,5 +40,8 @@ class VectorIndex(Protocol):
         ...
 
     def search(self, query: NDArray[np.float32], fetch: int) -> NDArray[np.int64]:
-        """Return up to ``fetch`` distinct rows that may be nearest to a query (256,), in any order."""
+        """Return up to ``fetch`` distinct rows that may be nearest to a query (256,).
+
+        The likeliest come first: the caller asks deeper when its hits come from the far end.
+        """
         ...
