@@ -7,6 +7,8 @@ down_revision = None
 
 # Written out, not made from the tables of today: a revision never changes.
 STATEMENTS = [
+    # "muom": what tells a collection from any other SQLite file.
+    f"PRAGMA application_id = {0x6D756F6D}",
     """
     CREATE TABLE collection (
         id INTEGER NOT NULL,
@@ -69,8 +71,8 @@ STATEMENTS = [
         UNIQUE ("key")
     )
     """,
-    "CREATE INDEX items_by_hash ON items (content_hash)",
-    "CREATE INDEX items_by_root ON items (root)",
+    "CREATE INDEX items_by_hash ON items (content_hash) WHERE content_hash IS NOT NULL",
+    "CREATE INDEX items_by_root ON items (root) WHERE root IS NOT NULL",
     """
     CREATE TABLE jobs (
         output TEXT NOT NULL,

@@ -3,193 +3,243 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import select, text
+from sqlalchemy import exc, select, text
 
-from muomni_search.items import Modality
+from muomni_search.items import DIM, Modality
 from muomni_search.store import durable, tables
-from muomni_search.store.rows import BLOCK_ROWS, ROW_BYTES, ROW_TYPE
-from muomni_search.store.store import INDEX, VECTORS, Fault, RowFile, Snapshot, Writer
+from muomni_search.store.engine import DATABASE, disk_errors
+from muomni_search.store.files import is_leftover, unrecorded
+from muomni_search.store.records import Fault, RowFile
+from muomni_search.store.rows import BLOCK_ROWS, ROW_BYTES, are_unit, cut_rows, read_blocks
+from muomni_search.store.snapshot import INDEX, Snapshot
+from muomni_search.store.writer import Writer
 
 __all__ = ["check", "repair"]
 
-# A unit vector of float32 may miss its length by rounding alone, about 256 ulp.
-LENGTH_TOLERANCE = 1e-4
+# ---- checking ------------------------------------------------------------------------------------
 
 
 def check(directory: Path, snapshot: Snapshot) -> Iterator[Fault]:
     """Yield every fault of a collection, as one snapshot shows it."""
-    yield from _check_database(directory, snapshot)
+    faults = list(_check_database(directory, snapshot))
+    yield from faults
+    if faults:
+        return  # a database that is not whole can say nothing about the rest
     for modality in Modality:
         yield from _check_numbers(snapshot, modality)
         yield from _check_rows(snapshot, modality)
         yield from _check_index(directory, snapshot, modality)
-    yield from _check_orphans(directory, snapshot)
+    for path in unrecorded(directory, snapshot.state):
+        # What a writer that was killed has left is no fault: the next one removes it.
+        if not is_leftover(path):
+            yield Fault("orphan", str(path), "a file that nothing refers to")
 
 
 def _check_database(directory: Path, snapshot: Snapshot) -> Iterator[Fault]:
-    where = str(directory / "collection.db")
-    connection = snapshot.connection
-    for (line,) in connection.execute(text("PRAGMA integrity_check")):
-        if line != "ok":
-            yield Fault("database", where, line)
-    for row in connection.execute(text("PRAGMA foreign_key_check")):
-        yield Fault("database", where, f"row {row[1]} of {row[0]} refers to nothing in {row[2]}")
+    where = str(directory / DATABASE)
+    try:
+        for (line,) in snapshot.connection.execute(text("PRAGMA integrity_check")):
+            if line != "ok":
+                yield Fault("database", where, line)
+        for row in snapshot.connection.execute(text("PRAGMA foreign_key_check")):
+            yield Fault("database", where, f"row {row[1]} of {row[0]} refers to no row of {row[2]}")
+    except (exc.DBAPIError, sqlite3.Error) as error:
+        yield Fault("database", where, str(getattr(error, "orig", error)))
+    for table in tables.metadata.sorted_tables:
+        columns = snapshot.connection.execute(text(f"PRAGMA table_info({table.name})")).all()
+        if {column.name for column in columns} != set(table.columns.keys()):
+            yield Fault("database", where, f"the table {table.name} has other columns")
 
 
 def _check_numbers(snapshot: Snapshot, modality: Modality) -> Iterator[Fault]:
-    """Check that every row is a segment or dead, once, and every item has segments."""
+    """Check that every row is a segment's or dead, never both, and every item has segments."""
     file = snapshot.row_file(modality)
     count = file.rows if file else 0
-    segments, dead = tables.segments, tables.dead_rows
-    connection = snapshot.connection
-    live = snapshot.row_numbers(segments, modality)
-    gone = snapshot.row_numbers(dead, modality)
+    live = snapshot.row_numbers(tables.segments, modality)
+    dead = snapshot.row_numbers(tables.dead_rows, modality)
     where = str(modality)
-    if file is not None and file.dead != len(gone):
-        yield Fault("count", where, f"{len(gone)} dead rows, {file.dead} counted")
-    seen = np.zeros(count, np.int8)
-    for numbers in (live, gone):
-        outside = numbers[(numbers < 0) | (numbers >= count)]
-        if len(outside):
-            yield Fault("orphan", where, f"row {outside[0]} is not among the {count} rows")
-        np.add.at(seen, numbers[(numbers >= 0) & (numbers < count)], 1)
+    if file is not None and file.dead != len(dead):
+        yield Fault("count", where, f"{len(dead)} rows are dead, {file.dead} are counted")
+    numbers = np.concatenate([live, dead])
+    outside = numbers[(numbers < 0) | (numbers >= count)]
+    if len(outside):
+        yield Fault("orphan", where, f"row {outside[0]} is not among the {count} rows")
+    seen = np.bincount(np.setdiff1d(live, outside), minlength=count)
+    seen += np.bincount(np.setdiff1d(dead, outside), minlength=count)
     if (seen == 0).any():
-        yield Fault("orphan", where, f"row {int(np.argmin(seen))} belongs to no segment")
+        yield Fault("orphan", where, f"row {int(np.argmin(seen))} is no segment's and not dead")
     if (seen > 1).any():
-        yield Fault("orphan", where, f"row {int(np.argmax(seen))} is both a segment's and dead")
-    without = connection.execute(
-        select(tables.items.c.key)
-        .outerjoin(segments)
-        .where(tables.items.c.modality == modality, segments.c.row.is_(None))
-        .limit(1)
-    ).scalar()
-    if without is not None:
-        yield Fault("orphan", where, f"the item {without} has no segment")
-    strange = connection.execute(
-        select(tables.items.c.key)
-        .join(segments)
-        .where(tables.items.c.modality == modality, segments.c.modality != modality)
-        .limit(1)
-    ).scalar()
-    if strange is not None:
-        yield Fault("orphan", where, f"the item {strange} has segments of another modality")
+        yield Fault("orphan", where, f"row {int(np.argmax(seen))} is a segment's and dead")
+    lacking = _items_without_segments(snapshot, modality)
+    if lacking:
+        keys = snapshot.keys_of(lacking[:1])
+        yield Fault("orphan", where, f"the item {keys[lacking[0]]} has no segment")
+
+
+def _items_without_segments(snapshot: Snapshot, modality: Modality) -> list[int]:
+    """Return the ids of the items of a modality without segments in it."""
+    items, segments = tables.items, tables.segments
+    own = (segments.c.item_id == items.c.id) & (segments.c.modality == items.c.modality)
+    query = (
+        select(items.c.id)
+        .outerjoin(segments, own)
+        .where(items.c.modality == modality, segments.c.row.is_(None))
+        .order_by(items.c.id)
+    )
+    return list(snapshot.connection.execute(query).scalars())
 
 
 def _check_rows(snapshot: Snapshot, modality: Modality) -> Iterator[Fault]:
     file = snapshot.row_file(modality)
-    if file is None:
+    if file is None or not file.rows:
         return
-    if not file.path.exists():
-        yield Fault("rows", str(file.path), "missing")
-        return
-    size = file.path.stat().st_size
-    if size < file.rows * ROW_BYTES:
-        yield Fault("rows", str(file.path), f"{size} bytes, {file.rows * ROW_BYTES} needed")
-    sums = snapshot.block_sums(modality)
-    for block, content in enumerate(_blocks(file)):
-        where = f"{file.path}, rows from {block * BLOCK_ROWS}"
-        expected = min(BLOCK_ROWS, file.rows - block * BLOCK_ROWS)
-        if len(content) < expected:
-            continue
-        if zlib.crc32(memoryview(content).cast("B")) != sums.get(block):
-            yield Fault("checksum", where, "the rows are not those that were written")
-        if not _are_unit(content).all():
-            yield Fault("norm", where, "a row is not a finite vector of length 1")
+    try:
+        size = file.path.stat().st_size
+        if size < file.rows * ROW_BYTES:
+            yield Fault("rows", str(file.path), f"{size} bytes, {file.rows * ROW_BYTES} needed")
+        for start, content, is_whole in _blocks(snapshot, file):
+            where = f"{file.path}, rows from {start}"
+            if not is_whole and len(content) == _block_length(file, start):
+                yield Fault("checksum", where, "the rows are not those that were written")
+            if not are_unit(content).all():
+                yield Fault("norm", where, "a row is not finite and of length 1")
+    except OSError as error:
+        yield Fault("rows", str(file.path), error.strerror or str(error))
 
 
-def _blocks(file: RowFile) -> Iterator[NDArray[np.float32]]:
-    """Yield the rows of a file block by block; a cut-off last row is left out."""
-    with file.path.open("rb") as stream:
-        for start in range(0, file.rows, BLOCK_ROWS):
-            wanted = min(BLOCK_ROWS, file.rows - start)
-            data = stream.read(wanted * ROW_BYTES)
-            whole = len(data) // ROW_BYTES
-            yield np.frombuffer(data[: whole * ROW_BYTES], ROW_TYPE).reshape(whole, -1)
+def _block_length(file: RowFile, start: int) -> int:
+    return min(BLOCK_ROWS, file.rows - start)
 
 
-def _are_unit(rows: NDArray[np.float32]) -> NDArray[np.bool_]:
-    with np.errstate(all="ignore"):
-        lengths = np.sqrt(np.sum(rows.astype(np.float64) ** 2, axis=1))
-    unit: NDArray[np.bool_] = np.abs(lengths - 1) < LENGTH_TOLERANCE
-    return unit
+def _blocks(snapshot: Snapshot, file: RowFile) -> Iterator[tuple[int, NDArray[np.float32], bool]]:
+    """Yield the first row of each block, its rows, and whether all are there as written."""
+    sums = snapshot.block_sums(file.modality)
+    for block, content in enumerate(read_blocks(file.path, file.rows)):
+        start = block * BLOCK_ROWS
+        is_whole = len(content) == _block_length(file, start)
+        yield start, content, is_whole and zlib.crc32(content.data) == sums.get(block)
 
 
 def _check_index(directory: Path, snapshot: Snapshot, modality: Modality) -> Iterator[Fault]:
-    index = snapshot.index_file(modality)
+    index, file = snapshot.state.index_files.get(modality), snapshot.row_file(modality)
     if index is None:
         return
     path = directory / INDEX / index.name
-    if not path.exists():
-        yield Fault("index", str(path), "missing")
-    elif path.stat().st_size != index.bytes:
-        yield Fault("index", str(path), f"{path.stat().st_size} bytes, expected {index.bytes}")
-    elif hashlib.sha256(path.read_bytes()).hexdigest() != index.checksum:
-        yield Fault("index", str(path), "not the file that was written")
+    try:
+        size = path.stat().st_size
+        if size != index.bytes:
+            yield Fault("index", str(path), f"{size} bytes, expected {index.bytes}")
+        elif _sha256(path) != index.checksum:
+            yield Fault("index", str(path), "not the file that was written")
+    except OSError as error:
+        yield Fault("index", str(path), error.strerror or str(error))
+    if file is None or (index.generation == file.generation and index.rows > file.rows):
+        yield Fault("index", str(path), f"it covers {index.rows} rows, more than there are")
 
 
-def _check_orphans(directory: Path, snapshot: Snapshot) -> Iterator[Fault]:
-    for path in _orphans(directory, snapshot):
-        yield Fault("orphan", str(path), "a file that nothing refers to")
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _orphans(directory: Path, snapshot: Snapshot) -> Iterator[Path]:
-    expected = set()
-    for modality in Modality:
-        file, index = snapshot.row_file(modality), snapshot.index_file(modality)
-        if file is not None:
-            expected.add(file.path)
-        if index is not None:
-            expected.add(directory / INDEX / index.name)
-    for folder in (VECTORS, INDEX):
-        for path in sorted((directory / folder).iterdir()):
-            # The first rows of a modality: their writer died before the commit, and the next one
-            # will write over them.
-            unborn = path.name in {f"{modality}.0.f32" for modality in Modality}
-            if path not in expected and not unborn:
-                yield path
+# ---- mending -------------------------------------------------------------------------------------
 
 
 def repair(directory: Path, writer: Writer) -> list[str]:
     """Mend what can be derived; return a line for each thing done."""
-    done = []
-    for path in list(_orphans(directory, writer)):
-        durable.unlink(path)
-        done.append(f"removed {path}, which nothing referred to")
+    done = _repair_database(directory, writer)
+    for path in unrecorded(directory, writer.state):
+        with disk_errors(path):
+            durable.unlink(path)
+        done.append(f"removed {path}, which nothing refers to")
     for modality in Modality:
         if any(True for _ in _check_index(directory, writer, modality)):
             writer.drop_index(modality)
             done.append(f"dropped the damaged index of {modality}; it is built anew from the rows")
         done += _repair_rows(writer, modality)
+        done += _repair_numbers(writer, modality)
     return done
+
+
+def _repair_database(directory: Path, writer: Writer) -> list[str]:
+    """Mend what SQLite itself derives, and references that lead nowhere."""
+    faults = list(_check_database(directory, writer))
+    if not faults:
+        return []
+    writer.connection.execute(text("REINDEX"))
+    writer.forget_ownerless_segments()
+    return [f"{directory / DATABASE}: made its indexes anew and dropped segments without an item"]
 
 
 def _repair_rows(writer: Writer, modality: Modality) -> list[str]:
     """Save the rows that are whole; forget the items of those that are not."""
     file = writer.row_file(modality)
-    if file is None or not any(True for _ in _check_rows(writer, modality)):
+    if file is None or not file.rows:
         return []
-    sums = writer.block_sums(modality)
-    kept = np.zeros((file.rows, ROW_BYTES // 4), np.float32)
-    kept[:, 0] = 1.0  # stands in for a lost row, which is dead from now on
     good = np.zeros(file.rows, bool)
-    if file.path.exists():
-        for block, content in enumerate(_blocks(file)):
-            start = block * BLOCK_ROWS
-            whole = len(content) == min(BLOCK_ROWS, file.rows - start)
-            intact = whole and zlib.crc32(memoryview(content).cast("B")) == sums.get(block)
-            if intact:
-                kept[start : start + len(content)] = content
-                good[start : start + len(content)] = True
-    lost = np.flatnonzero(~good)
-    keys = writer.forget_vectors(modality, lost)
-    writer.replace_row_file(modality, kept)
+    with disk_errors(file.path):
+        try:
+            for start, content, is_whole in _blocks(writer, file):
+                good[start : start + len(content)] = is_whole & are_unit(content)
+            if good.all():
+                return _repair_length(file)
+        except FileNotFoundError:
+            good[:] = False
+    owners = writer.row_items(modality)[~good]
+    keys = writer.lose_items(np.unique(owners[owners >= 0]).tolist(), "its vectors were damaged")
+    writer.replace_row_file(modality, _mended(file, good))
     return [
-        f"{file.path}: {len(lost)} rows were damaged; their {len(keys)} items are listed by "
-        "`muomni failures` and come back when they are added again"
+        f"{file.path}: {int((~good).sum())} rows were damaged or missing; their {len(keys)} items "
+        "are listed by `muomni failures` and come back when they are added again"
+    ]
+
+
+def _repair_length(file: RowFile) -> list[str]:
+    excess = file.path.stat().st_size - file.rows * ROW_BYTES
+    if not excess:
+        return []
+    cut_rows(file.path, file.rows)
+    return [f"{file.path}: cut off {excess} bytes that nothing refers to"]
+
+
+def _mended(file: RowFile, good: NDArray[np.bool_]) -> Iterator[NDArray[np.float32]]:
+    """Yield the rows of a file block by block, lost ones as the first unit vector.
+
+    A lost row is dead from now on, but keeps its place, or all rows behind it would move.
+    """
+    blocks = read_blocks(file.path, file.rows) if good.any() else iter(())
+    for start in range(0, file.rows, BLOCK_ROWS):
+        kept = good[start : start + BLOCK_ROWS]
+        rows = np.zeros((len(kept), DIM), np.float32)
+        rows[:, 0] = 1.0
+        content = next(blocks, rows[:0])
+        rows[kept] = content[kept[: len(content)]]
+        yield rows
+
+
+def _repair_numbers(writer: Writer, modality: Modality) -> list[str]:
+    """Let every item have segments, and every row be a segment's or dead."""
+    file = writer.row_file(modality)
+    count = file.rows if file else 0
+    if not any(True for _ in _check_numbers(writer, modality)):
+        return []
+    table = tables.segments
+    beyond = select(table.c.item_id).where(
+        table.c.modality == modality, (table.c.row < 0) | (table.c.row >= count)
+    )
+    lost = {*writer.connection.execute(beyond).scalars()}
+    lost.update(_items_without_segments(writer, modality))
+    keys = writer.lose_items(sorted(lost), "it had no vectors")
+    live = writer.row_numbers(table, modality)
+    writer.set_dead(modality, np.setdiff1d(np.arange(count), live))
+    return [
+        f"{modality}: counted the dead rows anew; {len(keys)} items without vectors are listed by "
+        "`muomni failures`"
     ]

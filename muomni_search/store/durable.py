@@ -1,7 +1,8 @@
 """The acts that must survive a power cut, each announced before and after.
 
 ``step`` does nothing. The crash tests replace it with one that ends the process at its first,
-second, … nth call, so that every instant between two durable acts is tried.
+second, … nth call, or fails as a full disk does, so that every instant between two durable acts
+is tried.
 """
 
 from __future__ import annotations
@@ -9,20 +10,26 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["fsync_directory", "fsync_file", "replace", "step", "unlink", "write_all"]
+__all__ = ["cut", "fsync_directory", "fsync_file", "replace", "step", "unlink", "write_all"]
 
 
 def step(name: str) -> None:
     """Mark an instant at which the process may die; the seam of the crash tests."""
 
 
-def write_all(descriptor: int, data: memoryview | bytes, offset: int) -> None:
+def cut(descriptor: int, length: int) -> None:
+    """Cut a file to ``length`` bytes."""
+    step("before cut")
+    os.ftruncate(descriptor, length)
+    step("after cut")
+
+
+def write_all(descriptor: int, data: memoryview, offset: int) -> None:
     """Write all of ``data`` at ``offset``; a short write is continued, an error raised."""
     step("before write")
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view, offset = view[written:], offset + written
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written
     step("after write")
 
 
@@ -35,6 +42,7 @@ def fsync_file(descriptor: int) -> None:
 
 def fsync_directory(path: Path) -> None:
     """Bring a directory's names to the disk."""
+    step("before fsync of a directory")
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

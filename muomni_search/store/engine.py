@@ -7,86 +7,186 @@ are sent by SQLAlchemy's ``begin`` event.
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, create_engine, event, exc
+from sqlalchemy import Connection, Engine, QueuePool, create_engine, event, exc
 
-from muomni_search.errors import Conflict, CorruptData, MuomniError, NotFound
-from muomni_search.store import durable
-from muomni_search.store.tables import HEAD
+from muomni_search.errors import Conflict, CorruptData, InvalidInput, MuomniError, NotFound
+from muomni_search.store.tables import APPLICATION_ID, HEAD
 
-__all__ = ["DATABASE", "LOCK_SECONDS", "check_schema", "connect", "mapped_errors", "upgrade"]
+__all__ = [
+    "DATABASE",
+    "LOCK_SECONDS",
+    "begin_writing",
+    "check_schema",
+    "connect",
+    "database_errors",
+    "disk_errors",
+    "upgrade",
+]
 
 DATABASE = "collection.db"
-# How long a second writer waits, and a reader for a checkpoint.
+# How long a second writer waits, and a reader for a recovery after a crash.
 LOCK_SECONDS = 30.0
 
 
-def connect(path: Path) -> Engine:
+# ---- connections -----------------------------------------------------------------------------
+
+
+def connect(path: Path, *, create: bool = False) -> Engine:
     """Return an engine whose transactions are snapshots, or hold the write lock from the start.
 
     A transaction of a connection with the execution option ``writes`` begins as ``IMMEDIATE``.
+
+    Args:
+        path: The SQLite file.
+        create: Make it when there is none; otherwise that is an error at the first connection.
     """
     engine = create_engine(
-        f"sqlite+pysqlite:///{path}", connect_args={"timeout": LOCK_SECONDS}, max_overflow=-1
+        "sqlite+pysqlite://",
+        creator=lambda: _open(path, create=create),
+        poolclass=QueuePool,
+        max_overflow=-1,  # as many readers as there are threads
     )
-
-    @event.listens_for(engine, "connect")
-    def _prepare(connection: sqlite3.Connection, _: Any) -> None:
-        connection.isolation_level = None
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         writes = connection.get_execution_options().get("writes")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
-    @event.listens_for(engine, "commit")
-    def _commit(connection: Connection) -> None:
-        if connection.get_execution_options().get("writes"):
-            durable.step("before commit")
-
     return engine
 
 
+def _open(path: Path, *, create: bool) -> sqlite3.Connection:
+    name = quote(os.fsencode(path))
+    try:
+        connection = _open_uri(f"file:{name}?mode={'rwc' if create else 'rw'}")
+    except sqlite3.OperationalError:
+        # The log of a database in a directory that is read-only cannot be made, and is not needed
+        # when it is not there: then nobody is writing.
+        if create or os.access(path.parent, os.W_OK) or Path(f"{path}-wal").exists():
+            raise
+        connection = _open_uri(f"file:{name}?mode=ro&immutable=1")
+    if create:
+        connection.execute("PRAGMA journal_mode=WAL")  # the file keeps it
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
+    return connection
+
+
+def _open_uri(uri: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        uri, uri=True, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False
+    )
+    try:
+        # The first read is what opens the log, and what finds out that this is no database.
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
 @contextmanager
-def mapped_errors(path: Path) -> Iterator[None]:
-    """Turn what SQLite and the disk raise into errors that say what to do."""
+def begin_writing(engine: Engine, timeout: float) -> Iterator[Connection]:
+    """Give a connection that holds the write lock; commit at the end, or roll back.
+
+    Args:
+        engine: From ``connect``.
+        timeout: Seconds to wait for the lock.
+    """
+    with engine.connect().execution_options(writes=True) as connection:
+        driver = driver_connection(connection)
+        driver.execute(f"PRAGMA busy_timeout={int(timeout * 1000)}")
+        try:
+            with connection.begin():
+                yield connection
+        finally:
+            # The connection goes back to the pool, for readers too.
+            driver.execute(f"PRAGMA busy_timeout={int(LOCK_SECONDS * 1000)}")
+
+
+def driver_connection(connection: Connection) -> sqlite3.Connection:
+    """Return what is below SQLAlchemy, for what must be said outside of its transactions."""
+    driver = connection.connection.driver_connection
+    if not isinstance(driver, sqlite3.Connection):
+        raise TypeError(f"{driver} is no connection to SQLite")
+    return driver
+
+
+# ---- errors ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def database_errors(path: Path) -> Iterator[None]:
+    """Turn what SQLite raises into errors that name the file and say what to do."""
     try:
         yield
-    except (exc.DBAPIError, sqlite3.Error) as error:
-        raise _mapped(path, error) from error
+    except exc.DBAPIError as error:
+        raise _from_sqlite(path, error.orig or error) from error
+    except sqlite3.Error as error:
+        raise _from_sqlite(path, error) from error
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn what the file system raises into errors that name the file and say what to do."""
+    try:
+        yield
     except OSError as error:
         raise MuomniError(
-            f"{error.filename or path}: {error.strerror or error}",
-            hint="free some space or mend the permissions; what was stored before is whole",
+            f"{error.filename or path}: {error.strerror or error}", hint=_disk_hint(error.errno)
         ) from error
 
 
-def _mapped(path: Path, error: exc.DBAPIError | sqlite3.Error) -> MuomniError:
-    text = str(error.orig if isinstance(error, exc.DBAPIError) else error)
-    if "locked" in text or "busy" in text:
+WHOLE = "what was stored before is whole"
+
+
+def _disk_hint(number: int | None) -> str:
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"free some space and try again; {WHOLE}"
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"mend the permissions and try again; {WHOLE}"
+    return f"check the path and the disk; {WHOLE}"
+
+
+def _from_sqlite(path: Path, error: BaseException) -> MuomniError:
+    # Extended codes keep the primary one in their lowest byte.
+    code = (getattr(error, "sqlite_errorcode", None) or sqlite3.SQLITE_ERROR) & 0xFF
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL):
         return Conflict(
             f"{path} is being written by another process",
             hint="wait for it to finish and try again",
         )
-    if any(sign in text for sign in ("not a database", "malformed", "no such table", "no such col")):
-        return CorruptData(
-            f"{path} is damaged or no collection ({text})",
-            hint="restore it from a backup, or make a new collection",
+    if code == sqlite3.SQLITE_CONSTRAINT:
+        return Conflict(
+            f"{path} was changed by another process meanwhile ({error})", hint="try again"
         )
-    if "unable to open" in text:
-        return NotFound(f"{path} cannot be opened", hint="check that it exists and is readable")
-    if "readonly" in text or "read-only" in text:
+    if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR):
+        return CorruptData(
+            f"{path} is damaged or no collection ({error})",
+            hint="restore it from a copy, or make a new collection",
+        )
+    if code == sqlite3.SQLITE_CANTOPEN:
+        return NotFound(
+            f"{path} cannot be opened", hint="check that it exists and may be read and written"
+        )
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
         return MuomniError(f"{path} is read-only", hint="mend its permissions to write to it")
-    return MuomniError(
-        f"{path}: {text}", hint="free some space or check the disk; what was stored is whole"
-    )
+    if code == sqlite3.SQLITE_TOOBIG:
+        return InvalidInput(f"{path}: {error}", hint="split what is larger than a gigabyte")
+    if code == sqlite3.SQLITE_FULL:
+        return MuomniError(f"{path}: {error}", hint=_disk_hint(errno.ENOSPC))
+    return MuomniError(f"{path}: {error}", hint=_disk_hint(None))
+
+
+# ---- the schema ----------------------------------------------------------------------------------
 
 
 def check_schema(engine: Engine, path: Path) -> None:
@@ -96,19 +196,16 @@ def check_schema(engine: Engine, path: Path) -> None:
         CorruptData: It is no collection, or one of a newer version.
     """
     with engine.connect() as connection:
-        names = connection.exec_driver_sql(
-            "SELECT name FROM sqlite_master WHERE name = 'alembic_version'"
-        ).all()
-        found = (
-            connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
-            if names
-            else None
-        )
-    if found is None:
-        raise CorruptData(f"{path} is no collection", hint="name a collection's directory")
+        application = connection.exec_driver_sql("PRAGMA application_id").scalar()
+        if application != APPLICATION_ID:
+            raise CorruptData(
+                f"{path} is no collection, but another program's database or an empty one",
+                hint="name a collection's directory",
+            )
+        found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
     if found == HEAD:
         return
-    if found > HEAD:
+    if found is None or found > HEAD:
         raise CorruptData(
             f"{path} was made by a newer version (schema {found}, this one reads {HEAD})",
             hint="upgrade muomni_search",
@@ -116,29 +213,44 @@ def check_schema(engine: Engine, path: Path) -> None:
     upgrade(engine)
 
 
-def upgrade(engine: Engine) -> None:
-    """Bring the schema to the newest revision, wholly or not at all."""
+def upgrade(engine: Engine, migrations: Path | None = None) -> None:
+    """Bring the schema to the newest revision, wholly or not at all.
+
+    Args:
+        engine: From ``connect``.
+        migrations: Where the revisions are, when not where this package keeps them.
+
+    Raises:
+        CorruptData: A reference leads nowhere afterwards; nothing was changed.
+    """
     from alembic import command
     from alembic.config import Config
 
     config = Config()
-    config.set_main_option("script_location", str(_migrations()))
-    # Cascades would silently empty the children of a table that a revision rebuilds.
-    writer = engine.execution_options(writes=True)
-    with writer.connect() as connection:
-        connection.connection.driver_connection.execute("PRAGMA foreign_keys=OFF")  # type: ignore[union-attr]
+    # A percent sign would begin an interpolation.
+    config.set_main_option(
+        "script_location", str(migrations or find_migrations()).replace("%", "%%")
+    )
+    with engine.connect().execution_options(writes=True) as connection:
+        driver = driver_connection(connection)
+        # Or cascades silently empty the children of a table that a revision makes anew. SQLite
+        # heeds this outside of a transaction only.
+        driver.execute("PRAGMA foreign_keys=OFF")
         try:
             with connection.begin():
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
                 broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
                 if broken:
-                    raise CorruptData(f"the upgrade would break {len(broken)} references")
+                    raise CorruptData(
+                        f"the upgrade leaves {len(broken)} references without their target",
+                        hint="nothing was changed; go on with the version that made the collection",
+                    )
         finally:
-            connection.connection.driver_connection.execute("PRAGMA foreign_keys=ON")  # type: ignore[union-attr]
+            driver.execute("PRAGMA foreign_keys=ON")
 
 
-def _migrations() -> Path:
+def find_migrations() -> Path:
     """Return where the revisions are: in the wheel, or at the top of a checkout."""
     package = Path(__file__).resolve().parent.parent
     shipped = package / "migrations"

@@ -6,9 +6,11 @@ as SQLite says; whatever a writer that died has left behind them is cut off by t
 
 from __future__ import annotations
 
+import mmap
 import os
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +20,25 @@ from muomni_search.errors import CorruptData
 from muomni_search.items import DIM
 from muomni_search.store import durable
 
-__all__ = ["BLOCK_ROWS", "ROW_BYTES", "append_rows", "block_checksums", "map_rows"]
+__all__ = [
+    "BLOCK_ROWS",
+    "NO_ROWS",
+    "ROW_BYTES",
+    "MappedRows",
+    "append_rows",
+    "are_unit",
+    "block_checksums",
+    "cut_rows",
+    "read_blocks",
+]
 
 ROW_BYTES = 4 * DIM
 BLOCK_ROWS = 4096  # 4 MiB: what one checksum covers
 ROW_TYPE = np.dtype("<f4")
+NO_ROWS = np.empty((0, DIM), np.float32)
+# A unit vector of float32 may miss its length by rounding alone, about 256 ulp.
+LENGTH_TOLERANCE = 1e-4
+HINT = "run: muomni verify --repair"
 
 
 def append_rows(path: Path, start: int, rows: NDArray[np.float32]) -> None:
@@ -32,51 +48,97 @@ def append_rows(path: Path, start: int, rows: NDArray[np.float32]) -> None:
         CorruptData: The file has fewer rows than ``start``.
         OSError: They could not be written; what was there before is untouched.
     """
-    is_new = not path.exists()
-    if is_new:
-        path.parent.mkdir(exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        size = os.fstat(descriptor).st_size
-        if size < start * ROW_BYTES:
-            raise too_short(path, size, start)
-        if size > start * ROW_BYTES:
-            durable.step("before cut")
-            os.ftruncate(descriptor, start * ROW_BYTES)
-        data = np.ascontiguousarray(rows, dtype=ROW_TYPE)
-        durable.write_all(descriptor, memoryview(data).cast("B"), start * ROW_BYTES)
+    with _opened(path, start) as descriptor:
+        data = np.ascontiguousarray(rows, dtype=ROW_TYPE).data.cast("B")
+        durable.write_all(descriptor, data, start * ROW_BYTES)
         durable.fsync_file(descriptor)
-    finally:
-        os.close(descriptor)
-    if is_new:
+    if start == 0:
+        # Also when the file is there: the writer that made it may have died before this.
         durable.fsync_directory(path.parent)
 
 
-def map_rows(path: Path, rows: int) -> NDArray[np.float32]:
-    """Return the first ``rows`` rows of a file as a read-only memory map (rows, 256).
+def cut_rows(path: Path, rows: int) -> None:
+    """Cut a file to its first ``rows`` rows.
+
+    Raises:
+        CorruptData: It has fewer.
+    """
+    with _opened(path, rows):
+        pass
+
+
+@contextmanager
+def _opened(path: Path, rows: int) -> Iterator[int]:
+    """Open a file, cut to its first ``rows`` rows; make it when there are to be none."""
+    if rows == 0:
+        path.parent.mkdir(exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_RDWR | (0 if rows else os.O_CREAT), 0o644)
+    except FileNotFoundError as error:
+        raise CorruptData(f"{path} is missing", hint=HINT) from error
+    try:
+        size = os.fstat(descriptor).st_size
+        if size < rows * ROW_BYTES:
+            raise _too_short(path, size, rows)
+        if size > rows * ROW_BYTES:
+            durable.cut(descriptor, rows * ROW_BYTES)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+class MappedRows:
+    """The first rows of a file, mapped into memory; never more than SQLite says there are.
 
     Raises:
         CorruptData: The file is missing or too short.
     """
-    if rows == 0:
-        return np.empty((0, DIM), np.float32)
-    try:
-        size = path.stat().st_size
-        if size < rows * ROW_BYTES:
-            raise too_short(path, size, rows)
-        return np.memmap(path, ROW_TYPE, "r", shape=(rows, DIM)).view(np.ndarray)
-    except OSError as error:
-        raise CorruptData(
-            f"{path}: {error.strerror}", hint="run: muomni verify --repair"
-        ) from error
+
+    def __init__(self, path: Path, rows: int) -> None:
+        self.path = path
+        self.rows = rows
+        try:
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if size < rows * ROW_BYTES:
+                    raise _too_short(path, size, rows)
+                self._map = mmap.mmap(file.fileno(), rows * ROW_BYTES, access=mmap.ACCESS_READ)
+        except FileNotFoundError as error:
+            raise CorruptData(f"{path} is missing", hint=HINT) from error
+        except OSError as error:
+            raise CorruptData(f"{path}: {error.strerror}", hint=HINT) from error
+        self._vectors = np.frombuffer(self._map, ROW_TYPE).reshape(rows, DIM)
+
+    def vectors(self) -> NDArray[np.float32]:
+        """Return the rows (rows, 256), read-only.
+
+        Raises:
+            CorruptData: The file was cut since it was mapped: reading would kill the process.
+        """
+        size = self._map.size()
+        if size < self.rows * ROW_BYTES:
+            raise _too_short(self.path, size, self.rows)
+        return self._vectors
 
 
-def too_short(path: Path, size: int, rows: int) -> CorruptData:
-    """Return the error for a file that lost rows."""
+def _too_short(path: Path, size: int, rows: int) -> CorruptData:
     return CorruptData(
-        f"{path} has {size} bytes, its {rows} rows need {rows * ROW_BYTES}",
-        hint="run: muomni verify --repair",
+        f"{path} has {size} bytes, its {rows} rows of {DIM} float32 need {rows * ROW_BYTES}",
+        hint=HINT,
     )
+
+
+def read_blocks(path: Path, rows: int) -> Iterator[NDArray[np.float32]]:
+    """Yield the first ``rows`` rows of a file block by block; a row that was cut off is left out.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        for start in range(0, rows, BLOCK_ROWS):
+            data = file.read(min(BLOCK_ROWS, rows - start) * ROW_BYTES)
+            whole = len(data) // ROW_BYTES
+            yield np.frombuffer(data, ROW_TYPE, whole * DIM).reshape(whole, DIM)
 
 
 def block_checksums(
@@ -93,7 +155,15 @@ def block_checksums(
     while at < len(rows):
         block = (start + at) // BLOCK_ROWS
         end = min(len(rows), (block + 1) * BLOCK_ROWS - start)
-        data = memoryview(np.ascontiguousarray(rows[at:end], dtype=ROW_TYPE)).cast("B")
         running = previous if (start + at) % BLOCK_ROWS else 0
+        data = np.ascontiguousarray(rows[at:end], dtype=ROW_TYPE).data
         yield block, zlib.crc32(data, running)
         at = end
+
+
+def are_unit(rows: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return for each row (n, 256) whether it is finite and of length 1."""
+    with np.errstate(all="ignore"):
+        lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
+    unit: NDArray[np.bool_] = np.abs(lengths - 1) < LENGTH_TOLERANCE
+    return unit

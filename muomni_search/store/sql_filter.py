@@ -2,13 +2,31 @@
 
 A test on a field that is missing or null is false, save ``is null``; a comparison with a value
 of another type is false, ``!=`` and ``not in`` among them. ``not`` turns what it is given around.
+
+Inside, SQL's unknown stands for false: ``and`` and ``or`` keep it that way, and ``not`` asks for
+``IS NOT TRUE``.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, exists, false, func, not_, or_, select, true
+from sqlalchemy import (
+    ColumnElement,
+    ScalarSelect,
+    and_,
+    case,
+    exists,
+    false,
+    func,
+    literal,
+    or_,
+    select,
+    true,
+)
 
 from muomni_search.errors import InvalidInput
 from muomni_search.filters import And, Filter, Literal, Not, Or, Test
@@ -17,7 +35,7 @@ from muomni_search.store.tables import items
 __all__ = ["filter_to_sql"]
 
 Expression = ColumnElement[Any]
-COLUMNS = {
+COLUMNS: dict[tuple[str, ...], Expression] = {
     ("key",): items.c.key,
     ("modality",): items.c.modality,
     ("source",): items.c.source,
@@ -25,97 +43,157 @@ COLUMNS = {
 }
 # What SQLite's json_type calls the types of a literal.
 NUMBERS = ("integer", "real")
+# Names that JSON writes as they are, so that a JSON path finds them by their bytes; how a path
+# could spell any other differs from one version of SQLite to the next.
+PLAIN_NAME = re.compile(r'[^"\\\x00-\x1f]+')
+# SQLite refuses expressions nested deeper than 1000, and a chain of "and" is as deep as it is long.
+MAX_TESTS = 500
+
+
+class _Field(NamedTuple):
+    """What a test looks at: a value, and the name of its JSON type (null when it is missing)."""
+
+    value: Expression
+    kind: Expression
 
 
 def filter_to_sql(condition: Filter) -> Expression:
-    """Return a condition on rows of ``items``."""
+    """Return a condition on rows of ``items``; false or unknown leaves a row out.
+
+    Raises:
+        InvalidInput: More tests than SQLite takes, or a text that is none.
+    """
+    if _count(condition) > MAX_TESTS:
+        raise InvalidInput(
+            f"the filter has more than {MAX_TESTS} tests",
+            hint="write `field in (…)` instead of many `or`",
+        )
+    return _sql(condition)
+
+
+def _count(condition: Filter) -> int:
+    if isinstance(condition, Test):
+        return 1
+    return sum(map(_count, (condition.term,) if isinstance(condition, Not) else condition.terms))
+
+
+def _sql(condition: Filter) -> Expression:
     if isinstance(condition, And):
-        return and_(true(), *map(filter_to_sql, condition.terms))
+        return and_(true(), *map(_sql, condition.terms))
     if isinstance(condition, Or):
-        return or_(false(), *map(filter_to_sql, condition.terms))
+        return or_(false(), *map(_sql, condition.terms))
     if isinstance(condition, Not):
-        return not_(filter_to_sql(condition.term))
-    # Three-valued logic ends here: what is unknown is false.
-    return func.coalesce(_test(condition), 0) == 1
+        return _sql(condition.term).is_not(true())
+    return _test(condition)
 
 
 def _test(test: Test) -> Expression:
-    value, kind = _field(test.field)
+    field = _field(test.field)
     if test.op == "is null":
-        return _absent(kind)
+        return _is_null(field)
     if test.op == "is not null":
-        return not_(_absent(kind))
-    if test.op == "contains":
-        return _contains(test, value, kind)
+        return _is_null(field).is_not(true())
     if test.op in ("in", "not in"):
-        return _in(test, value, kind)
-    literal = test.value
-    assert isinstance(literal, str | int | float)
-    if isinstance(literal, bool):
+        return _among(test, field)
+    value = test.value
+    if value is None or isinstance(value, tuple):
+        raise InvalidInput(f"`{test.op}` needs one value, not {value!r}")
+    _check_text(value)
+    if test.op == "contains":
+        return _contains(field, value)
+    if isinstance(value, bool):
         if test.op not in ("=", "!="):
             return false()
-        wanted = literal if test.op == "=" else not literal
-        return kind == ("true" if wanted else "false")
-    return and_(_same_type(kind, literal), value.op(test.op)(literal))
+        return _equals(field, value if test.op == "=" else not value)
+    return and_(_same_type(field, value), field.value.op(test.op)(value))
 
 
-def _in(test: Test, value: Expression, kind: Expression) -> Expression:
-    literals = test.value
-    assert isinstance(literals, tuple)
-    equal = or_(false(), *(_equals(value, kind, literal) for literal in literals))
+def _check_text(value: Literal) -> None:
+    try:
+        str(value).encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"{value!r} in the filter is no valid text") from error
+
+
+# ---- tests -------------------------------------------------------------------------------------
+
+
+def _is_null(field: _Field) -> Expression:
+    return func.coalesce(field.kind, "null") == "null"
+
+
+def _same_type(field: _Field, value: Literal) -> Expression:
+    if isinstance(value, bool):
+        return field.kind.in_(("true", "false"))
+    return field.kind == "text" if isinstance(value, str) else field.kind.in_(NUMBERS)
+
+
+def _equals(field: _Field, value: Literal) -> Expression:
+    if isinstance(value, bool):
+        return field.kind == ("true" if value else "false")
+    return and_(_same_type(field, value), field.value == value)
+
+
+def _among(test: Test, field: _Field) -> Expression:
+    values = test.value if isinstance(test.value, tuple) else ()
+    groups: dict[str, list[Literal]] = {"flag": [], "text": [], "number": []}
+    for value in values:
+        _check_text(value)
+        is_flag, is_text = isinstance(value, bool), isinstance(value, str)
+        groups["flag" if is_flag else "text" if is_text else "number"].append(value)
+    used = [group for group in groups.values() if group]
+    inside = or_(false(), *(_is_one_of(field, group) for group in used))
     if test.op == "in":
-        return equal
-    comparable = or_(false(), *(_same_type(kind, literal) for literal in literals))
-    return and_(comparable if literals else not_(_absent(kind)), not_(equal))
-
-
-def _contains(test: Test, value: Expression, kind: Expression) -> Expression:
-    literal = test.value
-    assert isinstance(literal, str | int | float)
-    inside = and_(false())
-    if isinstance(literal, str):
-        inside = and_(kind == "text", func.instr(value, literal) > 0)
-    if test.field in COLUMNS:
         return inside
-    element = func.json_each(items.c.metadata, _path(test.field)).table_valued(
-        "value", "type", name="element"
-    )
+    # As with "!=", a value of a type that is not asked for is not compared at all.
+    comparable = or_(false(), *(_same_type(field, group[0]) for group in used))
+    return and_(comparable if used else _is_null(field).is_not(true()), inside.is_not(true()))
+
+
+def _is_one_of(field: _Field, values: Sequence[Literal]) -> Expression:
+    """Compare with many values of one type: one parameter however many they are."""
+    if isinstance(values[0], bool):
+        return or_(*(_equals(field, value) for value in set(values)))
+    wanted = func.json_each(json.dumps(list(values))).table_valued("value")
+    return and_(_same_type(field, values[0]), field.value.in_(select(wanted.c.value)))
+
+
+def _contains(field: _Field, value: Literal) -> Expression:
+    inside = false() if not isinstance(value, str) else func.instr(field.value, value) > 0
+    array = case((field.kind == "array", field.value), else_="[]")
+    element = func.json_each(array).table_valued("value", "type")
     among = exists(
-        select(element.c.value).where(_equals(element.c.value, element.c.type, literal))
+        select(element.c.value).where(_equals(_Field(element.c.value, element.c.type), value))
     )
-    return or_(inside, and_(kind == "array", among))
+    return or_(and_(field.kind == "text", inside), and_(field.kind == "array", among))
 
 
-def _field(field: tuple[str, ...]) -> tuple[Expression, Expression]:
-    """Return the value of a field and the name of its JSON type."""
-    column = COLUMNS.get(field)
+# ---- fields ------------------------------------------------------------------------------------
+
+
+def _field(names: tuple[str, ...]) -> _Field:
+    for name in names:
+        _check_text(name)
+    column = COLUMNS.get(names)
     if column is not None:
-        return column, func.iif(column.is_(None), "null", "text")
-    path = _path(field)
-    return func.json_extract(items.c.metadata, path), func.json_type(items.c.metadata, path)
+        return _Field(column, func.iif(column.is_(None), "null", "text"))
+    if not all(map(PLAIN_NAME.fullmatch, names)):
+        return _looked_up(names)
+    # Part of the statement instead of a parameter: SQLite then reads the path once, not per row.
+    path = literal("$" + "".join(f'."{name}"' for name in names), literal_execute=True)
+    return _Field(func.json_extract(items.c.metadata, path), func.json_type(items.c.metadata, path))
 
 
-def _path(field: tuple[str, ...]) -> str:
-    for name in field:
-        if '"' in name or "\\" in name or not name:
-            raise InvalidInput(
-                f"the field name {name!r} cannot be filtered by",
-                hint="rename the field so that it has no quotes or backslashes",
-            )
-    return "$" + "".join(f'."{name}"' for name in field)
+def _looked_up(names: tuple[str, ...]) -> _Field:
+    """Return a field with a name that no path spells, found by walking the objects."""
+    document: Expression = items.c.metadata
+    for name in names[:-1]:
+        entry = func.json_each(document).table_valued("key", "value", "type")
+        inner = select(entry.c.value).where(entry.c.key == name, entry.c.type == "object")
+        document = func.coalesce(inner.scalar_subquery(), "{}")
+    entry = func.json_each(document).table_valued("key", "value", "type")
 
+    def of(column: Expression) -> ScalarSelect[Any]:
+        return select(column).where(entry.c.key == names[-1]).scalar_subquery()
 
-def _absent(kind: Expression) -> Expression:
-    return func.coalesce(kind, "null") == "null"
-
-
-def _same_type(kind: Expression, literal: Literal) -> Expression:
-    if isinstance(literal, bool):
-        return kind.in_(("true", "false"))
-    return kind == "text" if isinstance(literal, str) else kind.in_(NUMBERS)
-
-
-def _equals(value: Expression, kind: Expression, literal: Literal) -> Expression:
-    if isinstance(literal, bool):
-        return kind == ("true" if literal else "false")
-    return and_(_same_type(kind, literal), value == literal)
+    return _Field(of(entry.c.value), of(entry.c.type))

@@ -11,9 +11,11 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    text,
 )
 
 __all__ = [
+    "APPLICATION_ID",
     "HEAD",
     "collection",
     "dead_rows",
@@ -29,6 +31,8 @@ __all__ = [
 
 # The newest revision: what a collection must be at to be read.
 HEAD = "0001"
+# In SQLite's header of every collection, so that no other database is taken for one: "muom".
+APPLICATION_ID = 0x6D756F6D
 
 metadata = MetaData()
 
@@ -58,10 +62,11 @@ items = Table(
     Column("size", Integer),
     Column("mtime_ns", Integer),
     Column("added", String(32), nullable=False),
-    Index("items_by_hash", "content_hash"),
-    Index("items_by_root", "root"),
+    Index("items_by_hash", "content_hash", sqlite_where=text("content_hash IS NOT NULL")),
+    Index("items_by_root", "root", sqlite_where=text("root IS NOT NULL")),
 )
 
+# A row is a segment's or dead, never both, never neither.
 segments = Table(
     "segments",
     metadata,
@@ -75,6 +80,7 @@ segments = Table(
     sqlite_with_rowid=False,
 )
 
+# Which file holds the rows of a modality, how many of them count and how many of those are dead.
 row_files = Table(
     "row_files",
     metadata,
@@ -84,6 +90,7 @@ row_files = Table(
     Column("dead", Integer, nullable=False),
 )
 
+# The CRC-32 of each block of 4096 rows, of the last one as far as it goes.
 row_blocks = Table(
     "row_blocks",
     metadata,

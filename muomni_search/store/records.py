@@ -1,0 +1,128 @@
+"""What goes into the store and comes out of it, besides ``items.Item``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muomni_search.items import Modality, Span
+
+__all__ = ["Failure", "Fault", "IndexFile", "Job", "Known", "Match", "NewItem", "RowFile"]
+
+
+@dataclass(frozen=True, slots=True)
+class RowFile:
+    """The row file of a modality: how many of its rows count, and how many of those are dead."""
+
+    modality: Modality
+    generation: int
+    path: Path
+    rows: int
+    dead: int
+
+
+@dataclass(frozen=True, slots=True)
+class IndexFile:
+    """An index on disk: which rows it covers, and how to know that it is whole.
+
+    Args:
+        modality: Whose rows it covers.
+        generation: The generation of the row file that it was built from.
+        name: Its file's name in ``index/``.
+        kind: What it is.
+        rows: How many rows it covers, from the first on.
+        bytes: The length of its file.
+        checksum: The SHA-256 of its file.
+        params: How it was built, a JSON object.
+        created: When it was recorded, ISO 8601 in UTC; filled in by the store.
+    """
+
+    modality: Modality
+    generation: int
+    name: str
+    kind: str
+    rows: int
+    bytes: int
+    checksum: str
+    params: Mapping[str, Any]
+    created: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NewItem:
+    """An item to store, with a unit vector (n, 256) for each of its segments."""
+
+    key: str
+    modality: Modality
+    vectors: NDArray[np.float32]
+    spans: Sequence[Span | None]
+    source: str | None = None
+    text: str | None = None
+    metadata: Mapping[str, Any] | None = None
+    root: str | None = None
+    content_hash: str | None = None
+    size: int | None = None
+    mtime_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What ingestion needs to know of an item that is there already."""
+
+    item_id: int
+    key: str
+    modality: Modality
+    root: str | None
+    source: str | None
+    size: int | None
+    mtime_ns: int | None
+    content_hash: str | None
+    metadata: dict[str, Any]
+
+
+class Match(NamedTuple):
+    """What a row stands for."""
+
+    row: int
+    item_id: int
+    key: str
+    span: Span | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An input that could not be used."""
+
+    source: str
+    key: str | None
+    error: str
+    hint: str
+    attempts: int
+    first: str
+    last: str
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A long job with an output file: how far it is, and what it was asked."""
+
+    output: str
+    fingerprint: str
+    done: int
+    total: int
+    state: Literal["running", "done"]
+    updated: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something that ``verify`` found."""
+
+    kind: str
+    where: str
+    detail: str

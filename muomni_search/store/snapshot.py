@@ -1,0 +1,507 @@
+"""Reading: a ``Snapshot`` is one read transaction, whose answers all fit together."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, Row, Select, Table, bindparam, func, select
+
+from muomni_search.errors import CorruptData
+from muomni_search.filters import Filter
+from muomni_search.items import Item, Modality, Span
+from muomni_search.store import tables
+from muomni_search.store.records import Failure, IndexFile, Job, Known, Match, RowFile
+from muomni_search.store.rows import NO_ROWS, MappedRows
+from muomni_search.store.sql_filter import filter_to_sql
+
+__all__ = ["INDEX", "VECTORS", "Snapshot", "State", "read_state", "row_path"]
+
+VECTORS, INDEX = "vectors", "index"
+SPAN_UNITS: Mapping[Modality, Literal["char", "ms"]] = {
+    Modality.TEXT: "char",
+    Modality.AUDIO: "ms",
+}
+# How many rows are read from SQLite at a time where there may be millions.
+PAGE = 10_000
+# Items come with their texts, so fewer of them.
+ITEMS_PAGE = 1_000
+# How many arrays of row numbers are kept: dead rows and owners of three modalities, and some
+# filters. At a million rows each takes up to 8 MB.
+MAX_ARRAYS = 16
+
+
+# ---- the state -----------------------------------------------------------------------------------
+
+
+class _Arrays:
+    """Arrays of one version of the items, made when they are asked for; the oldest give way."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._arrays: OrderedDict[tuple[str, ...], NDArray[np.int64]] = OrderedDict()
+
+    def get(self, key: tuple[str, ...], make: Callable[[], NDArray[np.int64]]) -> NDArray[np.int64]:
+        with self._lock:
+            if key in self._arrays:
+                self._arrays.move_to_end(key)
+                return self._arrays[key]
+        made = make()
+        made.flags.writeable = False
+        with self._lock:
+            self._arrays[key] = made
+            while len(self._arrays) > MAX_ARRAYS:
+                self._arrays.popitem(last=False)
+        return made
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class State:
+    """What is known of one revision of the store without asking again."""
+
+    created: str
+    revision: int
+    version: int
+    model: str
+    fingerprint: str
+    row_files: Mapping[Modality, RowFile]
+    index_files: Mapping[Modality, IndexFile]
+    maps: dict[Modality, MappedRows] = field(default_factory=dict)
+    arrays: _Arrays = field(default_factory=_Arrays)
+
+    def map_rows(self, old: State | None) -> None:
+        """Map the row files into memory, those that did not change once more as they are.
+
+        A file that cannot be mapped is left out: whoever asks for its rows is told why.
+        """
+        for modality, file in self.row_files.items():
+            if old is not None and old.row_files.get(modality) == file and modality in old.maps:
+                self.maps[modality] = old.maps[modality]
+            elif file.rows:
+                try:
+                    self.maps[modality] = MappedRows(file.path, file.rows)
+                except CorruptData:
+                    continue
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether all rows are there to be read."""
+        return all(modality in self.maps for modality, file in self.row_files.items() if file.rows)
+
+
+def read_state(connection: Connection, directory: Path, newest: State | None = None) -> State:
+    """Return the state that a transaction sees: ``newest`` itself where it is that one.
+
+    Raises:
+        CorruptData: The database says nothing about itself.
+    """
+    facts = connection.execute(FACTS).one_or_none()
+    if facts is None:
+        raise CorruptData(
+            f"{directory} lacks the facts about itself", hint="restore it from a copy"
+        )
+    # Another collection in the same place begins to count anew.
+    if newest is not None and newest.created != facts.created:
+        newest = None
+    if newest is not None and newest.revision == facts.revision:
+        return newest
+    row_files = [_row_file(row, directory) for row in connection.execute(ROW_FILES)]
+    index_files = [_index_file(row) for row in connection.execute(INDEX_FILES)]
+    return State(
+        created=facts.created,
+        revision=facts.revision,
+        version=facts.version,
+        model=facts.model,
+        fingerprint=facts.fingerprint,
+        row_files={file.modality: file for file in row_files},
+        index_files={file.modality: file for file in index_files},
+        # The same items have the same dead rows, owners and matches.
+        arrays=newest.arrays if newest and newest.version == facts.version else _Arrays(),
+    )
+
+
+def row_path(directory: Path, modality: str, generation: int) -> Path:
+    """Return the path of a row file."""
+    return directory / VECTORS / f"{modality}.{generation}.f32"
+
+
+def _row_file(row: Row[Any], directory: Path) -> RowFile:
+    return RowFile(
+        modality=Modality(row.modality),
+        generation=row.generation,
+        path=row_path(directory, row.modality, row.generation),
+        rows=row.rows,
+        dead=row.dead,
+    )
+
+
+def _index_file(row: Row[Any]) -> IndexFile:
+    return IndexFile(
+        modality=Modality(row.modality),
+        generation=row.generation,
+        name=row.name,
+        kind=row.kind,
+        rows=row.rows,
+        bytes=row.bytes,
+        checksum=row.checksum,
+        params=json.loads(row.params),
+        created=row.created,
+    )
+
+
+# ---- statements ----------------------------------------------------------------------------------
+
+FACTS = select(
+    tables.collection.c.created,
+    tables.collection.c.revision,
+    tables.collection.c.version,
+    tables.collection.c.model,
+    tables.collection.c.fingerprint,
+)
+ROW_FILES = select(tables.row_files)
+INDEX_FILES = select(tables.index_files)
+# Lists of values come in as one JSON parameter: no limit on their number, one compiled statement.
+WANTED = select(func.json_each(bindparam("values")).table_valued("value", name="wanted").c.value)
+SEGMENT_COUNT = (
+    select(func.count())
+    .where(tables.segments.c.item_id == tables.items.c.id)
+    .scalar_subquery()
+    .label("segments")
+)
+ITEM = select(
+    tables.items.c.id,
+    tables.items.c.key,
+    tables.items.c.modality,
+    tables.items.c.source,
+    tables.items.c.text,
+    tables.items.c.metadata,
+    tables.items.c.added,
+    SEGMENT_COUNT,
+)
+ITEMS_BY_ID = ITEM.where(tables.items.c.id.in_(WANTED))
+ITEMS_BY_KEY = ITEM.where(tables.items.c.key.in_(WANTED))
+KEYS_BY_ID = select(tables.items.c.id, tables.items.c.key).where(tables.items.c.id.in_(WANTED))
+IDS_BY_KEY = select(tables.items.c.key, tables.items.c.id).where(tables.items.c.key.in_(WANTED))
+KEYS = select(tables.items.c.key).order_by(tables.items.c.key)
+KNOWN = select(
+    tables.items.c.id,
+    tables.items.c.key,
+    tables.items.c.modality,
+    tables.items.c.root,
+    tables.items.c.source,
+    tables.items.c.size,
+    tables.items.c.mtime_ns,
+    tables.items.c.content_hash,
+    tables.items.c.metadata,
+)
+KNOWN_BY_KEY = KNOWN.where(tables.items.c.key.in_(WANTED))
+KNOWN_BY_ROOT = KNOWN.where(tables.items.c.root == bindparam("root")).order_by(tables.items.c.key)
+KNOWN_BY_HASH = KNOWN.where(tables.items.c.content_hash.in_(WANTED)).order_by(tables.items.c.key)
+MATCHES = (
+    select(
+        tables.segments.c.row,
+        tables.segments.c.item_id,
+        tables.items.c.key,
+        tables.segments.c.span_start,
+        tables.segments.c.span_end,
+    )
+    .join(tables.items)
+    .where(tables.segments.c.modality == bindparam("modality"), tables.segments.c.row.in_(WANTED))
+)
+DEAD = (
+    select(tables.dead_rows.c.row)
+    .where(tables.dead_rows.c.modality == bindparam("modality"))
+    .order_by(tables.dead_rows.c.row)
+)
+OWNERS = select(tables.segments.c.row, tables.segments.c.item_id).where(
+    tables.segments.c.modality == bindparam("modality")
+)
+ROWS_BY_KEY = (
+    select(tables.items.c.key, tables.segments.c.modality, tables.segments.c.row)
+    .join(tables.segments)
+    .where(tables.items.c.key.in_(WANTED))
+    .order_by(tables.segments.c.item_id, tables.segments.c.ordinal)
+)
+SEGMENTS = (
+    ITEM.add_columns(
+        tables.segments.c.row, tables.segments.c.span_start, tables.segments.c.span_end
+    )
+    .join(tables.segments)
+    .order_by(tables.items.c.key, tables.segments.c.ordinal)
+)
+COUNTS = select(
+    tables.segments.c.modality,
+    func.count().label("segments"),
+    func.sum(tables.segments.c.ordinal == 0).label("items"),
+).group_by(tables.segments.c.modality)
+FAILURES = select(
+    tables.failures.c.source,
+    tables.failures.c.key,
+    tables.failures.c.error,
+    tables.failures.c.hint,
+    tables.failures.c.attempts,
+    tables.failures.c.first,
+    tables.failures.c.last,
+).order_by(tables.failures.c.source)
+JOB = select(tables.jobs).where(tables.jobs.c.output == bindparam("output"))
+
+
+# ---- the snapshot --------------------------------------------------------------------------------
+
+
+class Snapshot:
+    """One consistent state of the store."""
+
+    def __init__(self, connection: Connection, state: State) -> None:
+        self.connection = connection
+        self._state = state
+
+    @property
+    def state(self) -> State:
+        """What is known without asking."""
+        return self._state
+
+    @property
+    def version(self) -> int:
+        """The state of the items: every commit that changes them counts it up."""
+        return self.state.version
+
+    @property
+    def model(self) -> str:
+        """The name or path of the model that the vectors came from."""
+        return self.state.model
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of that model."""
+        return self.state.fingerprint
+
+    # ---- rows ------------------------------------------------------------------------------
+
+    def row_file(self, modality: Modality) -> RowFile | None:
+        """Return what is known of a modality's row file, or None when it has none."""
+        return self.state.row_files.get(modality)
+
+    def vectors(self, modality: Modality) -> NDArray[np.float32]:
+        """Return all rows of a modality, dead ones too, as a read-only map (rows, 256).
+
+        Raises:
+            CorruptData: The file is missing or too short.
+        """
+        file = self.row_file(modality)
+        if file is None or not file.rows:
+            return NO_ROWS
+        mapped = self.state.maps.get(modality)
+        if mapped is None:
+            mapped = MappedRows(file.path, file.rows)
+        return mapped.vectors()
+
+    def dead(self, modality: Modality) -> NDArray[np.int64]:
+        """Return the dead rows of a modality, sorted; read-only."""
+        return self.state.arrays.get(
+            ("dead", modality), lambda: self._numbers(DEAD, {"modality": modality})
+        )
+
+    def row_items(self, modality: Modality) -> NDArray[np.int64]:
+        """Return the item id of every row (rows,), -1 for dead ones; read-only."""
+        return self.state.arrays.get(("owners", modality), lambda: self._owners(modality))
+
+    def _owners(self, modality: Modality) -> NDArray[np.int64]:
+        file = self.row_file(modality)
+        owners = np.full(file.rows if file else 0, -1, np.int64)
+        # The driver's own tuples: SQLAlchemy's rows are ten times slower to make an array of.
+        cursor = self.connection.execute(OWNERS, {"modality": modality}).cursor
+        while page := cursor.fetchmany(PAGE):
+            pairs = np.array(page, np.int64)
+            owners[pairs[:, 0]] = pairs[:, 1]
+        return owners
+
+    def matching_rows(self, modality: Modality, condition: Filter) -> NDArray[np.int64]:
+        """Return the rows of the items that a filter lets through, sorted; read-only."""
+        query = (
+            select(tables.segments.c.row)
+            .join(tables.items)
+            .where(tables.segments.c.modality == modality, filter_to_sql(condition))
+        )
+        # Its text, for 1, 1.0 and true are one key of a dict but three filters.
+        key = ("filter", modality, repr(condition))
+        return self.state.arrays.get(key, lambda: np.sort(self._numbers(query)))
+
+    def index_file(self, modality: Modality) -> IndexFile | None:
+        """Return the index of a modality's current rows, or None when it has none."""
+        index, file = self.state.index_files.get(modality), self.row_file(modality)
+        if index is None or file is None:
+            return None
+        fits = index.generation == file.generation and index.rows <= file.rows
+        return index if fits else None
+
+    def matches(self, modality: Modality, wanted: NDArray[np.int64]) -> list[Match]:
+        """Return what each row stands for, in the order of ``wanted``.
+
+        Raises:
+            CorruptData: A row is dead or nobody's.
+        """
+        rows = wanted.tolist()
+        found = {
+            row.row: Match(
+                row.row, row.item_id, row.key, _span(modality, row.span_start, row.span_end)
+            )
+            for row in self._for_values(MATCHES, rows, modality=modality)
+        }
+        if len(found) < len(set(rows)):
+            lost = next(row for row in rows if row not in found)
+            raise CorruptData(
+                f"row {lost} of {modality} is no item's", hint="run: muomni verify --repair"
+            )
+        return [found[row] for row in rows]
+
+    # ---- items -----------------------------------------------------------------------------
+
+    def items(self, item_ids: Iterable[int]) -> dict[int, Item]:
+        """Return items by their ids."""
+        return {row.id: _item(row) for row in self._for_values(ITEMS_BY_ID, item_ids)}
+
+    def find(self, keys: Iterable[str]) -> dict[str, Item]:
+        """Return items by their keys."""
+        return {row.key: _item(row) for row in self._for_values(ITEMS_BY_KEY, keys)}
+
+    def keys_of(self, item_ids: Iterable[int]) -> dict[int, str]:
+        """Return the keys of items."""
+        return {row.id: row.key for row in self._for_values(KEYS_BY_ID, item_ids)}
+
+    def item_ids(self, keys: Iterable[str]) -> dict[str, int]:
+        """Return the ids of the keys that there are."""
+        return {row.key: row.id for row in self._for_values(IDS_BY_KEY, keys)}
+
+    def item_rows(self, keys: Iterable[str]) -> dict[str, tuple[Modality, NDArray[np.int64]]]:
+        """Return the modality and the rows of the items of ``keys``, segments in order."""
+        found: dict[str, tuple[Modality, list[int]]] = {}
+        for row in self._for_values(ROWS_BY_KEY, keys):
+            found.setdefault(row.key, (Modality(row.modality), []))[1].append(row.row)
+        return {key: (one, np.array(own, np.int64)) for key, (one, own) in found.items()}
+
+    def iter_items(
+        self,
+        condition: Filter | None = None,
+        modality: Sequence[Modality] | None = None,
+        *,
+        limit: int | None = None,
+    ) -> Iterator[Item]:
+        """Yield items by key."""
+        query = ITEM.order_by(tables.items.c.key).limit(limit)
+        if condition is not None:
+            query = query.where(filter_to_sql(condition))
+        if modality is not None:
+            query = query.where(tables.items.c.modality.in_([str(one) for one in modality]))
+        for row in self._streamed(query, ITEMS_PAGE):
+            yield _item(row)
+
+    def iter_keys(self) -> Iterator[str]:
+        """Yield all keys, sorted."""
+        for row in self._streamed(KEYS, PAGE):
+            yield row.key
+
+    def iter_segments(self) -> Iterator[tuple[Item, Span | None, int]]:
+        """Yield every segment with its item and its row, by key and place in the item."""
+        for row in self._streamed(SEGMENTS, ITEMS_PAGE):
+            item = _item(row)
+            yield item, _span(item.modality, row.span_start, row.span_end), row.row
+
+    def known(self, keys: Iterable[str]) -> dict[str, Known]:
+        """Return what is known of the keys that there are."""
+        return {row.key: _known(row) for row in self._for_values(KNOWN_BY_KEY, keys)}
+
+    def known_under(self, root: str) -> Iterator[Known]:
+        """Yield what is known of the items of a folder, by key."""
+        for row in self._streamed(KNOWN_BY_ROOT, ITEMS_PAGE, root=root):
+            yield _known(row)
+
+    def by_hash(self, hashes: Iterable[str]) -> dict[str, list[Known]]:
+        """Return the items with a content of these hashes, by key."""
+        found: dict[str, list[Known]] = {}
+        for row in self._for_values(KNOWN_BY_HASH, hashes):
+            found.setdefault(row.content_hash, []).append(_known(row))
+        return found
+
+    # ---- the rest ----------------------------------------------------------------------------
+
+    def counts(self) -> dict[Modality, dict[str, int]]:
+        """Return the numbers of items and segments of each modality that has any."""
+        return {
+            Modality(row.modality): {"items": row.items, "segments": row.segments}
+            for row in self.connection.execute(COUNTS)
+        }
+
+    def failures(self) -> list[Failure]:
+        """Return the inputs that could not be used, by source."""
+        return [Failure(*row) for row in self.connection.execute(FAILURES)]
+
+    def job(self, output: str) -> Job | None:
+        """Return the job that writes an output, or None."""
+        row = self.connection.execute(JOB, {"output": output}).mappings().one_or_none()
+        return None if row is None else Job(**row)
+
+    # ---- for checks --------------------------------------------------------------------------
+
+    def row_numbers(self, table: Table, modality: Modality) -> NDArray[np.int64]:
+        """Return the rows of a modality that a table speaks of."""
+        return self._numbers(select(table.c.row).where(table.c.modality == modality))
+
+    def block_sums(self, modality: Modality) -> dict[int, int]:
+        """Return the checksum of each block of a modality's rows."""
+        table = tables.row_blocks
+        query = select(table.c.block, table.c.checksum).where(table.c.modality == modality)
+        return {row.block: row.checksum for row in self.connection.execute(query)}
+
+    # ---- asking ------------------------------------------------------------------------------
+
+    def _for_values(self, query: Select[Any], values: Iterable[Any], **more: Any) -> Iterable[Any]:
+        return self.connection.execute(query, {"values": json.dumps(list(values)), **more})
+
+    def _streamed(self, query: Select[Any], page: int, **more: Any) -> Iterable[Any]:
+        return self.connection.execute(query, more).yield_per(page)
+
+    def _numbers(
+        self, query: Select[Any], parameters: Mapping[str, Any] | None = None
+    ) -> NDArray[np.int64]:
+        cursor: Any = self.connection.execute(query, parameters or {}).cursor
+        return np.fromiter((number for (number,) in cursor), np.int64)
+
+
+def _span(modality: Modality, start: int | None, end: int | None) -> Span | None:
+    if start is None or end is None or modality not in SPAN_UNITS:
+        return None
+    return Span(SPAN_UNITS[modality], start, end)
+
+
+def _item(row: Row[Any]) -> Item:
+    return Item(
+        key=row.key,
+        modality=Modality(row.modality),
+        source=row.source,
+        text=row.text,
+        metadata=json.loads(row.metadata),
+        segments=row.segments,
+        added=row.added,
+    )
+
+
+def _known(row: Row[Any]) -> Known:
+    return Known(
+        item_id=row.id,
+        key=row.key,
+        modality=Modality(row.modality),
+        root=row.root,
+        source=row.source,
+        size=row.size,
+        mtime_ns=row.mtime_ns,
+        content_hash=row.content_hash,
+        metadata=json.loads(row.metadata),
+    )

@@ -1,0 +1,552 @@
+"""Writing: a ``Writer`` is one critical section under the write lock.
+
+Rows are appended and brought to the disk first, the commit that makes them count comes last. What
+an exception, a full disk or a kill leaves behind them is cut off by this writer or by the next.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, update
+from sqlalchemy.dialects.sqlite import dialect
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from muomni_search.errors import Conflict, InvalidInput, MuomniError
+from muomni_search.items import DIM, Modality, Problem, Record
+from muomni_search.store import durable, rows, tables
+from muomni_search.store.engine import disk_errors, driver_connection
+from muomni_search.store.records import IndexFile, Job, NewItem, RowFile
+from muomni_search.store.snapshot import INDEX, WANTED, Snapshot, State, read_state, row_path
+
+__all__ = ["Writer", "now"]
+
+# ---- statements ----------------------------------------------------------------------------------
+
+NEXT_ID = select(func.coalesce(func.max(tables.items.c.id), 0) + 1)
+CHANGE_ITEM = update(tables.items).where(tables.items.c.key == bindparam("old_key"))
+DELETE_ITEMS = delete(tables.items).where(tables.items.c.id.in_(WANTED))
+OWN_SEGMENTS = tables.segments.c.item_id.in_(WANTED)
+COUNT_SEGMENTS = (
+    select(tables.segments.c.modality, func.count().label("rows"))
+    .where(OWN_SEGMENTS)
+    .group_by(tables.segments.c.modality)
+)
+# A damaged store may have segments that are dead already; its repair counts them anew.
+BURY_SEGMENTS = (
+    insert(tables.dead_rows)
+    .prefix_with("OR IGNORE")
+    .from_select(
+        ["modality", "row"],
+        select(tables.segments.c.modality, tables.segments.c.row).where(OWN_SEGMENTS),
+    )
+)
+DELETE_SEGMENTS = delete(tables.segments).where(OWN_SEGMENTS)
+COUNT_DEAD = (
+    update(tables.row_files)
+    .where(tables.row_files.c.modality == bindparam("own"))
+    .values(dead=tables.row_files.c.dead + bindparam("more"))
+)
+DELETE_FAILURES = delete(tables.failures).where(tables.failures.c.source.in_(WANTED))
+FAIL = upsert(tables.failures)
+FAIL_AGAIN = FAIL.on_conflict_do_update(
+    index_elements=["source"],
+    set_={
+        "key": FAIL.excluded.key,
+        "error": FAIL.excluded.error,
+        "hint": FAIL.excluded.hint,
+        "attempts": tables.failures.c.attempts + 1,
+        "last": FAIL.excluded.last,
+    },
+)
+
+
+@cache
+def insert_sql(table: Table) -> str:
+    """Return an INSERT for the driver, its values in the order of the table's columns."""
+    return str(insert(table).compile(dialect=dialect()))
+
+
+# ---- the writer ----------------------------------------------------------------------------------
+
+
+class Writer(Snapshot):
+    """The one who may change the store; sees what it has done itself."""
+
+    def __init__(self, connection: Connection, directory: Path) -> None:
+        super().__init__(connection, read_state(connection, directory))
+        self._directory = directory
+        self._is_stale = False
+        self._items_changed = False
+        self._lengths: dict[Path, int] = {}  # rows that files had before
+        self._useless: list[Path] = []
+
+    @property
+    def state(self) -> State:
+        """What is known, with this writer's own changes."""
+        if self._is_stale:
+            self._state = read_state(self.connection, self._directory)
+            self._is_stale = False
+        return self._state
+
+    def _changes(self, *, items: bool = True) -> None:
+        """Say that the next statement changes something."""
+        self._is_stale = True
+        self._items_changed |= items
+
+    # ---- items -----------------------------------------------------------------------------
+
+    def put(self, items: Sequence[NewItem]) -> None:
+        """Store items, new or in place of those with the same keys; the last one of a key counts.
+
+        Failures that were written down for their sources are forgotten.
+
+        Raises:
+            InvalidInput: Metadata that is not JSON, vectors that are no unit rows of 256; nothing
+                was stored then.
+            CorruptData: A row file lost rows.
+            MuomniError: The disk is full, or cannot be written to.
+        """
+        newest = {item.key: item for item in items}
+        if not newest:
+            return
+        for item in newest.values():
+            _check(item)
+        documents = {key: to_json(item.metadata, key) for key, item in newest.items()}
+        groups = {
+            modality: [item for item in newest.values() if item.modality == modality]
+            for modality in sorted({item.modality for item in newest.values()})
+        }
+        stacked = {modality: _stack(group) for modality, group in groups.items()}
+        self._changes()
+        starts = {modality: self._append(modality, stacked[modality]) for modality in groups}
+        ids = self._store_items(newest, documents)
+        for modality, group in groups.items():
+            self._store_segments(modality, starts[modality], group, ids)
+        self._forget_failures(newest.values())
+
+    def _append(self, modality: Modality, vectors: NDArray[np.float32]) -> int:
+        """Append rows to a modality's file, and count them; return the number of the first."""
+        file = self.row_file(modality)
+        if file is None:
+            file = RowFile(modality, 0, row_path(self._directory, modality, 0), 0, 0)
+            self._insert(tables.row_files, [(modality, 0, 0, 0)])
+        with disk_errors(file.path):
+            self._lengths.setdefault(file.path, file.rows)
+            rows.append_rows(file.path, file.rows, vectors)
+        self._set_row_file(modality, rows=file.rows + len(vectors))
+        self._write_checksums(modality, file.rows, vectors)
+        return file.rows
+
+    def _store_items(
+        self, items: Mapping[str, NewItem], documents: Mapping[str, str]
+    ) -> dict[str, int]:
+        """Insert or update rows of ``items``; return the id of each key."""
+        ids = self.item_ids(items)
+        self._bury(ids.values())
+        next_id = self.connection.execute(NEXT_ID).scalar_one()
+        stamp = now()
+        fresh, changed = [], []
+        for key, item in items.items():
+            values = (
+                str(item.modality),
+                item.source,
+                item.root,
+                item.text,
+                documents[key],
+                item.content_hash,
+                item.size,
+                item.mtime_ns,
+            )
+            if key in ids:
+                changed.append((*values, ids[key]))
+            else:
+                ids[key] = next_id
+                fresh.append((next_id, key, *values, stamp))
+                next_id += 1
+        self._insert(tables.items, fresh)
+        if changed:
+            # Like the inserts, straight to the driver: half of the time goes otherwise into
+            # SQLAlchemy's parameters.
+            self.connection.exec_driver_sql(
+                "UPDATE items SET modality = ?, source = ?, root = ?, text = ?, metadata = ?,"
+                " content_hash = ?, size = ?, mtime_ns = ? WHERE id = ?",
+                changed,
+            )
+        return ids
+
+    def _store_segments(
+        self, modality: Modality, start: int, items: Iterable[NewItem], ids: Mapping[str, int]
+    ) -> None:
+        name, row = str(modality), start
+        segments = []
+        for item in items:
+            item_id = ids[item.key]
+            for ordinal, span in enumerate(item.spans):
+                begin, end = (span.start, span.end) if span else (None, None)
+                segments.append((name, row, item_id, ordinal, begin, end))
+                row += 1
+        self._insert(tables.segments, segments)
+
+    def _forget_failures(self, items: Iterable[NewItem]) -> None:
+        if self.connection.execute(select(tables.failures.c.source).limit(1)).first() is not None:
+            self.clear_failures(
+                [name for item in items for name in (item.source, item.key) if name]
+            )
+
+    def touch(self, key: str, record: Record, content_hash: str) -> None:
+        """Write down what changed about an item whose content did not; no item, nothing done."""
+        values = _outside(record)
+        self._changes()
+        self.connection.execute(
+            CHANGE_ITEM, {"old_key": key, **values, "content_hash": content_hash}
+        )
+
+    def move(self, key: str, record: Record) -> None:
+        """Give an item the key, source and metadata of a record; its vectors stay.
+
+        Raises:
+            Conflict: The new key is another item's.
+        """
+        _check_key(record.key)
+        values = _outside(record)
+        if record.key != key and record.key in self.item_ids([record.key]):
+            raise Conflict(
+                f"{key!r} cannot become {record.key!r}, which is there already", hint="try again"
+            )
+        self._changes()
+        self.connection.execute(CHANGE_ITEM, {"old_key": key, **values, "key": record.key})
+
+    def delete(self, keys: Sequence[str]) -> int:
+        """Delete the items of ``keys``; return how many there were."""
+        doomed = list(self.item_ids(keys).values())
+        if doomed:
+            self._changes()
+            self._bury(doomed)
+            self.connection.execute(DELETE_ITEMS, {"values": json.dumps(doomed)})
+        return len(doomed)
+
+    def _bury(self, item_ids: Iterable[int]) -> None:
+        """Make the rows of items dead."""
+        values = {"values": json.dumps(list(item_ids))}
+        counts = self.connection.execute(COUNT_SEGMENTS, values).all()
+        if not counts:
+            return
+        self.connection.execute(BURY_SEGMENTS, values)
+        self.connection.execute(DELETE_SEGMENTS, values)
+        for modality, count in counts:
+            self.connection.execute(COUNT_DEAD, {"own": modality, "more": count})
+
+    # ---- failures, indexes, jobs -------------------------------------------------------------
+
+    def fail(self, problems: Sequence[Problem]) -> None:
+        """Write down inputs that could not be used, once more for those that failed before."""
+        if not problems:
+            return
+        stamp = now()
+        self._changes(items=False)
+        self.connection.execute(
+            FAIL_AGAIN,
+            [
+                {
+                    "source": legible(problem.source),
+                    "key": None if problem.key is None else legible(problem.key),
+                    "error": legible(problem.error),
+                    "hint": legible(problem.hint),
+                    "attempts": 1,
+                    "first": stamp,
+                    "last": stamp,
+                }
+                for problem in problems
+            ],
+        )
+
+    def clear_failures(self, sources: Sequence[str]) -> None:
+        """Forget the failures of inputs that are mended or gone."""
+        if sources:
+            self._changes(items=False)
+            self.connection.execute(
+                DELETE_FAILURES, {"values": json.dumps([legible(source) for source in sources])}
+            )
+
+    def set_index(self, index: IndexFile) -> None:
+        """Make a finished file the index of its modality; the one before it is removed.
+
+        Raises:
+            Conflict: The file is not there, or not of its length.
+        """
+        path = self._directory / INDEX / index.name
+        if not path.is_file() or path.stat().st_size != index.bytes:
+            raise Conflict(f"{path} went away before it was recorded", hint="run: muomni rebuild")
+        self.drop_index(index.modality, keep=index.name)
+        params = json.dumps(dict(index.params), sort_keys=True)
+        self._insert(
+            tables.index_files,
+            [
+                (
+                    str(index.modality),
+                    index.generation,
+                    index.name,
+                    index.kind,
+                    index.rows,
+                    index.bytes,
+                    index.checksum,
+                    params,
+                    now(),
+                )
+            ],
+        )
+
+    def drop_index(self, modality: Modality, *, keep: str | None = None) -> None:
+        """Forget the index of a modality and remove its file, unless its name is ``keep``."""
+        table = tables.index_files
+        own = table.c.modality == modality
+        name = self.connection.execute(select(table.c.name).where(own)).scalar()
+        if name is None:
+            return
+        self._changes(items=False)
+        self.connection.execute(delete(table).where(own))
+        if name != keep:
+            self._useless.append(self._directory / INDEX / name)
+
+    def set_job(self, job: Job) -> None:
+        """Write down how far a job is."""
+        values = {
+            "fingerprint": job.fingerprint,
+            "done": job.done,
+            "total": job.total,
+            "state": job.state,
+            "updated": now(),
+        }
+        statement = upsert(tables.jobs).values(output=job.output, **values)
+        self._changes(items=False)
+        self.connection.execute(
+            statement.on_conflict_do_update(index_elements=["output"], set_=values)
+        )
+
+    def drop_job(self, output: str) -> None:
+        """Forget a job."""
+        self._changes(items=False)
+        self.connection.execute(delete(tables.jobs).where(tables.jobs.c.output == output))
+
+    # ---- mending -----------------------------------------------------------------------------
+
+    def lose_items(self, item_ids: Iterable[int], reason: str) -> list[str]:
+        """Delete items that cannot be had back, list them as failures; return their keys."""
+        lost = [item for _, item in sorted(self.items(item_ids).items())]
+        hint = "add it again, which encodes it anew"
+        self.fail(
+            [
+                Problem(item.source or item.key, f"{item.key}: {reason}", hint, item.key)
+                for item in lost
+            ]
+        )
+        self.delete([item.key for item in lost])
+        return [item.key for item in lost]
+
+    def forget_ownerless_segments(self) -> None:
+        """Drop the segments whose items are not there."""
+        table = tables.segments
+        self._changes()
+        self.connection.execute(
+            delete(table).where(table.c.item_id.not_in(select(tables.items.c.id)))
+        )
+
+    def set_dead(self, modality: Modality, dead: NDArray[np.int64]) -> None:
+        """Let exactly these rows be the dead ones."""
+        table = tables.dead_rows
+        self._changes()
+        self.connection.execute(delete(table).where(table.c.modality == modality))
+        self._insert(table, [(str(modality), row) for row in dead.tolist()])
+        self._set_row_file(modality, dead=len(dead))
+
+    def replace_row_file(self, modality: Modality, blocks: Iterable[NDArray[np.float32]]) -> None:
+        """Write all rows of a modality into a new generation, each under its old number.
+
+        Args:
+            modality: Whose rows.
+            blocks: The rows, in order.
+        """
+        old = self.state.row_files[modality]
+        generation, start = old.generation + 1, 0
+        path = row_path(self._directory, modality, generation)
+        self._changes()
+        self.drop_index(modality)
+        table = tables.row_blocks
+        self.connection.execute(delete(table).where(table.c.modality == modality))
+        self._lengths[path] = 0
+        with disk_errors(path):
+            path.unlink(missing_ok=True)
+            for block in blocks:
+                rows.append_rows(path, start, block)
+                self._write_checksums(modality, start, block)
+                start += len(block)
+        self._set_row_file(modality, generation=generation, rows=start)
+        self._useless.append(old.path)
+
+    # ---- tables ------------------------------------------------------------------------------
+
+    def _insert(self, table: Table, values: list[tuple[Any, ...]]) -> None:
+        if values:
+            self.connection.exec_driver_sql(insert_sql(table), values)
+
+    def _set_row_file(self, modality: Modality, **values: int) -> None:
+        table = tables.row_files
+        self._is_stale = True
+        self.connection.execute(update(table).where(table.c.modality == modality).values(**values))
+
+    def _write_checksums(
+        self, modality: Modality, start: int, vectors: NDArray[np.float32]
+    ) -> None:
+        table = tables.row_blocks
+        own = (table.c.modality == modality, table.c.block == start // rows.BLOCK_ROWS)
+        previous = self.connection.execute(select(table.c.checksum).where(*own)).scalar()
+        sums = [
+            {"modality": modality, "block": block, "checksum": checksum}
+            for block, checksum in rows.block_checksums(
+                vectors, start=start, previous=previous or 0
+            )
+        ]
+        statement = upsert(table)
+        self.connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=["modality", "block"],
+                set_={"checksum": statement.excluded.checksum},
+            ),
+            sums,
+        )
+
+    # ---- the end of a write ------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Count the state up, as the last statement before the commit.
+
+        Raises:
+            MuomniError: SQLite gave the transaction up after an error that nobody heeded.
+        """
+        if not driver_connection(self.connection).in_transaction:
+            raise MuomniError("the write failed and was taken back", hint="try again")
+        table = tables.collection
+        step = int(self._items_changed)
+        self.connection.execute(
+            update(table).values(revision=table.c.revision + 1, version=table.c.version + step)
+        )
+
+    def undo(self) -> None:
+        """Take back what was written to files, as far as the disk lets us; before the rollback.
+
+        Never after a commit was tried: one that failed may still have reached the disk.
+        """
+        for path, length in self._lengths.items():
+            with suppress(OSError, MuomniError):
+                if length:
+                    rows.cut_rows(path, length)
+                else:
+                    path.unlink(missing_ok=True)
+
+    def clean_up(self) -> None:
+        """Remove the files that the commit has made useless; the next writer sweeps the rest."""
+        for path in self._useless:
+            with suppress(OSError):
+                durable.unlink(path)
+
+
+def now() -> str:
+    """Return the time, ISO 8601 in UTC."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+# ---- what may be stored --------------------------------------------------------------------------
+
+
+def _check(item: NewItem) -> None:
+    _check_key(item.key)
+    _check_texts(item.key, item.source, item.root, item.text)
+    if len(item.spans) != len(item.vectors) or not len(item.vectors):
+        raise InvalidInput(
+            f"{item.key}: {len(item.vectors)} vectors for {len(item.spans)} segments, "
+            "expected one each and at least one"
+        )
+
+
+def _check_key(key: str) -> None:
+    _check_texts(key, key)
+    if not key or "\0" in key:
+        # SQLite's JSON, by which keys are looked up, ends texts at a NUL.
+        raise InvalidInput(f"{key!r} cannot be a key", hint="give it a name without NUL")
+
+
+def _check_texts(key: str, *texts: str | None) -> None:
+    try:
+        for text in texts:
+            if text is not None:
+                text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(
+            f"{legible(key)} has a text with half a character in it: {error}",
+            hint="save it as valid UTF-8",
+        ) from error
+
+
+def _stack(items: Sequence[NewItem]) -> NDArray[np.float32]:
+    try:
+        vectors = np.concatenate([item.vectors for item in items], dtype=np.float32)
+    except ValueError as error:
+        raise InvalidInput(f"vectors of different shapes: {error}") from error
+    if vectors.ndim != 2 or vectors.shape[1] != DIM:
+        raise InvalidInput(f"vectors of shape {vectors.shape}, expected (n, {DIM})")
+    bad = np.flatnonzero(~rows.are_unit(vectors))
+    if len(bad):
+        ends = np.cumsum([len(item.vectors) for item in items])
+        item = items[int(np.searchsorted(ends, bad[0], side="right"))]
+        raise InvalidInput(f"{item.key}: its vector is not finite and of length 1")
+    return vectors
+
+
+def _outside(record: Record) -> dict[str, Any]:
+    """Return what can change about an item while its content stays."""
+    _check_texts(record.key, record.source, record.root)
+    return {
+        "source": record.source,
+        "root": record.root,
+        "metadata": to_json(record.metadata, record.key),
+        "size": record.size,
+        "mtime_ns": record.mtime_ns,
+    }
+
+
+ENCODER = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
+)
+
+
+def to_json(metadata: Mapping[str, Any] | None, key: str) -> str:
+    """Return metadata as JSON, its keys sorted.
+
+    Raises:
+        InvalidInput: It is not JSON: NaN, dates, bytes, …
+    """
+    if not metadata:
+        return "{}"
+    try:
+        text = ENCODER.encode(dict(metadata))
+        text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInput(
+            f"the metadata of {legible(key)} is no JSON object: {error}",
+            hint="use valid text, finite numbers, true, false, null, lists and objects",
+        ) from error
+    return text
+
+
+def legible(text: str) -> str:
+    """Return a text with what is no character in it replaced, so that it can be shown."""
+    return text.encode(errors="replace").decode()
