@@ -101,7 +101,7 @@ def load(path: Path, *, bytes: int, checksum: str) -> FourBitScan:  # noqa: A002
         raise NotFound(f"{path} is missing", hint=HINT) from error
     except OSError as error:
         raise CorruptData(f"{path}: {error.strerror}", hint=HINT) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # json gives up on deep nesting with the latter
         raise CorruptData(f"{path}: {error}", hint=HINT) from error
 
 

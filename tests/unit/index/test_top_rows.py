@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from muomni_search.index import planner
+from muomni_search.index.exact import exact_top_rows
+from muomni_search.vectors import normalise
+
+NOTHING = np.empty(0, np.int64)
+
+
+def rows_of(count: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return normalise(rng.standard_normal((count, 256)) * (np.arange(256) + 1.0) ** -0.5)
+
+
+@pytest.fixture(scope="module")
+def vectors():
+    return rows_of(8_000, 1)
+
+
+@pytest.fixture(scope="module")
+def queries():
+    return rows_of(20, 2)
+
+
+@pytest.fixture(scope="module")
+def index(vectors):
+    return planner.build_index(vectors)
+
+
+def assert_same(found, expected, *, how="exact"):
+    assert found.rows.tolist() == expected.rows.tolist()
+    assert found.cosines.tobytes() == expected.cosines.tobytes()
+    assert found.how == how
+
+
+def nearest(vectors, query, count: int) -> np.ndarray:
+    return exact_top_rows(query, vectors, k=count, dead=NOTHING).rows[:count]
+
+
+# ---- all rows -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [1, 10, 500, 8_000, 9_000])
+def test_comparing_all_rows_gives_what_the_oracle_gives(vectors, queries, k):
+    dead = np.arange(0, 8_000, 7)
+    for query in queries[:5]:
+        assert_same(
+            planner.top_rows(query, vectors, k=k, dead=dead),
+            exact_top_rows(query, vectors, k=k, dead=dead),
+        )
+
+
+def test_no_rows_give_no_answer(queries):
+    empty = np.empty((0, 256), np.float32)
+    assert len(planner.top_rows(queries[0], empty, k=5, dead=NOTHING).rows) == 0
+    assert len(planner.top_rows_many(queries, empty, k=5, dead=NOTHING)) == len(queries)
+
+
+def test_dead_rows_alone_give_no_answer(vectors, queries):
+    dead = np.arange(50)
+    found = planner.top_rows(queries[0], vectors[:50], k=5, dead=dead)
+    assert len(found.rows) == len(found.cosines) == 0
+    for found in planner.top_rows_many(queries, vectors[:50], k=5, dead=dead):
+        assert len(found.rows) == 0
+
+
+def test_all_rows_tied_with_the_last_come_by_row(vectors):
+    many = vectors[:2_000].copy()
+    equal = np.sort(np.random.default_rng(3).choice(2_000, 301, replace=False))
+    many[equal] = vectors[7_000]
+    found = planner.top_rows(vectors[7_000], many, k=10, dead=NOTHING)
+    assert found.rows.tolist() == equal.tolist()
+    for found in planner.top_rows_many(vectors[7_000:7_003], many, k=10, dead=NOTHING)[:1]:
+        assert found.rows.tolist() == equal.tolist()
+
+
+def test_rows_may_be_a_read_only_memory_map(vectors, queries, tmp_path):
+    vectors.tofile(tmp_path / "rows.f32")
+    mapped = np.memmap(tmp_path / "rows.f32", np.float32, "r", shape=vectors.shape)
+    for some in (None, np.arange(0, 8_000, 3), np.arange(0, 8_000, 30)):
+        assert_same(
+            planner.top_rows(queries[0], mapped, k=10, dead=NOTHING, allowed=some),
+            exact_top_rows(queries[0], vectors, k=10, dead=NOTHING, allowed=some),
+        )
+    found = planner.top_rows_many(queries, mapped, k=10, dead=np.arange(9))
+    assert_same(found[0], exact_top_rows(queries[0], vectors, k=10, dead=np.arange(9)))
+
+
+def test_an_exact_search_needs_no_faiss():
+    code = (
+        "import sys, numpy as np\n"
+        "from muomni_search.index.planner import top_rows\n"
+        "eye = np.eye(256, dtype=np.float32)\n"
+        "assert top_rows(eye[3], eye, k=1, dead=np.empty(0, np.int64)).rows.tolist() == [3]\n"
+        "assert 'faiss' not in sys.modules and 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=dict(os.environ))
+
+
+# ---- filters ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.26, 0.24, 0.05, 0.001])
+def test_a_filter_gives_what_the_oracle_gives(vectors, queries, index, share):
+    allowed = np.flatnonzero(np.random.default_rng(4).random(8_000) < share)
+    for query in queries[:5]:
+        assert_same(
+            planner.top_rows(query, vectors, k=10, dead=NOTHING, allowed=allowed, index=index),
+            exact_top_rows(query, vectors, k=10, dead=NOTHING, allowed=allowed),
+        )
+
+
+def test_a_filter_that_lets_nothing_through_gives_no_answer(vectors, queries, index):
+    found = planner.top_rows(queries[0], vectors, k=10, dead=NOTHING, allowed=NOTHING, index=index)
+    assert len(found.rows) == 0
+    for found in planner.top_rows_many(queries, vectors, k=10, dead=NOTHING, allowed=NOTHING):
+        assert len(found.rows) == 0
+
+
+def test_a_filter_on_the_farthest_rows_still_finds_the_best_of_them(vectors, queries, index):
+    far = np.sort(np.argsort(vectors @ queries[0])[:300])
+    found = planner.top_rows(queries[0], vectors, k=10, dead=NOTHING, allowed=far, index=index)
+    assert_same(found, exact_top_rows(queries[0], vectors, k=10, dead=NOTHING, allowed=far))
+
+
+# ---- by the index -------------------------------------------------------------------------
+
+
+def test_the_index_answers_nearly_as_the_oracle_does_and_says_so(vectors, queries, index):
+    shared = []
+    for query in queries:
+        found = planner.top_rows(query, vectors, k=10, dead=NOTHING, index=index)
+        best = exact_top_rows(query, vectors, k=10, dead=NOTHING)
+        shared.append(np.isin(best.rows, found.rows).mean())
+        assert len(found.rows) >= 10
+        assert np.all(np.diff(found.cosines) <= 0)
+        if found.how == "exact":
+            assert_same(found, best)
+    assert np.mean(shared) > 0.95
+    found = planner.top_rows(vectors[5], vectors, k=1, dead=NOTHING, index=index)
+    assert (found.rows.tolist(), found.how) == ([5], "ann")
+
+
+def test_exact_asked_for_is_exact_whatever_index_there_is(vectors, queries, index):
+    found = planner.top_rows(queries[0], vectors, k=10, dead=NOTHING, index=index, exact=True)
+    assert_same(found, exact_top_rows(queries[0], vectors, k=10, dead=NOTHING))
+
+
+@pytest.mark.parametrize("dropped", [50, 150, 195])
+def test_dead_rows_among_the_nearest_cost_no_hit(vectors, index, dropped):
+    query = vectors[17]
+    dead = np.sort(nearest(vectors, query, 200)[:dropped])
+    found = planner.top_rows(query, vectors, k=10, dead=dead, index=index)
+    best = exact_top_rows(query, vectors, k=10, dead=dead)
+    assert not np.isin(found.rows, dead).any()
+    assert found.rows.tolist() == best.rows.tolist()
+
+
+def test_nearly_all_rows_dead_cost_no_hit(vectors, queries, index):
+    alive = np.sort(np.random.default_rng(5).choice(8_000, 25, replace=False))
+    dead = np.setdiff1d(np.arange(8_000), alive)
+    for k in (10, 25, 100):
+        assert_same(
+            planner.top_rows(queries[0], vectors, k=k, dead=dead, index=index),
+            exact_top_rows(queries[0], vectors, k=k, dead=dead),
+        )
+
+
+def test_rows_added_since_the_index_was_built_are_found(vectors, index):
+    more = np.concatenate([vectors, rows_of(900, 6)])
+    query = more[8_400]
+    found = planner.top_rows(query, more, k=1, dead=NOTHING, index=index)
+    assert (found.rows.tolist(), found.how) == ([8_400], "ann")
+    found = planner.top_rows(query, more, k=1, dead=np.array([3, 8_400]), index=index)
+    assert 8_400 not in found.rows
+
+
+def test_a_run_of_equal_rows_that_overruns_the_candidates_is_found_whole(vectors):
+    many = vectors.copy()
+    equal = np.sort(np.random.default_rng(7).choice(8_000, 301, replace=False))
+    many[equal] = vectors[0]
+    found = planner.top_rows(vectors[0], many, k=10, dead=NOTHING, index=planner.build_index(many))
+    assert set(equal) <= set(found.rows.tolist())
+    assert np.ptp(found.cosines) == 0
+
+
+def test_rows_that_are_all_equal_are_all_found(vectors):
+    many = np.repeat(vectors[:1], 2_500, axis=0)
+    found = planner.top_rows(vectors[0], many, k=10, dead=NOTHING, index=planner.build_index(many))
+    assert found.rows.tolist() == list(range(2_500))
+
+
+def test_more_hits_than_the_index_can_propose_are_found_exactly(vectors, queries, index):
+    found = planner.top_rows(queries[0], vectors, k=5_000, dead=NOTHING, index=index)
+    assert_same(found, exact_top_rows(queries[0], vectors, k=5_000, dead=NOTHING))
+
+
+# ---- batches ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [1, 10, 100, 9_000])
+@pytest.mark.parametrize("case", ["all", "dead", "allowed"])
+def test_a_batch_gives_what_single_exact_queries_give(vectors, queries, monkeypatch, k, case):
+    monkeypatch.setattr(planner, "QUERY_BLOCK", 8)
+    monkeypatch.setattr(planner, "TILE_ROWS", 1_000)
+    dead = np.arange(0, 8_000, 3) if case == "dead" else NOTHING
+    allowed = np.arange(0, 8_000, 5) if case == "allowed" else None
+    found = planner.top_rows_many(queries, vectors, k=k, dead=dead, allowed=allowed)
+    for query, one in zip(queries, found, strict=True):
+        assert_same(
+            one, planner.top_rows(query, vectors, k=k, dead=dead, allowed=allowed, exact=True)
+        )
+
+
+def test_a_batch_survives_tiles_without_a_live_row(vectors, queries, monkeypatch):
+    monkeypatch.setattr(planner, "TILE_ROWS", 100)
+    dead = np.concatenate([np.arange(250), np.arange(400, 1_000)])
+    for query, one in zip(
+        queries, planner.top_rows_many(queries, vectors[:1_000], k=10, dead=dead), strict=True
+    ):
+        assert_same(one, exact_top_rows(query, vectors[:1_000], k=10, dead=dead))
+
+
+def test_no_queries_give_no_answers(vectors):
+    assert planner.top_rows_many(vectors[:0], vectors, k=10, dead=NOTHING) == []
+
+
+# ---- when to build ------------------------------------------------------------------------
+
+
+def test_few_rows_need_no_index():
+    assert planner.choose_kind(0) == planner.choose_kind(planner.EXACT_ROWS) == "exact"
+    assert planner.choose_kind(planner.EXACT_ROWS + 1) == "ann"
+    assert not planner.is_index_due(rows=planner.EXACT_ROWS, covered=0)
+
+
+def test_an_index_is_due_when_many_rows_came_since():
+    assert planner.is_index_due(rows=50_000, covered=0)
+    assert not planner.is_index_due(rows=50_000, covered=49_000)
+    assert not planner.is_index_due(rows=1_000_000, covered=900_000)
+    assert planner.is_index_due(rows=1_000_000, covered=700_000)
