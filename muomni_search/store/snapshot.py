@@ -172,6 +172,7 @@ WANTED = select(func.json_each(bindparam("values")).table_valued("value", name="
 SEGMENT_COUNT = (
     select(func.count())
     .where(tables.segments.c.item_id == tables.items.c.id)
+    .correlate(tables.items)
     .scalar_subquery()
     .label("segments")
 )
@@ -325,14 +326,17 @@ class Snapshot:
 
     def matching_rows(self, modality: Modality, condition: Filter) -> NDArray[np.int64]:
         """Return the rows of the items that a filter lets through, sorted; read-only."""
+        # Its text, for 1, 1.0 and true are one key of a dict but three filters.
+        key = ("filter", modality, repr(condition))
+        return self.state.arrays.get(key, lambda: self._matching(modality, condition))
+
+    def _matching(self, modality: Modality, condition: Filter) -> NDArray[np.int64]:
         query = (
             select(tables.segments.c.row)
             .join(tables.items)
             .where(tables.segments.c.modality == modality, filter_to_sql(condition))
         )
-        # Its text, for 1, 1.0 and true are one key of a dict but three filters.
-        key = ("filter", modality, repr(condition))
-        return self.state.arrays.get(key, lambda: np.sort(self._numbers(query)))
+        return np.sort(self._numbers(query))
 
     def index_file(self, modality: Modality) -> IndexFile | None:
         """Return the index of a modality's current rows, or None when it has none."""
@@ -463,7 +467,7 @@ class Snapshot:
     # ---- asking ------------------------------------------------------------------------------
 
     def _for_values(self, query: Select[Any], values: Iterable[Any], **more: Any) -> Iterable[Any]:
-        return self.connection.execute(query, {"values": json.dumps(list(values)), **more})
+        return self.connection.execute(query, {"values": json.dumps(list(values)), **more}).all()
 
     def _streamed(self, query: Select[Any], page: int, **more: Any) -> Iterable[Any]:
         return self.connection.execute(query, more).yield_per(page)

@@ -46,8 +46,9 @@ NUMBERS = ("integer", "real")
 # Names that JSON writes as they are, so that a JSON path finds them by their bytes; how a path
 # could spell any other differs from one version of SQLite to the next.
 PLAIN_NAME = re.compile(r'[^"\\\x00-\x1f]+')
-# SQLite refuses expressions nested deeper than 1000, and a chain of "and" is as deep as it is long.
-MAX_TESTS = 500
+# SQLite refuses expressions nested deeper than 1000, and a chain of "and" is as deep as it is long;
+# a test takes up to four of these.
+MAX_TESTS = 200
 
 
 class _Field(NamedTuple):

@@ -200,11 +200,9 @@ class Store:
                 try:
                     yield writer
                     writer.finish()
-                    durable.step("before commit")
                 except BaseException:
                     writer.undo()
                     raise
-            durable.step("after commit")
             writer.clean_up()
 
     # ---- checking and mending --------------------------------------------------------------

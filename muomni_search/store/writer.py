@@ -395,6 +395,7 @@ class Writer(Snapshot):
     # ---- tables ------------------------------------------------------------------------------
 
     def _insert(self, table: Table, values: list[tuple[Any, ...]]) -> None:
+        self._is_stale = True
         if values:
             self.connection.exec_driver_sql(insert_sql(table), values)
 
@@ -427,7 +428,7 @@ class Writer(Snapshot):
     # ---- the end of a write ------------------------------------------------------------------
 
     def finish(self) -> None:
-        """Count the state up, as the last statement before the commit.
+        """Count the state up, the last thing before the commit.
 
         Raises:
             MuomniError: SQLite gave the transaction up after an error that nobody heeded.
@@ -439,6 +440,8 @@ class Writer(Snapshot):
         self.connection.execute(
             update(table).values(revision=table.c.revision + 1, version=table.c.version + step)
         )
+        with disk_errors(self._directory):
+            durable.step("before commit")
 
     def undo(self) -> None:
         """Take back what was written to files, as far as the disk lets us; before the rollback.
@@ -453,9 +456,13 @@ class Writer(Snapshot):
                     path.unlink(missing_ok=True)
 
     def clean_up(self) -> None:
-        """Remove the files that the commit has made useless; the next writer sweeps the rest."""
-        for path in self._useless:
-            with suppress(OSError):
+        """Remove the files that the commit has made useless.
+
+        One that stays, because the disk or the process fails here, is the next writer's to sweep.
+        """
+        with suppress(OSError):
+            durable.step("after commit")
+            for path in self._useless:
                 durable.unlink(path)
 
 
