@@ -7,6 +7,8 @@ Grammar (keywords in any case)::
     test := field ("=" | "!=" | "<" | "<=" | ">" | ">=") literal
           | field ["not"] "in" "(" literal, … ")" | field "contains" literal
           | field "is" ["not"] "null"
+    field := name ("." name)*;  name := identifier | '"' … '"', a quote inside doubled
+    literal := "'" … "'", a quote inside doubled | number | "true" | "false"
 
 What a test means is decided where it is turned into SQL, and said in
 ``docs/reference/filters.md``.
@@ -16,9 +18,10 @@ from __future__ import annotations
 
 import math
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from muomni_search.errors import InvalidInput
 
@@ -28,6 +31,10 @@ Literal = str | int | float | bool
 COMPARISONS = ("=", "!=", "<", "<=", ">", ">=")
 # Deeper than any person writes, shallower than Python's stack.
 MAX_DEPTH = 50
+# The words that join tests: as the name of a field they stand in quotes.
+JOINING = ("and", "or", "not")
+# How many characters an error shows on either side of the place that it means.
+SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,35 +128,39 @@ class _Parser:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._tokens = list(self._read())
+        self._tokens = self._read()
         self._next = 0
         self._depth = 0
 
     def parse(self) -> Filter:
         result = self._or()
         if self._peek().kind != "end":
-            self._fail("expected 'and', 'or' or the end")
+            raise self._error("expected 'and', 'or' or the end")
         return result
 
-    def _read(self) -> Sequence[_Token]:
-        tokens, at = [], 0
-        while True:
+    def _read(self) -> list[_Token]:
+        tokens: list[_Token] = []
+        at = 0
+        while not tokens or tokens[-1].kind != "end":
             match = TOKEN.match(self._text, at)
             if match is None:
                 at += len(self._text[at:]) - len(self._text[at:].lstrip())
-                self._fail("cannot read this", at)
+                is_quote = self._text[at] in "'\""
+                raise self._error(
+                    "a quote that is not closed" if is_quote else "a sign without a meaning", at
+                )
             kind = match.lastgroup or "end"
             tokens.append(_Token(kind, match.group(kind), match.start(kind)))
-            if kind == "end":
-                return tokens
             at = match.end()
+        return tokens
 
-    def _fail(self, what: str, at: int | None = None) -> NoReturn:
+    def _error(self, what: str, at: int | None = None) -> InvalidInput:
         at = self._peek().at if at is None else at
-        near = self._text[at : at + 20] or "the end"
-        raise InvalidInput(
-            f"bad filter at character {at + 1}, near {near!r}: {what}",
-            hint="for example: year >= 2020 and kind in ('photo', 'drawing')",
+        before = self._text[max(at - SHOWN, 0) : at]
+        near = f"{before}▸{self._text[at : at + SHOWN]}"
+        return InvalidInput(
+            f"bad filter at character {at + 1}, {near!r}: {what}",
+            hint="write it like: year >= 2020 and kind in ('photo', 'drawing')",
         )
 
     def _peek(self) -> _Token:
@@ -163,13 +174,12 @@ class _Parser:
     def _accept(self, *texts: str) -> str | None:
         token = self._peek()
         if token.kind in ("word", "sign") and token.text.lower() in texts:
-            self._take()
-            return token.text.lower()
+            return self._take().text.lower()
         return None
 
     def _expect(self, text: str) -> None:
         if not self._accept(text):
-            self._fail(f"expected {text!r}")
+            raise self._error(f"expected {text!r}")
 
     def _or(self) -> Filter:
         terms = [self._and()]
@@ -186,7 +196,7 @@ class _Parser:
     def _not(self) -> Filter:
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            self._fail(f"nested deeper than {MAX_DEPTH}")
+            raise self._error(f"nested deeper than {MAX_DEPTH}")
         try:
             if self._accept("not"):
                 return Not(self._not())
@@ -212,7 +222,7 @@ class _Parser:
         negated = self._accept("not")
         if self._accept("in"):
             return Test(field, "not in" if negated else "in", self._literals())
-        self._fail("expected a comparison, 'in', 'contains' or 'is'")
+        raise self._error("expected a comparison, 'in', 'contains' or 'is'")
 
     def _field(self) -> tuple[str, ...]:
         names = [self._name()]
@@ -222,11 +232,11 @@ class _Parser:
 
     def _name(self) -> str:
         token = self._peek()
-        if token.kind == "word":
-            return self._take().text
         if token.kind == "quoted":
             return self._take().text[1:-1].replace('""', '"')
-        self._fail("expected the name of a field")
+        if token.kind == "word" and token.text.lower() not in JOINING:
+            return self._take().text
+        raise self._error("expected the name of a field")
 
     def _literals(self) -> tuple[Literal, ...]:
         self._expect("(")
@@ -244,18 +254,26 @@ class _Parser:
         if token.kind == "string":
             return self._take().text[1:-1].replace("''", "'")
         if token.kind == "number":
-            return _number(self._take().text)
+            try:
+                number = _number(token.text)
+            except InvalidInput as error:
+                raise self._error(error.what) from error
+            self._take()
+            return number
         word = self._accept("true", "false")
         if word is None:
-            self._fail("expected a 'string', a number, true or false")
+            hint = "; a test for null is `is null`" if token.text.lower() == "null" else ""
+            raise self._error(f"expected a 'string', a number, true or false{hint}")
         return word == "true"
 
 
-def _number(text: str) -> int | float:
+def _number(text: str) -> Literal:
+    if not text.lstrip("+-").isdigit():
+        return _checked(float(text))
     try:
         return _checked(int(text))
-    except ValueError:
-        return _checked(float(text))
+    except ValueError:  # more digits than Python reads
+        return _checked(math.inf)
 
 
 # ---- the dict form ---------------------------------------------------------------------------
@@ -266,50 +284,46 @@ DICT_COMPARISONS = {"$eq": "=", "$ne": "!=", "$gt": ">", "$gte": ">=", "$lt": "<
 def _from_dict(expr: Any, depth: int) -> Filter:
     if not isinstance(expr, Mapping) or not expr:
         raise InvalidInput(
-            f"a filter is a dict with at least one field, not {expr!r}",
-            hint='for example: {"year": {"$gte": 2020}}',
+            f"a filter is a dict with at least one field, not {_shown(expr)}",
+            hint='write it like: {"year": {"$gte": 2020}}',
         )
-    if depth > MAX_DEPTH:
-        raise InvalidInput(f"the filter is nested deeper than {MAX_DEPTH}")
+    _check_depth(depth)
     terms: list[Filter] = []
     for name, value in expr.items():
         if name in ("$and", "$or"):
-            if not isinstance(value, Sequence) or isinstance(value, str) or not value:
-                raise InvalidInput(f"{name} needs a list of filters, not {value!r}")
+            if not _is_list(value) or not value:
+                raise InvalidInput(f"{name} needs a list of filters, not {_shown(value)}")
             parts = tuple(_from_dict(part, depth + 1) for part in value)
             joined = And(parts) if name == "$and" else Or(parts)
             terms.append(parts[0] if len(parts) == 1 else joined)
         elif name == "$not":
             terms.append(Not(_from_dict(value, depth + 1)))
+        elif not isinstance(name, str) or not name or name.startswith("$"):
+            raise InvalidInput(f"{_shown(name)} is neither a field nor an operator")
         else:
-            terms += _field_tests(name, value)
-    return terms[0] if len(terms) == 1 else And(tuple(terms))
+            terms.append(_field_tests(tuple(name.split(".")), value, depth))
+    return _all(terms)
 
 
-def _field_tests(name: Any, value: Any) -> list[Filter]:
-    if not isinstance(name, str) or not name or name.startswith("$"):
-        raise InvalidInput(f"{name!r} is neither a field nor an operator")
-    field = tuple(name.split("."))
+def _field_tests(field: tuple[str, ...], value: Any, depth: int) -> Filter:
+    _check_depth(depth)
     tests = value if isinstance(value, Mapping) else {"$eq": value}
     if not tests:
-        raise InvalidInput(f"the field {name!r} has no test")
-    return [_field_test(field, op, operand) for op, operand in tests.items()]
+        raise InvalidInput(f"the field {'.'.join(field)!r} has no test")
+    return _all([_field_test(field, op, operand, depth) for op, operand in tests.items()])
 
 
-def _field_test(field: tuple[str, ...], op: Any, operand: Any) -> Filter:
+def _field_test(field: tuple[str, ...], op: Any, operand: Any, depth: int) -> Filter:
     if op == "$not":
-        inner = _field_tests(".".join(field), operand)
-        return Not(inner[0] if len(inner) == 1 else And(tuple(inner)))
+        return Not(_field_tests(field, operand, depth + 1))
     if op == "$exists":
         if not isinstance(operand, bool):
-            raise InvalidInput(f"$exists takes true or false, not {operand!r}")
+            raise InvalidInput(f"$exists takes true or false, not {_shown(operand)}")
         return Test(field, "is not null" if operand else "is null")
     if op in ("$in", "$nin"):
-        if not isinstance(operand, Sequence) or isinstance(operand, str):
-            raise InvalidInput(f"{op} needs a list, not {operand!r}")
-        return Test(
-            field, "in" if op == "$in" else "not in", tuple(_checked(value) for value in operand)
-        )
+        if not _is_list(operand):
+            raise InvalidInput(f"{op} needs a list, not {_shown(operand)}")
+        return Test(field, "in" if op == "$in" else "not in", tuple(map(_checked, operand)))
     if op in ("$eq", "$ne") and operand is None:
         return Test(field, "is null" if op == "$eq" else "is not null")
     if op == "$contains":
@@ -317,15 +331,39 @@ def _field_test(field: tuple[str, ...], op: Any, operand: Any) -> Filter:
     if op in DICT_COMPARISONS:
         return Test(field, DICT_COMPARISONS[op], _checked(operand))
     known = ", ".join([*DICT_COMPARISONS, "$in", "$nin", "$contains", "$exists", "$not"])
-    raise InvalidInput(f"unknown operator {op!r} of the field {'.'.join(field)!r}: one of {known}")
+    raise InvalidInput(
+        f"unknown operator {_shown(op)} of the field {'.'.join(field)!r}", hint=f"one of {known}"
+    )
 
 
-def _checked(value: Any) -> Any:
-    """Return a literal that can be compared."""
+def _all(terms: list[Filter]) -> Filter:
+    return terms[0] if len(terms) == 1 else And(tuple(terms))
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray)
+
+
+def _check_depth(depth: int) -> None:
+    if depth >= MAX_DEPTH:
+        raise InvalidInput(f"the filter is nested deeper than {MAX_DEPTH}")
+
+
+def _checked(value: Any) -> Literal:
+    """Return a literal that can be compared; integers past 64 bits as SQLite sees them."""
     if not isinstance(value, str | int | float):
-        raise InvalidInput(f"a value is a string, a number, true or false, not {value!r}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise InvalidInput(f"{value} cannot be compared with")
+        raise InvalidInput(f"a value is a string, a number, true or false, not {_shown(value)}")
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 2**63:
-        return float(value)
-    return value
+        try:
+            value = float(value)
+        except OverflowError:
+            value = math.inf
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidInput("a number must be finite, and smaller than 1e308")
+    literal: Literal = value
+    return literal
+
+
+def _shown(value: Any) -> str:
+    """Return a value as one short line for an error."""
+    return reprlib.repr(value)
