@@ -443,7 +443,7 @@ class Collection:
 
     # ---- caches --------------------------------------------------------------------------
 
-    def _index(self, snapshot: Snapshot, modality: Modality) -> VectorIndex | None:
+    def index(self, snapshot: Snapshot, modality: Modality) -> VectorIndex | None:
         """Return the index of this snapshot's rows, or None when there is none to trust."""
         file = snapshot.index_file(modality)
         if file is None:
@@ -462,7 +462,7 @@ class Collection:
             self._indexes[modality] = (file.name, index)
             return index
 
-    def _sample(self, snapshot: Snapshot, modality: Modality) -> NDArray[np.float32]:
+    def sample(self, snapshot: Snapshot, modality: Modality) -> NDArray[np.float32]:
         """Return the fixed sample of live rows that a query's background is measured on."""
         file = snapshot.row_file(modality)
         tag = (snapshot.version, file.generation if file else 0)
@@ -481,6 +481,9 @@ class View:
     def __init__(self, collection: Collection, snapshot: Snapshot) -> None:
         self._collection = collection
         self.snapshot = snapshot
+        # What a batch looks up again and again.
+        self._row_items: dict[Modality, NDArray[np.int64]] = {}
+        self._keys: dict[int, str] = {}
 
     @property
     def version(self) -> int:
@@ -611,7 +614,7 @@ class View:
                 continue
             background = ranking.background(
                 vector,
-                self._collection._sample(self.snapshot, one),  # noqa: SLF001
+                self._collection.sample(self.snapshot, one),
                 self._collection.prior(asked_with, one),
             )
             found = self._top(one, vector, k, allowed, left_out, exact=exact, segments=segments)
@@ -635,7 +638,7 @@ class View:
         """Return the best k items (or rows) of one modality and all tied with the last."""
         snapshot = self.snapshot
         vectors, dead = snapshot.vectors(modality), snapshot.dead(modality)
-        index = None if exact else self._collection._index(snapshot, modality)  # noqa: SLF001
+        index = None if exact else self._collection.index(snapshot, modality)
         available = len(vectors) - len(dead) if allowed is None else len(allowed)
         fetch = k + len(left_out)
         while True:
@@ -655,6 +658,102 @@ class View:
             if len(found) >= k or fetch >= available:
                 return list(found.values())
             fetch = min(available, fetch * WIDEN)
+
+    def rank_many(
+        self,
+        queries: Sequence[Query],
+        vectors: NDArray[np.float32],
+        k: int,
+        *,
+        modality: Modalities = None,
+        where: Where = None,
+    ) -> list[list[Ranked]]:
+        """Return for each of many queries what ``rank`` returns when it compares every row.
+
+        Args:
+            queries: The queries.
+            vectors: Their unit vectors (n, 256).
+            k: How many for each.
+            modality: Only these modalities.
+            where: A filter for all.
+        """
+        condition = parse_filter(where)
+        ids = self.snapshot.item_ids(
+            {part.value for query in queries for part in query.parts if part.kind == "id"}
+        )
+        left_out = [
+            {ids[part.value] for part in query.parts if part.kind == "id"} for query in queries
+        ]
+        ranked: list[list[Ranked]] = [[] for _ in queries]
+        for one in _modalities(modality):
+            if len(self.snapshot.vectors(one)) == 0:
+                continue
+            allowed = None if condition is None else self.snapshot.matching_rows(one, condition)
+            if allowed is not None and len(allowed) == 0:
+                continue
+            backgrounds = self._backgrounds(queries, vectors, one)
+            for number, found in enumerate(self._top_many(one, vectors, k, allowed, left_out)):
+                score = backgrounds[number].score
+                ranked[number] += [match._replace(score=score(match.cosine)) for match in found]
+        for found in ranked:
+            found.sort(key=lambda match: (-match.score, match.key))
+        return [found[:k] for found in ranked]
+
+    def _backgrounds(
+        self, queries: Sequence[Query], vectors: NDArray[np.float32], modality: Modality
+    ) -> list[ranking.Background]:
+        sample = self._collection.sample(self.snapshot, modality)
+        priors = {}
+        kinds = [tuple(dict.fromkeys(part.kind for part in query.parts)) for query in queries]
+        for asked_with in set(kinds):
+            priors[asked_with] = self._collection.prior(asked_with, modality)
+        return ranking.backgrounds(vectors, sample, [priors[asked_with] for asked_with in kinds])
+
+    def _top_many(
+        self,
+        modality: Modality,
+        vectors: NDArray[np.float32],
+        k: int,
+        allowed: NDArray[np.int64] | None,
+        left_out: Sequence[set[int]],
+    ) -> Iterator[list[Ranked]]:
+        """Yield for each query the best k items of a modality and all tied with the last."""
+        snapshot = self.snapshot
+        rows, dead = snapshot.vectors(modality), snapshot.dead(modality)
+        owners = self._owners(modality)
+        available = len(rows) - len(dead) if allowed is None else len(allowed)
+        fetch = min(available, k + max(map(len, left_out)))
+        answers = list(planner.top_rows_many(vectors, rows, k=fetch, dead=dead, allowed=allowed))
+        found = np.unique(owners[np.concatenate([best.rows for best in answers])])
+        missing = [item for item in found.tolist() if item not in self._keys]
+        self._keys.update(snapshot.keys_of(missing))
+        for number, best in enumerate(answers):
+            top: dict[int, Ranked] = {}
+            for item, cosine in zip(
+                owners[best.rows].tolist(), best.cosines.tolist(), strict=True
+            ):
+                if item not in top and item not in left_out[number]:
+                    top[item] = Ranked(
+                        0.0, cosine, self._keys[item], item, modality, None, best.how
+                    )
+            if len(top) >= k or fetch >= available:
+                yield list(top.values())
+            else:
+                # Items of many segments took the places: ask again, wider, for this one alone.
+                yield self._top(
+                    modality,
+                    vectors[number],
+                    k,
+                    allowed,
+                    left_out[number],
+                    exact=True,
+                    segments=False,
+                )
+
+    def _owners(self, modality: Modality) -> NDArray[np.int64]:
+        if modality not in self._row_items:
+            self._row_items[modality] = self.snapshot.row_items(modality)
+        return self._row_items[modality]
 
     def hits(self, ranked: Sequence[Ranked], *, first_rank: int = 1) -> list[Hit]:
         """Look up the items of what was ranked."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from muomni_search.cli.options import INPUT_FILE, Command, collection_option, js
 from muomni_search.cli.output import note, on_terminal, print_json, progress_bar
 
 if TYPE_CHECKING:
-    from muomni_search import Collection, Problem, Report
+    from muomni_search import Collection, Report
 
 # So many failures are listed at the end; `muomni failures` has them all.
 LISTED_FAILURES = 20
@@ -28,7 +29,9 @@ muomni add photos notes songs -c indexes/mine
 muomni add birds.jsonl --prefix birds
 muomni add rows.jsonl --vectors rows.npy""",
 )
-@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument(
+    "paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
 @click.option("--prefix", metavar="P", help="Put P/ before every key.")
 @click.option(
     "--vectors",
@@ -41,8 +44,12 @@ muomni add rows.jsonl --vectors rows.npy""",
 @click.option("-f", "--force", is_flag=True, help="Prune even when more than half is gone.")
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would happen, and do nothing.")
 @click.option("--strict", is_flag=True, help="Stop at the first input that cannot be used.")
-@click.option("--max-pixels", type=click.IntRange(min=1), metavar="N", help="Refuse larger pictures.")
-@click.option("--max-seconds", type=click.IntRange(min=1), metavar="N", help="Refuse longer sounds.")
+@click.option(
+    "--max-pixels", type=click.IntRange(min=1), metavar="N", help="Refuse larger pictures."
+)
+@click.option(
+    "--max-seconds", type=click.IntRange(min=1), metavar="N", help="Refuse longer sounds."
+)
 @click.option("--max-bytes", type=click.IntRange(min=1), metavar="N", help="Refuse larger files.")
 @click.option(
     "--model",
@@ -85,7 +92,10 @@ def command(
     present = [path for path in paths if path not in missing]
     corpus = read_corpus(present, prefix=prefix, vectors=vectors, exclude=exclude)
     try:
-        with _opened(directory, model, dry_run) as collection, progress_bar("items") as progress:
+        with (
+            _opened(directory, model, dry_run) as collection,
+            progress_bar("items", lambda: count_inputs(present)) as progress,
+        ):
             report = collection.add(
                 corpus,
                 prune_roots=[path.resolve() for path in paths if not path.is_file()] * prune,
@@ -116,6 +126,34 @@ def _opened(directory: Path, model: str | None, dry_run: bool) -> Iterator[Colle
             yield collection
 
 
+def count_inputs(paths: Sequence[Path]) -> int:
+    """Return about how many items there will be, for the time left: files and rows, unread."""
+    count = 0
+    for path in paths:
+        # What cannot be read is told by those who read it.
+        with suppress(OSError, ValueError):
+            count += _count_input(path)
+    return count
+
+
+def _count_input(path: Path) -> int:
+    if path.is_dir():
+        count = 0
+        for _, folders, files in os.walk(path):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            count += sum(not name.startswith(".") for name in files)
+        return count
+    if path.suffix.lower() == ".parquet":
+        from pyarrow.parquet import read_metadata
+
+        rows: int = read_metadata(path).num_rows
+        return rows
+    if path.suffix.lower() in {".jsonl", ".ndjson", ".csv"}:
+        with path.open("rb") as table:
+            return sum(block.count(b"\n") for block in iter(lambda: table.read(1 << 20), b""))
+    return 1
+
+
 def print_report(report: Report, as_json: bool, *, dry_run: bool = False) -> None:
     """Print what was done on stdout, and what could not be used on stderr."""
     if on_terminal(as_json):
@@ -123,7 +161,9 @@ def print_report(report: Report, as_json: bool, *, dry_run: bool = False) -> Non
     else:
         print_json(report.as_dict())
     for problem in report.problems[:LISTED_FAILURES]:
-        note(": ".join(filter(None, ("failed", problem.source, problem.error, problem.hint))))
+        # Most errors name the file themselves.
+        source = "" if problem.source in problem.error else problem.source
+        note(": ".join(filter(None, ("failed", source, problem.error, problem.hint))))
     if len(report.problems) > LISTED_FAILURES:
         note(f"… and {len(report.problems) - LISTED_FAILURES:,} more: muomni failures")
 

@@ -69,7 +69,9 @@ def command(
             progress=progress,
         )
     if on_terminal(as_json):
-        click.echo(f"{report.answered:,} answered, {report.failed:,} failed ({report.seconds:.1f} s)")
+        click.echo(
+            f"{report.answered:,} answered, {report.failed:,} failed ({report.seconds:.1f} s)"
+        )
     else:
         print_json(
             {

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from muomni_search.cli.options import DEFAULT_COLLECTION, MODALITIES, Command, json_option
-from muomni_search.cli.output import columns, note, on_terminal, one_line, print_json, print_table
+from muomni_search.cli.output import note, on_terminal, print_json, print_table
 
 
 @click.command("collections", cls=Command, example="muomni collections")
@@ -26,11 +26,21 @@ def command(directory: Path | None, as_json: bool) -> None:
             print_json(one)
         return
     rows = [
-        (one["directory"], one["model"] or "", *(f"{one[name]:,}" for name in MODALITIES), one["error"] or "")
+        (
+            one["directory"],
+            one["model"] or "",
+            *(f"{one[name]:,}" for name in MODALITIES),
+            one["error"] or "",
+        )
         for one in found
     ]
     if rows:
-        print_table(columns("collection", "model", *MODALITIES, "", right=MODALITIES), rows)
+        print_table(
+            ("collection", "model", *MODALITIES, "problem"),
+            rows,
+            right=MODALITIES,
+            wrap=("problem",),
+        )
     else:
         note("no collections")
 
@@ -48,7 +58,7 @@ def _collections(parent: Path) -> Iterator[dict[str, Any]]:
         except NotFound:
             continue
         except MuomniError as error:
-            yield one | dict.fromkeys(("items", *MODALITIES), 0) | {"error": one_line(str(error))}
+            yield one | dict.fromkeys(("items", *MODALITIES), 0) | {"error": str(error)}
         else:
             counts = {name: stats[name]["items"] for name in MODALITIES}
             yield one | {"model": stats["model"]["name"], "items": stats["items"]} | counts

@@ -10,7 +10,7 @@ from muomni_search.cli.options import Command, collection_option, json_option, w
 from muomni_search.cli.output import on_terminal, print_json
 
 
-@click.command("delete", cls=Command, example="muomni delete --where \"year < 1990\"")
+@click.command("delete", cls=Command, example='muomni delete --where "year < 1990"')
 @click.argument("keys", metavar="[KEY]...", nargs=-1)
 @where_option
 @json_option

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import click
 
 from muomni_search.cli.options import Command, collection_option, json_option
-from muomni_search.cli.output import note, on_terminal, one_line, print_json
+from muomni_search.cli.output import harmless, note, on_terminal, print_json
 
 
 @click.command("drop", cls=Command, example="muomni drop -c indexes/birds")
@@ -17,6 +19,45 @@ from muomni_search.cli.output import note, on_terminal, one_line, print_json
 def command(force: bool, as_json: bool, directory: Path) -> None:
     """Delete a collection, with all its vectors and indexes.
 
-    Asks first. The files that its items came from stay.
+    Asks first. The files that its items came from stay, and so does what is none of the
+    collection's own in its directory.
     """
-    raise NotImplementedError
+    from muomni_search import MuomniError
+
+    if not force and not _agreed(directory):
+        raise MuomniError(f"{directory} was not deleted", hint="-f deletes without asking")
+    _drop(directory)
+    if directory.exists():
+        note(f"{directory} holds other files too and stays")
+    if on_terminal(as_json):
+        click.echo(f"{harmless(str(directory))} dropped")
+    else:
+        print_json({"dropped": str(directory)})
+
+
+def _agreed(directory: Path) -> bool:
+    from muomni_search import Collection
+
+    with Collection.open(directory) as collection:
+        items = collection.stats()["items"]
+    try:
+        return click.confirm(f"Delete {harmless(str(directory))} with {items:,} items?", err=True)
+    except click.Abort as abort:
+        # Ctrl-C stops; the end of the input is no answer, as when a script forgot -f.
+        if isinstance(abort.__context__, EOFError):
+            return False
+        raise
+
+
+def _drop(directory: Path) -> None:
+    from muomni_search.store.store import INDEX, VECTORS, Store
+
+    # Under the write lock, so that nobody is adding. The database goes first: what a kill leaves
+    # behind is then no collection any more.
+    with Store.open(directory) as store, store.write():
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{store.database}{suffix}").unlink(missing_ok=True)
+        for name in (VECTORS, INDEX):
+            shutil.rmtree(store.directory / name)
+    with suppress(OSError):  # other files in it, or a link to it
+        directory.rmdir()

@@ -19,10 +19,10 @@ def command(output: Path, as_json: bool, directory: Path) -> None:
 
     A row a segment: key, modality, source, text, metadata (JSON), span and vector.
     """
-    from muomni_search import Collection
+    from muomni_search import Collection, export_collection
 
     with Collection.open(directory) as collection:
-        exported = collection.export(output)
+        exported = export_collection(collection, output)
     if on_terminal(as_json):
         click.echo(f"{exported:,} items exported")
     else:

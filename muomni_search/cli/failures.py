@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from muomni_search.cli.options import Command, collection_option, json_option
-from muomni_search.cli.output import columns, note, on_terminal, print_json, print_table
+from muomni_search.cli.output import minute, note, on_terminal, print_json, print_table
 
 
 @click.command("failures", cls=Command, example="muomni failures --json | jq -r .source")
@@ -39,9 +39,17 @@ def command(as_json: bool, directory: Path) -> None:
         note("no failures")
     else:
         print_table(
-            columns("source", "error", "mend", "tries", "last", right=("tries",)),
-            (
-                (failure.source, failure.error, failure.hint, str(failure.attempts), failure.last)
+            ("source", "error", "mend", "tries", "last"),
+            [
+                (
+                    failure.source,
+                    failure.error.removeprefix(f"{failure.source}: "),
+                    failure.hint,
+                    str(failure.attempts),
+                    minute(failure.last),
+                )
                 for failure in failures
-            ),
+            ],
+            right=("tries",),
+            wrap=("source", "error", "mend"),
         )

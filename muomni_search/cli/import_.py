@@ -22,7 +22,8 @@ from muomni_search.cli.output import progress_bar
 def command(source: Path, create: bool, model: str | None, as_json: bool, directory: Path) -> None:
     """Take in the items of an exported file.
 
-    Their vectors come along: nothing is encoded. An item with a key that is there already is replaced.
+    Their vectors come along: nothing is encoded. An item with a key that is there already is
+    replaced.
     """
     from muomni_search import Collection, import_collection
 

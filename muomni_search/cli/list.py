@@ -19,7 +19,7 @@ from muomni_search.cli.output import print_items
 @click.command(
     "list",
     cls=Command,
-    example="muomni list --modality image --where \"year >= 2020\" --limit 20",
+    example='muomni list --modality image --where "year >= 2020" --limit 20',
 )
 @modality_option
 @where_option

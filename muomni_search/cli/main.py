@@ -41,11 +41,15 @@ INTERRUPTED = 130  # what shells give a process that Ctrl-C ended: 128 + SIGINT
 class Commands(click.Group):
     """A group whose commands load when they are named, and the one place that meets errors."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's signature
         """Return the names of all commands, in the order of the help page."""
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(
+        self,
+        ctx: click.Context,  # noqa: ARG002  click's signature
+        cmd_name: str,
+    ) -> click.Command | None:
         """Import and return a command, or None when there is no such command."""
         if cmd_name not in COMMANDS:
             return None
@@ -116,6 +120,7 @@ _VERSION = click.Option(
 
 
 @click.group(
+    "muomni",
     cls=Commands,
     params=[_VERSION, debug_option()],
     context_settings={"help_option_names": ["-h", "--help"]},

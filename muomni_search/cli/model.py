@@ -8,7 +8,6 @@ import click
 
 from muomni_search.cli.options import INPUT_FILE, Command, json_option
 from muomni_search.cli.output import (
-    columns,
     note,
     on_terminal,
     print_json,
@@ -36,8 +35,8 @@ def list_(as_json: bool) -> None:
     models = [_as_dict(model) for model in list_models()]
     if on_terminal(as_json):
         print_table(
-            columns("name", "kind", "fingerprint", "missing"),
-            (
+            ("name", "kind", "fingerprint", "missing"),
+            [
                 (
                     model["name"],
                     model["kind"],
@@ -45,7 +44,8 @@ def list_(as_json: bool) -> None:
                     ", ".join(model["missing"]),
                 )
                 for model in models
-            ),
+            ],
+            wrap=("missing",),
         )
     else:
         for model in models:

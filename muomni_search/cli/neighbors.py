@@ -28,7 +28,8 @@ from muomni_search.cli.output import progress_bar
 def command(k: int, output: Path, modalities: tuple[str, ...], directory: Path) -> None:
     """Write the nearest neighbours of every item to a file.
 
-    The format follows the suffix, as with `muomni batch`: .jsonl, .parquet or .trec."""
+    The format follows the suffix, as with `muomni batch`: .jsonl, .parquet or .trec.
+    """
     from muomni_search import Collection, write_neighbors
 
     with Collection.open(directory) as collection, progress_bar("items") as progress:

@@ -36,7 +36,11 @@ class Command(click.Command):
         self.example = example
         self.params.append(debug_option())
 
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_epilog(
+        self,
+        ctx: click.Context,  # noqa: ARG002  click's signature
+        formatter: click.HelpFormatter,
+    ) -> None:
         """Write the example, unwrapped so that it can be copied."""
         with formatter.section("Example"):
             for line in self.example.splitlines():
@@ -107,7 +111,7 @@ modality_option = click.option(
     help="Only these; may be repeated.",
 )
 where_option = click.option(
-    "--where", metavar="EXPR", help="Only items that this filter matches: \"year >= 2020\"."
+    "--where", metavar="EXPR", help='Only items that this filter matches: "year >= 2020".'
 )
 k_option = click.option(
     "-k",

@@ -10,14 +10,13 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from muomni_search import Item
     from muomni_search.pipeline import Progress
@@ -28,14 +27,22 @@ if TYPE_CHECKING:
 _HARMFUL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
+GAP = 2  # cells between two columns of a table
+
+
 def harmless(text: str) -> str:
     r"""Return ``text`` with every character that could act on a terminal as ``\u....``."""
     return _HARMFUL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def one_line(text: str) -> str:
-    """Return ``text`` on one line, harmless."""
-    return harmless(" ".join(text.split()))
+def snippet(text: str) -> str:
+    """Return the beginning of a text on one line, more than a table shows of it."""
+    return " ".join(text[:1000].split())
+
+
+def minute(when: str) -> str:
+    """Return an ISO 8601 time as a person reads it: ``2031-02-03 04:05``."""
+    return when[:16].replace("T", " ")
 
 
 # ---- stderr --------------------------------------------------------------------------------
@@ -53,14 +60,21 @@ def complain(line: str) -> None:
 
 
 @contextmanager
-def progress_bar(unit: str) -> Iterator[Progress | None]:
-    """Give a progress with rate and time left on stderr, or None where nobody watches."""
+def progress_bar(
+    unit: str, estimate: Callable[[], int | None] = lambda: None
+) -> Iterator[Progress | None]:
+    """Give a progress with rate and time left on stderr, or None where nobody watches.
+
+    Args:
+        unit: What a step is, in the plural.
+        estimate: Says how many steps there will be where the job itself cannot.
+    """
     if not sys.stderr.isatty():
         yield None
         return
     from muomni_search.cli.progress import Bar
 
-    with Bar(unit) as bar:
+    with Bar(unit, estimate) as bar:
         yield bar
 
 
@@ -82,35 +96,58 @@ def _is_utf8() -> bool:
     return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
 
 
-def columns(*names: str, right: Sequence[str] = (), cut: Sequence[str] = ()) -> Table:
-    """Return an empty table.
+def print_table(
+    names: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    right: Sequence[str] = (),
+    cut: Sequence[str] = (),
+    wrap: Sequence[str] = (),
+) -> None:
+    """Print a table on stdout, within the width of the terminal.
 
     Args:
         names: The columns.
-        right: Those that hold numbers.
-        cut: Those that give way on a narrow terminal: shortened, never wrapped.
+        rows: A cell a column.
+        right: Columns of numbers.
+        cut: Columns that give way when it gets narrow, by an ellipsis.
+        wrap: Columns that give way by taking several lines.
     """
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    console = stdout_console()
+    cells = [[Text(harmless(cell)) for cell in row] for row in rows]
+    widths = {
+        name: max(len(name), *(row[number].cell_len for row in cells))
+        for number, name in enumerate(names)
+    }
+    widths |= _share(
+        console.width - sum(widths[name] + GAP for name in names if name not in {*cut, *wrap}),
+        {name: widths[name] for name in (*cut, *wrap)},
+    )
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, GAP - 1, 0, 0), pad_edge=False, show_edge=False)
     for name in names:
         table.add_column(
             name,
+            width=widths[name],
             justify="right" if name in right else "left",
-            no_wrap=name in right or name in cut,
-            overflow="ellipsis" if name in cut else "fold",
+            no_wrap=name not in wrap,
+            overflow="fold" if name in wrap else "ellipsis",
         )
-    return table
+    for row in cells:
+        table.add_row(*row)
+    console.print(table)
 
 
-def print_table(table: Table, rows: Iterable[Sequence[str]]) -> None:
-    """Print ``table`` with ``rows`` on stdout."""
-    from rich.text import Text
-
-    for row in rows:
-        table.add_row(*(Text(harmless(cell)) for cell in row))
-    stdout_console().print(table)
+def _share(available: int, wanted: Mapping[str, int]) -> dict[str, int]:
+    """Return widths for columns: what they want, or an equal share of what is left for them."""
+    widths = {}
+    for left, name in zip(range(len(wanted), 0, -1), sorted(wanted, key=wanted.__getitem__)):
+        widths[name] = max(1, min(wanted[name], available // left - GAP))
+        available -= widths[name] + GAP
+    return widths
 
 
 def stdout_console() -> Console:
@@ -160,11 +197,17 @@ def print_items(items: Iterable[Item], as_json: bool) -> None:
     shown = 0
     while page := list(islice(rest, TABLE_ROWS)):
         print_table(
-            columns("key", "what", "content", "added", cut=("key", "content")),
-            (
-                (item.key, str(item.modality), one_line(item.text or item.source or ""), item.added)
+            ("key", "what", "content", "added"),
+            [
+                (
+                    item.key,
+                    str(item.modality),
+                    snippet(item.text or item.source or ""),
+                    minute(item.added),
+                )
                 for item in page
-            ),
+            ],
+            cut=("key", "content"),
         )
         shown += len(page)
     note(f"{shown:,} items")
@@ -177,6 +220,8 @@ def print_record(answer: Mapping[str, Any]) -> None:
 
     grid = Table.grid(padding=(0, 2))
     for name, value in answer.items():
+        if value is None:
+            continue
         told = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         # Only a text may take several lines: elsewhere a line break would pass for a field.
         lines = told.splitlines() if name == "text" else [told]

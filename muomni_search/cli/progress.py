@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -33,7 +34,7 @@ class _Rate(ProgressColumn):
         speed = task.finished_speed or task.speed
         if speed is None:
             return Text(f"– {self._unit}/s")
-        return Text(f"{speed:,.0f} {self._unit}/s" if speed >= 10 else f"{speed:.1f} {self._unit}/s")
+        return Text(f"{speed:,.{0 if speed >= 10 else 1}f} {self._unit}/s")
 
 
 class Bar:
@@ -41,9 +42,11 @@ class Bar:
 
     Args:
         unit: What a step is, in the plural: ``items``.
+        estimate: Says how many steps there will be where the job itself cannot.
     """
 
-    def __init__(self, unit: str) -> None:
+    def __init__(self, unit: str, estimate: Callable[[], int | None]) -> None:
+        self._estimate = estimate
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -72,7 +75,7 @@ class Bar:
     def start(self, total: int | None, label: str) -> None:
         """Begin a stage of ``total`` steps, or of unknown length."""
         self._bars.remove_task(self._task)
-        self._task = self._bars.add_task(label, total=total)
+        self._task = self._bars.add_task(label, total=self._estimate() if total is None else total)
 
     def advance(self, steps: int = 1) -> None:
         """Count ``steps`` steps as done."""

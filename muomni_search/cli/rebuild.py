@@ -12,7 +12,7 @@ from muomni_search.cli.options import (
     json_option,
     modality_option,
 )
-from muomni_search.cli.output import columns, on_terminal, print_json, print_table
+from muomni_search.cli.output import on_terminal, print_json, print_table
 
 
 @click.command("rebuild", cls=Command, example="muomni rebuild --modality image --kind ann")
@@ -39,8 +39,9 @@ def command(modalities: tuple[str, ...], kind: str, as_json: bool, directory: Pa
     indexes = {str(modality): index for modality, index in built.items()}
     if on_terminal(as_json):
         print_table(
-            columns("modality", "index", "rows", right=("rows",)),
-            ((name, index["kind"], f"{index['rows']:,}") for name, index in indexes.items()),
+            ("modality", "index", "rows"),
+            [(name, index["kind"], f"{index['rows']:,}") for name, index in indexes.items()],
+            right=("rows",),
         )
     else:
         print_json(indexes)

@@ -22,7 +22,7 @@ from muomni_search.cli.options import (
     model_option,
     where_option,
 )
-from muomni_search.cli.output import columns, note, on_terminal, one_line, print_json, print_table
+from muomni_search.cli.output import note, on_terminal, print_json, print_table, snippet
 
 if TYPE_CHECKING:
     from muomni_search import Hit, Query
@@ -40,7 +40,9 @@ class PartType(click.ParamType[Addend]):
     """What --plus and --minus take: ``[weight*]kind:value``."""
 
     name = "part"
-    _form = re.compile(r"(?:(?P<weight>[^*:]*)\*)?(?P<kind>text|image|audio|id):(?P<value>.+)", re.S)
+    _form = re.compile(
+        r"(?:(?P<weight>[^*:]*)\*)?(?P<kind>text|image|audio|id):(?P<value>.+)", re.DOTALL
+    )
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -114,7 +116,9 @@ muomni search owl --where "licence = 'CC0'" --html owl.html""",
 )
 @modality_option
 @where_option
-@click.option("--min-score", metavar="X", type=FiniteNumber(), help="Only hits with this score or more.")
+@click.option(
+    "--min-score", metavar="X", type=FiniteNumber(), help="Only hits with this score or more."
+)
 @click.option("--exact", is_flag=True, help="Compare with every vector, whatever index there is.")
 @click.option("--segments", is_flag=True, help="Every segment is a hit, not one an item.")
 @click.option("--include-self", is_flag=True, help="Keep the items that --id names.")
@@ -193,11 +197,8 @@ def _print_hits(hits: Sequence[Hit]) -> None:
         note("no hits")
         return
     print_table(
-        columns(
-            "", "score", "cosine", "what", "key", "content",
-            right=("", "score", "cosine"), cut=("key", "content"),
-        ),
-        (
+        ("", "score", "cosine", "what", "key", "content"),
+        [
             (
                 str(hit.rank),
                 f"{hit.score:.2f}",
@@ -207,14 +208,16 @@ def _print_hits(hits: Sequence[Hit]) -> None:
                 _content(hit),
             )
             for hit in hits
-        ),
-    )  # fmt: skip
+        ],
+        right=("", "score", "cosine"),
+        cut=("key", "content"),
+    )
 
 
 def _content(hit: Hit) -> str:
     """Say in a line what the hit is: its text, or where in the sound it lies."""
     if hit.text is not None:
-        return one_line(hit.text)
+        return snippet(hit.text)
     if hit.span is not None and hit.span.unit == "ms":
         return f"{hit.span.start / 1000:.1f} – {hit.span.end / 1000:.1f} s"
     return hit.source or ""

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from muomni_search.cli.options import MODALITIES, Command, collection_option, json_option
-from muomni_search.cli.output import columns, on_terminal, print_json, print_table, size
+from muomni_search.cli.output import on_terminal, print_json, print_table, size
 
 
 @click.command("stats", cls=Command, example="muomni stats -c indexes/birds")
@@ -23,10 +23,11 @@ def command(as_json: bool, directory: Path) -> None:
     if not on_terminal(as_json):
         print_json(stats)
         return
-    table = columns(
-        "modality", "items", "segments", "vectors", "index", right=("items", "segments", "vectors")
+    print_table(
+        ("modality", "items", "segments", "size", "index"),
+        [_row(name, stats[name]) for name in MODALITIES],
+        right=("items", "segments", "size"),
     )
-    print_table(table, (_row(name, stats[name]) for name in MODALITIES))
     click.echo(f"model {stats['model']['name']} ({stats['model']['fingerprint'][:12]})")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from muomni_search.cli.options import Command, collection_option, json_option
-from muomni_search.cli.output import columns, note, on_terminal, print_json, print_table
+from muomni_search.cli.output import note, on_terminal, print_json, print_table
 
 
 @click.command("verify", cls=Command, example="muomni verify --repair")
@@ -36,8 +36,9 @@ def command(repair: bool, as_json: bool, directory: Path) -> None:
         print_json({"ok": not problems, "problems": problems})
     elif faults:
         print_table(
-            columns("kind", "where", "detail"),
-            ((fault.kind, fault.where, fault.detail) for fault in faults),
+            ("kind", "where", "detail"),
+            [(fault.kind, fault.where, fault.detail) for fault in faults],
+            wrap=("where", "detail"),
         )
     else:
         click.echo("everything fits together")

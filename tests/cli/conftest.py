@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
+from cli_helpers import Run, answers, write_picture, write_sound
 from click.testing import CliRunner, Result
-from PIL import Image
 
 from muomni_search.cli.main import cli
 
-Run = Callable[..., Result]
 TEXTS = {
     "dog.txt": "A dog barks at the postman.",
     "notes/owl.md": "# Owls\n\nAn owl calls in the night.",
@@ -37,37 +31,14 @@ def _no_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def muomni() -> Run:
     """Call `muomni` in process; the result has exit_code, stdout and stderr."""
 
-    def run(*args: str | Path, input: str | None = None) -> Result:
-        result = CliRunner().invoke(cli, [str(arg) for arg in args], "muomni", input=input)
+    def run(*args: str | Path, answer: str | None = None) -> Result:
+        result = CliRunner().invoke(cli, [str(arg) for arg in args], input=answer)
         # Only an exit may leave the command line.
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return result
 
     return run
-
-
-def answers(result: Result) -> list[dict[str, Any]]:
-    """Return the JSON objects on stdout of a command that succeeded."""
-    assert result.exit_code == 0, result.stderr
-    return [json.loads(line) for line in result.stdout.split("\n") if line]
-
-
-def write_picture(path: Path, seed: int, side: int = 32) -> Path:
-    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
-    return path
-
-
-def write_sound(path: Path, hertz: float, seconds: float = 1.0, rate: int = 16_000) -> Path:
-    time = np.arange(int(seconds * rate)) / rate
-    soundfile.write(path, 0.5 * np.sin(2 * np.pi * hertz * time), rate)
-    return path
-
-
-def write_vector(path: Path, seed: int) -> Path:
-    np.save(path, np.random.default_rng(seed).standard_normal(256).astype(np.float32))
-    return path
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,141 @@
+"""`muomni list`, `get` and `delete`, also with keys that were chosen to do harm."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_helpers import Run, answers
+
+FIELDS = ["key", "modality", "source", "text", "metadata", "segments", "added"]
+HOSTILE = [
+    "[red]x[/]",
+    "[/]",
+    "two\nlines",
+    "-c",
+    "--where",
+    "\u202egnp.exe",
+    "\x1b]0;title\x07",
+    "漢字" * 40,
+    "👩‍🚀 é",
+    "k" * 4096,
+    "%s {} $(touch x) `id` '\"\\",
+]
+
+
+@pytest.fixture(scope="module")
+def hostile(muomni: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A collection whose keys are ``HOSTILE``."""
+    folder = tmp_path_factory.mktemp("hostile")
+    rows = [{"key": key, "text": f"text of {key}", "n": n} for n, key in enumerate(HOSTILE)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (report,) = answers(
+        muomni("add", folder / "rows.jsonl", "--model", "hashing", "-c", folder / "c")
+    )
+    assert report["added"] == len(HOSTILE)
+    return folder / "c"
+
+
+def test_list_gives_a_line_an_item_by_key(muomni: Run, shared: Path) -> None:
+    items = answers(muomni("list", "-c", shared))
+    assert all(list(item) == FIELDS for item in items)
+    keys = [item["key"] for item in items]
+    assert keys == sorted(keys)
+    assert len(keys) == 8
+    long = items[keys.index("long.txt")]
+    assert long["segments"] > 1
+
+
+def test_list_narrows(muomni: Run, shared: Path) -> None:
+    def keys(*args: str) -> list[str]:
+        return [item["key"] for item in answers(muomni("list", *args, "-c", shared))]
+
+    assert keys("--modality", "image") == ["blue.jpg", "red.png"]
+    assert keys("--modality", "image", "--modality", "audio", "--limit", "3") == [
+        "blue.jpg",
+        "high.flac",
+        "low.wav",
+    ]
+    assert keys("--where", "key = 'dog.txt'") == ["dog.txt"]
+
+
+def test_get_gives_items_in_the_order_asked(muomni: Run, shared: Path) -> None:
+    items = answers(muomni("get", "red.png", "dog.txt", "-c", shared))
+    assert [item["key"] for item in items] == ["red.png", "dog.txt"]
+    assert list(items[0]) == FIELDS
+
+
+def test_get_gives_unit_vectors_on_demand(muomni: Run, shared: Path) -> None:
+    (item,) = answers(muomni("get", "long.txt", "--vectors", "-c", shared))
+    assert list(item) == [*FIELDS, "vector"]
+    assert np.shape(item["vector"]) == (256,)
+    assert np.linalg.norm(item["vector"]) == pytest.approx(1, abs=1e-6)
+
+
+def test_get_of_a_missing_key_is_an_error_that_names_it(muomni: Run, shared: Path) -> None:
+    result = muomni("get", "dog.txt", "cat.txt", "-c", shared)
+    assert result.exit_code == 1
+    assert "cat.txt" in result.stderr
+    assert result.stdout == ""
+
+
+def test_delete_by_key(muomni: Run, collection: Path) -> None:
+    assert answers(muomni("delete", "dog.txt", "red.png", "-c", collection)) == [{"deleted": 2}]
+    assert muomni("get", "dog.txt", "-c", collection).exit_code == 1
+    hits = answers(muomni("search", "dog", "-c", collection))
+    assert not {"dog.txt", "red.png"} & {hit["key"] for hit in hits}
+
+
+def test_delete_of_a_missing_key_deletes_nothing(muomni: Run, collection: Path) -> None:
+    assert muomni("delete", "dog.txt", "cat.txt", "-c", collection).exit_code == 1
+    assert len(answers(muomni("list", "-c", collection))) == 8
+
+
+def test_delete_by_filter(muomni: Run, collection: Path) -> None:
+    result = muomni("delete", "--where", "modality in ('image', 'audio')", "-c", collection)
+    assert answers(result) == [{"deleted": 4}]
+    assert len(answers(muomni("list", "-c", collection))) == 4
+    result = muomni("delete", "--where", "modality = 'image'", "-c", collection)
+    assert answers(result) == [{"deleted": 0}]
+
+
+@pytest.mark.parametrize("arguments", [[], ["dog.txt", "--where", "key = 'dog.txt'"]])
+def test_delete_needs_keys_or_a_filter(muomni: Run, collection: Path, arguments: list[str]) -> None:
+    assert muomni("delete", *arguments, "-c", collection).exit_code == 2
+    assert len(answers(muomni("list", "-c", collection))) == 8
+
+
+@pytest.mark.parametrize("key", HOSTILE, ids=range(len(HOSTILE)))
+def test_any_key_is_found_again(muomni: Run, hostile: Path, key: str) -> None:
+    (item,) = answers(muomni("get", "-c", hostile, "--", key))
+    assert item["key"] == key
+    hits = answers(muomni("search", f"--id={key}", "--include-self", "-c", hostile))
+    assert hits[0]["key"] == key
+    hits = answers(muomni("search", "--plus", f"id:{key}", "-c", hostile))
+    assert key not in {hit["key"] for hit in hits}
+
+
+def test_output_of_hostile_keys_is_one_plain_line_each(muomni: Run, hostile: Path) -> None:
+    result = muomni("list", "-c", hostile)
+    assert len(result.stdout.splitlines()) == len(HOSTILE)
+    assert {item["key"] for item in answers(result)} == set(HOSTILE)
+    assert not set(result.stdout) & set("\x1b\x07\u202e")
+
+
+def test_an_error_about_a_hostile_key_is_one_plain_line(muomni: Run, hostile: Path) -> None:
+    result = muomni("get", "-c", hostile, "--", "no\n\x1b[31m\u202e[red]such[/]")
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert "[red]such[/]" in line
+    assert not set(line) & set("\x1b\u202e")
+
+
+@pytest.mark.parametrize("key", ["-c", "two\nlines"])
+def test_hostile_keys_are_deleted_like_others(muomni: Run, hostile: Path, key: str) -> None:
+    assert answers(muomni("delete", "-c", hostile, "--", key)) == [{"deleted": 1}]
+    row = {"key": key, "text": "again"}
+    again = hostile.parent / "again.jsonl"
+    again.write_text(json.dumps(row) + "\n")
+    assert answers(muomni("add", again, "-c", hostile))[0]["added"] == 1

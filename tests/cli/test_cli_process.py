@@ -1,0 +1,189 @@
+"""Every command once for real: as a process, on a terminal, into a closed pipe, on a full disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cli_helpers import Run, answers
+
+MUOMNI = [sys.executable, "-m", "muomni_search"]
+
+
+def start(*args: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*MUOMNI, *map(str, args)], capture_output=True, text=True, check=False, **options
+    )
+
+
+def on_terminal(*args: str | Path, columns: int = 100) -> tuple[int, str]:
+    """Run a command on a terminal; return its exit code and what the terminal got."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [*MUOMNI, *map(str, args)],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env={**os.environ, "COLUMNS": str(columns), "TERM": "xterm", "NO_COLOR": "1"},
+    )
+    os.close(slave)
+    got = b""
+    while True:
+        try:
+            chunk = os.read(master, 65536)
+        except OSError:  # Linux says so when the other side is closed
+            break
+        if not chunk:
+            break
+        got += chunk
+    os.close(master)
+    return process.wait(), got.decode()
+
+
+def plain(text: str) -> str:
+    """Return ``text`` without colours and movements of the cursor."""
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
+
+
+def test_a_day_in_the_life_of_a_collection(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text('{"text": "owl"}\n')
+    calls: list[tuple[list[str | Path], int]] = [
+        (["--version"], 0),
+        (["--help"], 0),
+        (["add", corpus, "--model", "hashing"], 0),
+        (["search", "a dog", "-k", "3"], 0),
+        (["batch", "q.jsonl", "-o", "out.jsonl"], 0),
+        (["neighbors", "-o", "graph.parquet", "-k", "2"], 0),
+        (["get", "dog.txt"], 0),
+        (["list"], 0),
+        (["failures"], 0),
+        (["stats"], 0),
+        (["rebuild"], 0),
+        (["verify"], 0),
+        (["export", "all.parquet"], 0),
+        (["import", "all.parquet"], 0),
+        (["delete", "dog.txt"], 0),
+        (["get", "dog.txt"], 1),
+        (["collections"], 0),
+        (["model", "show", "hashing"], 0),
+        (["search", "-k", "0", "owl"], 2),
+        (["nonsense"], 2),
+        (["drop", "-f"], 0),
+        (["list"], 1),
+    ]
+    for call, code in calls:
+        done = start(*call, cwd=tmp_path)
+        assert done.returncode == code, (call, done.stderr)
+        assert "Traceback" not in done.stderr
+        if code == 0 and not str(call[0]).startswith("-"):
+            assert done.stderr == ""
+            for line in done.stdout.splitlines():
+                json.loads(line)
+
+
+def test_the_installed_command_is_the_same() -> None:
+    script = Path(sys.executable).parent / "muomni"
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == start("--version").stdout
+
+
+def test_debug_shows_the_traceback_before_or_after_the_command(tmp_path: Path) -> None:
+    for call in (["--debug", "list"], ["list", "--debug"]):
+        done = start(*call, "-c", tmp_path)
+        assert done.returncode == 1
+        assert "Traceback" in done.stderr
+        assert done.stderr.splitlines()[-1].startswith("muomni: error: ")
+
+
+def test_a_terminal_gets_a_table(shared: Path) -> None:
+    code, shown = on_terminal("search", "a dog barks", "-c", shared)
+    assert code == 0
+    assert "cosine" in shown
+    assert "dog.txt" in shown
+    assert "A dog barks at the postman." in shown
+    assert "{" not in shown
+
+
+def test_a_terminal_gets_json_when_asked(shared: Path) -> None:
+    code, shown = on_terminal("search", "a dog barks", "--json", "-c", shared, columns=40)
+    assert code == 0
+    assert json.loads(shown.splitlines()[0])["key"] == "dog.txt"
+
+
+@pytest.mark.parametrize(
+    "call", ["list", "stats", "get long.txt", "verify", "failures", "search owl"]
+)
+def test_no_line_is_wider_than_the_terminal(shared: Path, call: str) -> None:
+    code, shown = on_terminal(*call.split(), "-c", shared, columns=60)
+    assert code == 0
+    assert max(len(line) for line in plain(shown).splitlines()) <= 60
+
+
+def test_adding_on_a_terminal_ends_with_a_summary(corpus: Path, tmp_path: Path) -> None:
+    code, shown = on_terminal("add", corpus, "--model", "hashing", "-c", tmp_path / "c")
+    assert code == 0
+    assert "items/s" in shown  # the bar
+    assert re.search(r"^8 added \(\d+\.\d s\)\r?$", plain(shown), re.M)
+
+
+def test_hostile_keys_are_shown_harmlessly(muomni: Run, tmp_path: Path) -> None:
+    keys = ["[red]x[/]", "two\nlines", "\u202egnp", "\x1b]0;title\x07", "漢字" * 30, "k" * 4096]
+    rows = [{"key": key, "text": f"a text\nof {key}"} for key in keys]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    answers(muomni("add", "rows.jsonl", "--model", "hashing", "-c", "c"))
+    for call in (["list"], ["search", "text"], ["get", *keys]):
+        code, shown = on_terminal(*call, "-c", tmp_path / "c")
+        assert code == 0
+        assert "[red]x[/]" in shown
+        assert "two\\u000alines" in shown
+        assert "\\u202egnp" in shown
+        assert "\\u001b]0;title\\u0007" in shown
+        assert not set(plain(shown)) & set("\x1b\x07\u202e")
+
+
+def test_a_reader_that_leaves_early_is_no_error(shared: Path) -> None:
+    command = f"{' '.join(MUOMNI)} list -c '{shared}' | head -n 0; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"
+    assert done.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_behind_stdout_is_one_line(shared: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*MUOMNI, "list", "-c", shared],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line == "muomni: error: No space left on device: --debug shows more"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_json_is_whole_in_any_encoding(muomni: Run, tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"key": "漢 é", "text": "é"}) + "\n")
+    answers(muomni("add", "rows.jsonl", "--model", "hashing", "-c", "c"))
+    done = start("list", "-c", tmp_path / "c", env={**os.environ, "PYTHONIOENCODING": encoding})
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["key"] == "漢 é"
+
+
+def test_a_path_that_is_no_unicode_is_reported(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.txt")
+    (tmp_path / name).write_text("coffee")
+    done = start("add", tmp_path, "--model", "hashing", "-c", tmp_path / "c")
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+    done = start("get", name, "-c", tmp_path / "c")
+    assert done.returncode in {0, 1}
+    assert "Traceback" not in done.stderr

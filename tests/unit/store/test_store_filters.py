@@ -1,0 +1,254 @@
+"""Filters in SQL against what they mean in plain Python."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from filter_oracle import matches
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from muomni_search.errors import InvalidInput
+from muomni_search.filters import And, Filter, Not, Or, Test, parse_filter
+from muomni_search.items import DIM, Modality
+from muomni_search.store.store import NewItem, Store
+
+VECTOR = np.eye(1, DIM, dtype=np.float32)
+
+
+def make(path: Path, documents: list[dict[str, Any]]) -> Store:
+    store = Store.create(path, model="m", fingerprint="f")
+    items = [
+        NewItem(
+            f"k{number}",
+            list(Modality)[number % 3],
+            VECTOR,
+            [None],
+            source=None if number % 2 else f"/files/k{number}",
+            metadata=document,
+        )
+        for number, document in enumerate(documents)
+    ]
+    with store.write() as writer:
+        writer.put(items)
+    return store
+
+
+def found(store: Store, condition: Filter) -> set[str]:
+    """Return the keys that pass, asked for in both ways that there are."""
+    with store.snapshot() as snapshot:
+        keys = {item.key for item in snapshot.iter_items(condition)}
+        by_row = {
+            match.key
+            for modality in Modality
+            for match in snapshot.matches(modality, snapshot.matching_rows(modality, condition))
+        }
+    assert by_row == keys
+    return keys
+
+
+def expected(store: Store, condition: Filter) -> set[str]:
+    with store.snapshot() as snapshot:
+        return {
+            item.key
+            for item in snapshot.iter_items()
+            if matches(
+                condition,
+                {
+                    "key": item.key,
+                    "modality": str(item.modality),
+                    "source": item.source,
+                    "added": item.added,
+                    "metadata": item.metadata,
+                },
+            )
+        }
+
+
+# Values and names that are near each other, so that tests often pass and often just fail.
+# SQLite's JSON ends texts at a NUL, so none is compared here.
+TEXTS = [
+    "",
+    "a",
+    "A",
+    "ab",
+    "b",
+    "1",
+    "1.0",
+    "true",
+    "null",
+    "%",
+    "_",
+    "a%",
+    "ü",
+    "😀",
+    "'",
+    '"',
+    "\\",
+]
+NUMBERS = [0, 1, -1, 2, 1.0, 1.5, -0.0, 0.1, 2**53, 2**53 + 1, float(2**53), 2**63 - 1, 1e300]
+scalars = st.sampled_from([*TEXTS, *NUMBERS, True, False])
+names = st.sampled_from(
+    ["x", "y", "a.b", "", '"', "'", "\\", "a b", "ü", "$", "[0]", "0", "\n", "x'; drop table items"]
+)
+values = st.recursive(
+    scalars | st.none(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
+    max_leaves=5,
+)
+documents = st.lists(st.dictionaries(names, values, max_size=4), min_size=1, max_size=6)
+fields = st.lists(names, min_size=1, max_size=2).map(tuple) | st.sampled_from(
+    [("key",), ("modality",), ("source",), ("added",)]
+)
+tests = st.one_of(
+    st.builds(Test, fields, st.sampled_from(["=", "!=", "<", "<=", ">", ">="]), scalars),
+    st.builds(Test, fields, st.just("contains"), scalars),
+    st.builds(Test, fields, st.sampled_from(["is null", "is not null"])),
+    st.builds(
+        Test,
+        fields,
+        st.sampled_from(["in", "not in"]),
+        st.lists(scalars | st.sampled_from(["k1", "text"]), max_size=4).map(tuple),
+    ),
+)
+filters = st.recursive(
+    tests,
+    lambda inner: st.one_of(
+        st.builds(And, st.lists(inner, min_size=1, max_size=3).map(tuple)),
+        st.builds(Or, st.lists(inner, min_size=1, max_size=3).map(tuple)),
+        st.builds(Not, inner),
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(documents=documents, conditions=st.lists(filters, min_size=15, max_size=15))
+def test_sql_finds_what_the_filter_means(
+    tmp_path_factory: pytest.TempPathFactory,
+    documents: list[dict[str, Any]],
+    conditions: list[Filter],
+) -> None:
+    with make(tmp_path_factory.mktemp("filters") / "c", documents) as store:
+        for condition in conditions:
+            assert found(store, condition) == expected(store, condition), condition
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    documents = [
+        {"year": 2020, "tags": ["red", "1", 7], "camera": {"make": "Leica"}, "seen": True},
+        {"year": 2021.5, "tags": "a red barn", "camera": {"make": None}, "seen": False},
+        {"year": "2020", "tags": [], "a.b": 1, 'q"t': 1, "seen": 1},
+        {"year": None, "tags": [True, None], "": 3, "a": {"b": 2}, "100%": "50% of a_b"},
+        {},
+    ]
+    with make(tmp_path_factory.mktemp("shelf") / "c", documents) as store:
+        yield store
+
+
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        ("year = 2020", {"k0"}),
+        ("year = 2020.0", {"k0"}),
+        ("year = '2020'", {"k2"}),
+        ("year != 2020", {"k1"}),
+        ("year < '3'", {"k2"}),
+        ("year is null", {"k3", "k4"}),
+        ("not year is null", {"k0", "k1", "k2"}),
+        ("not year = 2020", {"k1", "k2", "k3", "k4"}),
+        ("not (year >= 2020 or year is null)", {"k2"}),
+        ("year in (2020, '2020')", {"k0", "k2"}),
+        ("year not in (2020)", {"k1"}),
+        ("year in ()", set()),
+        ("year not in ()", {"k0", "k1", "k2"}),
+        ("seen = true", {"k0"}),
+        ("seen != true", {"k1"}),
+        ("seen = 1", {"k2"}),
+        ("seen > false", set()),
+        ("seen in (true, 1)", {"k0", "k2"}),
+        ("tags contains 'red'", {"k0", "k1"}),
+        ("tags contains 'RED'", set()),
+        ("tags contains '1'", {"k0"}),
+        ("tags contains 1", set()),
+        ("tags contains 7.0", {"k0"}),
+        ("tags contains true", {"k3"}),
+        ("\"100%\" contains '0%'", {"k3"}),
+        ("\"100%\" contains '_b'", {"k3"}),
+        ("\"100%\" contains 'xb'", set()),
+        ("camera.make = 'Leica'", {"k0"}),
+        ("camera.make is null", {"k1", "k2", "k3", "k4"}),
+        ("camera is null", {"k2", "k3", "k4"}),
+        ("camera = 'Leica'", set()),
+        ("a.b = 2", {"k3"}),
+        ('"a.b" = 1', {"k2"}),
+        ('"q""t" = 1', {"k2"}),
+        ('"" = 3', {"k3"}),
+        ("key = 'k1'", {"k1"}),
+        ("key in ('k1', 'k4', 5)", {"k1", "k4"}),
+        ("key = 1", set()),
+        ("modality = 'text'", {"k0", "k3"}),
+        ("source is null", {"k1", "k3"}),
+        ("source contains '/k2'", {"k2"}),
+        ("added > '2000' and added < '9999'", {"k0", "k1", "k2", "k3", "k4"}),
+        ("key = 'x'' or 1=1 --'", set()),
+    ],
+)
+def test_a_filter_finds(shelf: Store, text: str, keys: set[str]) -> None:
+    condition = parse_filter(text)
+    assert condition is not None
+    assert found(shelf, condition) == keys == expected(shelf, condition)
+
+
+def test_one_and_true_are_two_filters_also_when_asked_one_after_the_other(shelf: Store) -> None:
+    for value, keys in ((1, {"k2"}), (True, {"k0"}), (1.0, {"k2"})):
+        assert found(shelf, Test(("seen",), "=", value)) == keys
+
+
+def test_in_takes_more_values_than_sql_has_parameters(shelf: Store) -> None:
+    many = tuple(f"k{number}" for number in range(1, 50_000, 2))
+    assert found(shelf, Test(("key",), "in", many)) == {"k1", "k3"}
+    assert found(shelf, Test(("key",), "not in", many)) == {"k0", "k2", "k4"}
+
+
+@pytest.mark.parametrize("join", [And, Or])
+@pytest.mark.parametrize("op", ["=", "contains", "not in"])
+def test_a_filter_may_have_200_tests_and_not_one_more(shelf: Store, join: Any, op: str) -> None:
+    test = Test(("year",), op, ("2021",) if op == "not in" else "2020")
+    assert found(shelf, join((test,) * 200)) == {"k2"}
+    with pytest.raises(InvalidInput, match="more than 200 tests"):
+        found(shelf, join((test,) * 201))
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        Test(("x",), "=", "\udc80"),
+        Test(("x",), "in", ("\udc80",)),
+        Test(("x",), "contains", "\udc80"),
+        Test(("x\udc80",), "is null"),
+        Test(("x",), "="),
+    ],
+)
+def test_half_a_character_or_no_value_is_bad_input(shelf: Store, test: Test) -> None:
+    with pytest.raises(InvalidInput):
+        found(shelf, test)
+
+
+@settings(max_examples=200, deadline=None)
+@given(number=st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**63), 2**63 - 1))
+def test_every_number_equals_itself_after_it_was_stored(number: float) -> None:
+    import sqlite3
+
+    # Straight to SQLite, whose reading of decimals is what this is about.
+    stored = json.dumps({"x": number})
+    equal = sqlite3.connect(":memory:").execute(
+        "SELECT json_extract(?, '$.\"x\"') = ?", (stored, number)
+    )
+    assert equal.fetchone() == (1,)
