@@ -211,8 +211,10 @@ class Store:
         """Yield what does not fit together: SQLite, row files, index files, each against each."""
         from muomni_search.store.check import check
 
-        with self.snapshot() as snapshot:
-            yield from check(self.directory, snapshot)
+        with database_errors(self.database), self._engine.connect() as connection:
+            # Read anew, for who damages a database counts no revision up.
+            state = read_state(connection, self.directory)
+            yield from check(self.directory, Snapshot(connection, state))
 
     def repair(self) -> list[str]:
         """Mend what can be derived; return a line for each thing done.

@@ -127,7 +127,7 @@ filters = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(documents=documents, conditions=st.lists(filters, min_size=15, max_size=15))
 def test_sql_finds_what_the_filter_means(
     tmp_path_factory: pytest.TempPathFactory,

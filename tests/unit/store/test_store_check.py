@@ -1,0 +1,271 @@
+"""Verify finds every kind of damage, and repair mends it without losing more than was damaged."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from muomni_search.errors import CorruptData
+from muomni_search.items import DIM, Modality
+from muomni_search.store.rows import BLOCK_ROWS, ROW_BYTES
+from muomni_search.store.store import IndexFile, NewItem, Store
+from muomni_search.vectors import normalise
+
+TEXT, IMAGE = Modality.TEXT, Modality.IMAGE
+COUNT = BLOCK_ROWS + 1000  # two blocks
+VECTORS = normalise(np.random.default_rng(2).standard_normal((COUNT, DIM)))
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of two blocks of texts, one of them dead, two pictures and an index."""
+    place = tmp_path_factory.mktemp("original") / "collection"
+    with Store.create(place, model="m", fingerprint="f") as store:
+        data = b"an index"
+        (place / "index" / "text.0.0123456789ab.faiss").write_bytes(data)
+        texts = [
+            NewItem(f"t{n}", TEXT, VECTORS[n : n + 1], [None], source=f"/t{n}" if n % 2 else None)
+            for n in range(COUNT)
+        ]
+        pictures = [NewItem(f"i{n}", IMAGE, VECTORS[n : n + 1], [None]) for n in range(2)]
+        with store.write() as writer:
+            writer.put([*texts, *pictures])
+        with store.write() as writer:
+            writer.delete(["t7"])
+            checksum = hashlib.sha256(data).hexdigest()
+            writer.set_index(
+                IndexFile(TEXT, 0, "text.0.0123456789ab.faiss", "pq4", 9, len(data), checksum, {})
+            )
+        assert list(store.problems()) == []
+        assert store.repair() == []
+    return place
+
+
+@pytest.fixture
+def place(original: Path, tmp_path: Path) -> Path:
+    import shutil
+
+    return Path(shutil.copytree(original, tmp_path / "collection"))
+
+
+@pytest.fixture
+def store(place: Path) -> Iterator[Store]:
+    with Store.open(place) as store:
+        yield store
+
+
+def sql(place: Path, *statements: str) -> None:
+    with sqlite3.connect(place / "collection.db") as connection:
+        for statement in statements:
+            connection.execute(statement)
+    connection.close()
+
+
+def flip(path: Path, at: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        (byte,) = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))
+
+
+def kinds(store: Store) -> set[str]:
+    return {fault.kind for fault in store.problems()}
+
+
+def texts_left(store: Store) -> set[int]:
+    """Return the numbers of the texts that are left, each with its own vector."""
+    with store.snapshot() as snapshot:
+        keys = [key for key in snapshot.iter_keys() if key.startswith("t")]
+        vectors = snapshot.vectors(TEXT)
+        for key, (_, rows) in snapshot.item_rows(keys).items():
+            assert np.array_equal(vectors[rows[0]], VECTORS[int(key[1:])])
+        return {int(key[1:]) for key in keys}
+
+
+def failed(store: Store) -> set[int]:
+    with store.snapshot() as snapshot:
+        failures = snapshot.failures()
+    for failure in failures:
+        assert failure.key is not None
+        assert failure.source == (f"/{failure.key}" if int(failure.key[1:]) % 2 else failure.key)
+        assert "add it again" in failure.hint
+    return {int(str(failure.key)[1:]) for failure in failures}
+
+
+ALL = set(range(COUNT)) - {7}
+FIRST, SECOND = set(range(BLOCK_ROWS)) - {7}, set(range(BLOCK_ROWS, COUNT))
+ROWS = "vectors/text.0.f32"
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind", "lost"),
+    [
+        (lambda place: flip(place / ROWS, 5 * ROW_BYTES + 1), "checksum", FIRST),
+        (lambda place: flip(place / ROWS, (BLOCK_ROWS + 5) * ROW_BYTES), "checksum", SECOND),
+        (lambda place: os.truncate(place / ROWS, COUNT * ROW_BYTES - 1), "rows", SECOND),
+        (lambda place: os.truncate(place / ROWS, BLOCK_ROWS * ROW_BYTES), "rows", SECOND),
+        (lambda place: os.truncate(place / ROWS, 0), "rows", ALL),
+        (lambda place: (place / ROWS).unlink(), "rows", ALL),
+        (lambda place: sql(place, "DELETE FROM row_blocks WHERE block = 1"), "checksum", SECOND),
+    ],
+    ids=["flipped bit", "in the second block", "cut row", "cut block", "emptied", "gone", "no sum"],
+)
+def test_damaged_rows_are_found_and_only_their_blocks_are_lost(
+    store: Store, place: Path, damage: Callable[[Path], None], kind: str, lost: set[int]
+) -> None:
+    damage(place)
+    assert kind in kinds(store)
+    done = store.repair()
+    assert len(done) == 1
+    assert f"their {len(lost)} items are listed by `muomni failures`" in done[0]
+    assert texts_left(store) == ALL - lost
+    assert failed(store) == lost
+    assert kinds(store) == set()
+    assert store.repair() == []
+    # Adding them again makes everything as it was.
+    with store.write() as writer:
+        writer.put(
+            [
+                NewItem(
+                    f"t{n}", TEXT, VECTORS[n : n + 1], [None], source=f"/t{n}" if n % 2 else None
+                )
+                for n in lost
+            ]
+        )
+    assert texts_left(store) == ALL
+    assert failed(store) == set()
+    assert kinds(store) == set()
+
+
+def test_a_row_that_is_no_unit_vector_is_found_though_its_checksum_fits(
+    store: Store, place: Path
+) -> None:
+    import zlib
+
+    with (place / ROWS).open("r+b") as file:
+        file.seek(3 * ROW_BYTES)
+        file.write(np.full(DIM, np.nan, np.float32).tobytes())
+        file.seek(0)
+        checksum = zlib.crc32(file.read(BLOCK_ROWS * ROW_BYTES))
+    sql(place, f"UPDATE row_blocks SET checksum = {checksum} WHERE modality='text' AND block = 0")
+    assert kinds(store) == {"norm"}
+    store.repair()
+    assert texts_left(store) == ALL - {3}
+    assert failed(store) == {3}
+    assert kinds(store) == set()
+
+
+def test_what_is_beyond_the_recorded_rows_is_no_fault_and_cut_by_repair(
+    store: Store, place: Path
+) -> None:
+    with (place / ROWS).open("ab") as file:
+        file.write(b"x" * 99)
+    assert kinds(store) == set()
+    assert store.repair() == [f"{place / ROWS}: cut off 99 bytes that nothing refers to"]
+    assert (place / ROWS).stat().st_size == COUNT * ROW_BYTES
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: flip(path, 3),
+        lambda path: path.write_bytes(b"short"),
+        lambda path: path.unlink(),
+        lambda path: (path.unlink(), path.mkdir()),
+    ],
+    ids=["flipped", "short", "gone", "a directory"],
+)
+def test_a_damaged_index_is_found_and_forgotten(
+    store: Store, place: Path, damage: Callable[[Path], None]
+) -> None:
+    damage(place / "index" / "text.0.0123456789ab.faiss")
+    assert kinds(store) == {"index"}
+    assert "dropped the damaged index of text" in store.repair()[0]
+    with store.snapshot() as snapshot:
+        assert snapshot.index_file(TEXT) is None
+    assert kinds(store) == set()
+    assert texts_left(store) == ALL
+
+
+def test_an_index_of_more_rows_than_there_are_is_found(store: Store, place: Path) -> None:
+    sql(place, f"UPDATE index_files SET rows = {COUNT + 1}")
+    assert kinds(store) == {"index"}
+    store.repair()
+    assert kinds(store) == set()
+
+
+def test_a_stranger_among_the_files_is_found_and_removed(store: Store, place: Path) -> None:
+    (place / "vectors" / "notes.txt").write_text("mine")
+    (place / "index" / "foreign.faiss").write_text("mine")
+    assert [Path(fault.where).name for fault in store.problems()] == ["notes.txt", "foreign.faiss"]
+    assert len(store.repair()) == 2
+    assert kinds(store) == set()
+    assert sorted(path.name for path in (place / "vectors").iterdir()) == [
+        "image.0.f32",
+        "text.0.f32",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("statements", "kind", "lost"),
+    [
+        (["DELETE FROM dead_rows"], "orphan", set()),
+        (["UPDATE row_files SET dead = 5 WHERE modality = 'text'"], "count", set()),
+        (["INSERT INTO dead_rows VALUES ('text', 9)"], "orphan", set()),
+        (["INSERT INTO dead_rows VALUES ('text', 99999)"], "orphan", set()),
+        (['DELETE FROM segments WHERE modality = \'text\' AND "row" = 9'], "orphan", {9}),
+        (
+            ['UPDATE segments SET "row" = 99999 WHERE modality = \'text\' AND "row" = 9'],
+            "orphan",
+            {9},
+        ),
+        (["DELETE FROM items WHERE key = 't9'"], "database", {9}),
+        (
+            ['UPDATE segments SET modality = \'audio\' WHERE modality = \'text\' AND "row" = 9'],
+            "orphan",
+            {9},
+        ),
+    ],
+    ids=["undead", "miscounted", "live and dead", "dead beyond", "no segment", "segment beyond",
+         "no item", "another modality"],
+)  # fmt: skip
+def test_numbers_that_do_not_fit_are_found_and_counted_anew(
+    store: Store, place: Path, statements: list[str], kind: str, lost: set[int]
+) -> None:
+    sql(place, *statements)
+    assert kind in kinds(store)
+    assert store.repair()
+    assert kinds(store) == set()
+    assert texts_left(store) == ALL - lost
+    assert failed(store) == (lost if kind != "database" else set())
+
+
+def test_a_row_that_is_nobodys_is_an_error_and_not_a_wrong_hit(store: Store, place: Path) -> None:
+    with store.snapshot() as snapshot, pytest.raises(CorruptData, match="row 7 of text"):
+        snapshot.matches(TEXT, np.array([6, 7]))
+
+
+def test_a_schema_with_other_columns_is_found(store: Store, place: Path) -> None:
+    sql(place, "ALTER TABLE jobs ADD COLUMN more TEXT")
+    assert kinds(store) == {"database"}
+
+
+def test_an_index_of_sqlite_that_does_not_fit_is_made_anew(store: Store, place: Path) -> None:
+    with sqlite3.connect(place / "collection.db") as connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute(
+            "UPDATE sqlite_master SET sql = replace(sql, 'IS NOT NULL', 'IS NULL')"
+            " WHERE name = 'items_by_root'"
+        )
+    connection.close()
+    with Store.open(place) as damaged:
+        assert kinds(damaged) == {"database"}
+        assert "made its indexes anew" in damaged.repair()[0]
+        assert kinds(damaged) == set()
