@@ -1,0 +1,189 @@
+"""The schema: made by the revisions alone, upgraded whole or not at all, never losing a row."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from muomni_search.errors import CorruptData
+from muomni_search.items import DIM, Modality, Span
+from muomni_search.store import engine, tables
+from muomni_search.store.store import NewItem, Store
+
+VECTORS = np.eye(3, DIM, dtype=np.float32)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A collection of today's schema with an item of two segments and one of one."""
+    place = tmp_path / "collection"
+    spans = [Span("char", 0, 5), Span("char", 5, 9)]
+    with Store.create(place, model="m", fingerprint="f") as store, store.write() as writer:
+        writer.put(
+            [
+                NewItem("a", Modality.TEXT, VECTORS[:2], spans, text="a long one"),
+                NewItem("b", Modality.IMAGE, VECTORS[2:], [None], metadata={"n": 1}),
+            ]
+        )
+    return place
+
+
+def check_content(store: Store) -> None:
+    with store.snapshot() as snapshot:
+        assert [(item.key, item.segments) for item in snapshot.iter_items()] == [("a", 2), ("b", 1)]
+        assert snapshot.item_rows(["a"])["a"][1].tolist() == [0, 1]
+        assert np.array_equal(snapshot.vectors(Modality.TEXT), VECTORS[:2])
+    assert list(store.problems()) == []
+
+
+def test_the_newest_revision_is_the_one_that_the_store_reads() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(engine.find_migrations()))
+    scripts = ScriptDirectory.from_config(config)
+    assert scripts.get_heads() == [tables.HEAD]
+    # `found > HEAD` compares them as text.
+    numbers = [script.revision for script in scripts.walk_revisions()][::-1]
+    assert numbers == [f"{number:04d}" for number in range(1, len(numbers) + 1)]
+
+
+def test_the_revisions_make_the_tables_that_the_code_speaks_of(place: Path) -> None:
+    connected = engine.connect(place / "collection.db")
+    with connected.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, tables.metadata) == []
+        made = connection.exec_driver_sql(
+            "SELECT name, wr FROM pragma_table_list WHERE type = 'table'"
+        ).all()
+        without_rowid = {row.name for row in made if row.wr}
+    connected.dispose()
+    assert without_rowid == {
+        table.name
+        for table in tables.metadata.sorted_tables
+        if table.dialect_options["sqlite"]["with_rowid"] is False
+    }
+
+
+def test_a_collection_is_known_by_its_first_bytes(place: Path) -> None:
+    data = (place / "collection.db").read_bytes()
+    assert data[:16] == b"SQLite format 3\0"
+    assert data[68:72] == b"muom"
+    assert data[18:20] == b"\x02\x02"  # a write-ahead log
+
+
+def test_the_revisions_are_found_in_a_checkout_and_in_a_wheel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (engine.find_migrations() / "versions").is_dir()
+    package = tmp_path / "site-packages" / "muomni_search"
+    monkeypatch.setattr(engine, "__file__", str(package / "store" / "engine.py"))
+    assert engine.find_migrations() == tmp_path / "site-packages" / "migrations"
+    (package / "migrations").mkdir(parents=True)
+    assert engine.find_migrations() == package / "migrations"
+
+
+# ---- a revision to come --------------------------------------------------------------------------
+
+SECOND = '''
+"""Make the table of items anew, as a change of a column does."""
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade():
+    with op.batch_alter_table("items") as batch:
+        batch.add_column(sa.Column("language", sa.Text))
+    {more}
+'''
+
+
+@pytest.fixture(params=["migrations", "100%25 migrations"])
+def future(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[Path]:
+    """The revisions with one more, as a later version of this package will have."""
+    migrations = tmp_path / str(request.param)
+    shutil.copytree(
+        engine.find_migrations(), migrations, ignore=shutil.ignore_patterns("__pycache__")
+    )
+    (migrations / "versions" / "0002_language.py").write_text(SECOND.format(more=""))
+    monkeypatch.setattr(engine, "find_migrations", lambda: migrations)
+    monkeypatch.setattr(engine, "HEAD", "0002")
+    return migrations
+
+
+def revision(place: Path) -> str:
+    with sqlite3.connect(place / "collection.db") as connection:
+        (found,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    connection.close()
+    return str(found)
+
+
+def columns(place: Path) -> list[str]:
+    with sqlite3.connect(place / "collection.db") as connection:
+        found = [row[1] for row in connection.execute("PRAGMA table_info(items)")]
+    connection.close()
+    return found
+
+
+def test_opening_upgrades_and_loses_nothing(
+    place: Path, future: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store.open(place) as store:
+        with store.snapshot() as snapshot:
+            assert [item.segments for item in snapshot.iter_items()] == [2, 1]
+        # The foreign keys are on again: an item takes its segments with it.
+        with store.write() as writer:
+            writer.connection.exec_driver_sql("DELETE FROM items WHERE key = 'b'")
+            left = writer.connection.exec_driver_sql("SELECT count(*) FROM segments").scalar()
+        assert left == 2
+    assert revision(place) == "0002"
+    assert columns(place)[-1] == "language"
+
+
+def test_two_may_open_an_old_collection_at_once(place: Path, future: Path) -> None:
+    opened: list[Store] = []
+    threads = [threading.Thread(target=lambda: opened.append(Store.open(place))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(opened) == 2
+    for store in opened:
+        store.close()
+    assert revision(place) == "0002"
+
+
+@pytest.mark.parametrize(
+    "failing",
+    [
+        "raise RuntimeError('power cut')",
+        "op.execute('INSERT INTO nowhere VALUES (1)')",
+        "op.execute('DELETE FROM items')",  # the segments' references lead nowhere then
+    ],
+)
+def test_an_upgrade_that_fails_changes_nothing(
+    place: Path, future: Path, failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (place / "collection.db").read_bytes()
+    (future / "versions" / "0002_language.py").write_text(SECOND.format(more=failing))
+    with pytest.raises((RuntimeError, CorruptData)):
+        Store.open(place)
+    assert revision(place) == "0001"
+    assert columns(place)[-1] == "added"
+    assert (place / "collection.db").read_bytes() == before
+    monkeypatch.undo()
+    with Store.open(place) as store:
+        check_content(store)
