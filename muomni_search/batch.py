@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from muomni_search.collection import Collection, Modalities, Ranked, View
+from muomni_search.collection import Collection
 from muomni_search.errors import Conflict, InvalidInput, MuomniError, NotFound, UnreadableFile
 from muomni_search.filters import parse_filter
 from muomni_search.ingest.table import read_rows
@@ -34,6 +34,7 @@ from muomni_search.pipeline import Progress, Silent
 from muomni_search.query_parts import make_part, parse_part
 from muomni_search.store.store import Job
 from muomni_search.vectors import check_vectors
+from muomni_search.view import Modalities, Ranked, View
 
 __all__ = ["BatchReport", "run_batch", "write_neighbors"]
 

@@ -77,7 +77,8 @@ def cosines(rows: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray[np
     float64, so equal rows get equal cosines whatever block, index or batch they came through; a
     matrix product gives no such promise, and ties would be ordered by chance.
     """
-    return np.sum(rows * query.astype(np.float64), axis=1).astype(np.float32)
+    products = np.sum(rows * query.astype(np.float64), axis=1)
+    return np.asarray(products, dtype=np.float32)
 
 
 def mean_vector(rows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -86,7 +87,10 @@ def mean_vector(rows: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def combine(
-    weights: Sequence[float], rows: NDArray[np.float32] | Sequence[NDArray[np.float32]], *, what: str
+    weights: Sequence[float],
+    rows: NDArray[np.float32] | Sequence[NDArray[np.float32]],
+    *,
+    what: str,
 ) -> NDArray[np.float32]:
     """Return the unit weighted sum (d,) of unit rows (n, d).
 
