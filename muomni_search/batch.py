@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from muomni_search.collection import Collection
 from muomni_search.errors import Conflict, InvalidInput, MuomniError, NotFound, UnreadableFile
 from muomni_search.filters import parse_filter
-from muomni_search.ingest.table import read_rows
+from muomni_search.ingest.rows import read_rows
 from muomni_search.items import Query
 from muomni_search.pipeline import Progress, Silent
 from muomni_search.query_parts import make_part, parse_part
@@ -435,9 +435,7 @@ def _encoded(name: str) -> str:
     return name
 
 
-def _write_parquet(
-    path: Path, answers: Sequence[tuple[str | int, Sequence[Ranked]]]
-) -> None:
+def _write_parquet(path: Path, answers: Sequence[tuple[str | int, Sequence[Ranked]]]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

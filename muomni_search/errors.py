@@ -1,7 +1,7 @@
 """The errors that this package raises on purpose.
 
     MuomniError
-    ├── InvalidInput      (also ValueError)   a file, option, filter, vector or query that cannot be used
+    ├── InvalidInput      (also ValueError)   a file, option, filter, vector or query of no use
     │   └── UnreadableFile                    a text, picture, sound or table that cannot be read
     ├── NotFound          (also LookupError)  no such collection, key, model or file
     ├── Conflict                              exists already, locked, another model, another root

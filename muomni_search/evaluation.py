@@ -12,9 +12,7 @@ __all__ = ["bootstrap_interval", "first_relevant_ranks", "mean_reciprocal_rank",
 Ranks = NDArray[np.int64]
 
 
-def first_relevant_ranks(
-    similarities: NDArray[np.float32], relevant: NDArray[np.bool_]
-) -> Ranks:
+def first_relevant_ranks(similarities: NDArray[np.float32], relevant: NDArray[np.bool_]) -> Ranks:
     """Return the rank, from 1, of the best relevant item of each query, (queries,).
 
     Args:
@@ -54,9 +52,7 @@ def bootstrap_interval(
     """Return the percentile bootstrap interval of a metric over queries (Efron 1979)."""
     values = np.asarray(ranks)
     rng = np.random.default_rng(seed)
-    draws = [
-        metric(values[rng.integers(0, len(values), len(values))]) for _ in range(resamples)
-    ]
+    draws = [metric(values[rng.integers(0, len(values), len(values))]) for _ in range(resamples)]
     tail = (1 - level) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
     return float(low), float(high)

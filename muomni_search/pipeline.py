@@ -303,7 +303,7 @@ class Pipeline:
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
-        fresh = [read for read in waiting if not self._moved(read, waiting)]
+        fresh = [read for read in waiting if not self._moved(read)]
         for read in fresh:
             if read.known is None:
                 self.report.added += 1
@@ -315,7 +315,7 @@ class Pipeline:
                 self._mend(read.record)
         self._commit_when_due()
 
-    def _moved(self, read: _Read, waiting: Sequence[_Read]) -> bool:
+    def _moved(self, read: _Read) -> bool:
         """Whether this is a known item under a new name; if so, stage the move."""
         if read.known is not None or read.record.path is None:
             return False

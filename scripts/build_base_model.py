@@ -83,9 +83,7 @@ def build(work: Path, target: Path) -> None:
         ridge=ridge,
         projection=projection,
     )
-    save(
-        target / "audio.head.npz", classes=sounds, class_weights=weights, projection=projection
-    )
+    save(target / "audio.head.npz", classes=sounds, class_weights=weights, projection=projection)
     pictures = image_encoder(target).project(features, logits)
     prior = fit_prior(text_encoder(target), names, pictures, sound_vectors(work, target))
     describe(target, prior)
@@ -117,7 +115,9 @@ def draw_features(work: Path, target: Path) -> tuple[Array, Array, list[str]]:
             group = drawings[start : start + 64]
             squares = list(pool.map(square, [path for path, _ in group]))
             seen = [one for one in squares if one is not None]
-            names += [name for (_, name), one in zip(group, squares, strict=True) if one is not None]
+            names += [
+                name for (_, name), one in zip(group, squares, strict=True) if one is not None
+            ]
             found = encoder.run_tower(seen)
             features.append(found[0])
             logits.append(found[1])

@@ -19,6 +19,7 @@ from muomni_search.items import Modality, Span
 
 __all__ = ["Encoder", "Piece"]
 
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """One segment's input, ready for ``Encoder.encode``.

@@ -122,10 +122,11 @@ class FourBitScan:
         # Fewer rows than FAISS asks for give poorer codes, which is no reason to fail or to warn:
         # so small an index is only made on demand.
         index.pq.cp.min_points_per_centroid = 1
-        training = np.resize(sample[:, order], (max(len(sample), 2**BITS), DIM))
-        index.train(np.ascontiguousarray(training))
+        training = np.resize(sample, (max(len(sample), 2**BITS), DIM))
+        # take: indexing with [:, order] needs 15 times as long, longer than FAISS does.
+        index.train(np.take(training, order, axis=1))
         for start in range(0, len(vectors), ADDED_AT_ONCE):
-            index.add(np.ascontiguousarray(vectors[start : start + ADDED_AT_ONCE, order]))
+            index.add(np.take(vectors[start : start + ADDED_AT_ONCE], order, axis=1))
         return cls(index, order)
 
     def search(self, query: NDArray[np.float32], fetch: int) -> NDArray[np.int64]:

@@ -75,9 +75,7 @@ def _check_header(file: Any, name: str | Path) -> None:
         )
 
 
-def _mono_blocks(
-    file: Any, name: str | Path, max_seconds: float
-) -> Iterator[NDArray[np.float32]]:
+def _mono_blocks(file: Any, name: str | Path, max_seconds: float) -> Iterator[NDArray[np.float32]]:
     limit = int(max_seconds * file.samplerate)
     total = 0
     while True:

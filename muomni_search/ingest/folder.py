@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from muomni_search.errors import MuomniError
+from muomni_search.errors import InvalidInput
 from muomni_search.ingest.sniff import HEAD_BYTES, claimed_modality, sniff
-from muomni_search.items import Problem, Record
+from muomni_search.items import Modality, Problem, Record
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
 
-__all__ = ["Skipped", "read_file_record", "read_folder"]
+__all__ = ["Entry", "Skipped", "read_file_record", "read_folder", "read_patterns"]
 
 IGNORE_FILE = ".muomniignore"
+TABLE_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".parquet", ".npy")
+# What to do about a file that is not what its name says.
+MENDS = {
+    Modality.TEXT: "convert it to UTF-8, or remove it",
+    Modality.IMAGE: "convert it to PNG or JPEG, or remove it",
+    Modality.AUDIO: "convert it to WAV, FLAC, OGG or MP3, or remove it",
+}
+NOUNS = {Modality.TEXT: "text in UTF-8", Modality.IMAGE: "picture", Modality.AUDIO: "sound"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,110 +41,173 @@ class Skipped:
 Entry = Record | Problem | Skipped
 
 
-def read_folder(root: Path, *, prefix: str = "", exclude: Sequence[str] = ()) -> Iterator[Entry]:
+class _Ignore(NamedTuple):
+    """What decides whether a path is left out: ``--exclude``, then the nearest ignore file."""
+
+    excluded: GitIgnoreSpec | None
+    # The ignore files from the root down, each with the path of its folder below the root.
+    rules: tuple[tuple[str, GitIgnoreSpec], ...] = ()
+
+    def matches(self, relative: str) -> bool:
+        """Whether a path below the root (of a folder: with a slash at its end) is left out."""
+        if self.excluded is not None and self.excluded.match_file(relative):
+            return True
+        for folder, spec in reversed(self.rules):
+            verdict = spec.check_file(relative[len(folder) :]).include
+            if verdict is not None:
+                return verdict
+        return False
+
+    def below(self, folder: Path, relative: str) -> _Ignore:
+        """Return what decides in a folder, with the folder's own ignore file.
+
+        Raises:
+            InvalidInput: The ignore file holds a pattern that is none.
+        """
+        file = folder / IGNORE_FILE
+        if not file.is_file():
+            return self
+        lines = file.read_text("utf-8", errors="replace").splitlines()
+        return self._replace(rules=(*self.rules, (relative, read_patterns(lines))))
+
+
+def read_folder(
+    root: Path, *, prefix: str = "", excluded: GitIgnoreSpec | None = None
+) -> Iterator[Entry]:
     """Yield a record for each item below a folder, and what was skipped or cannot be read.
 
+    Of each folder the files come first, then its folders, both by name.
+
     Args:
-        root: The folder, absolute.
-        prefix: Put before each key, with a slash.
-        exclude: Patterns, as in a ``.muomniignore`` file at the root.
+        root: The folder, absolute and without links.
+        prefix: Put before each key.
+        excluded: What to leave out, as a ``.muomniignore`` at the root would.
     """
     # A stack instead of recursion: folders may be nested deeper than Python's calls.
-    stack: list[tuple[Path, list[tuple[Path, GitIgnoreSpec]]]] = [
-        (root, [(root, _spec(exclude))] if exclude else [])
-    ]
+    stack = [(root, "", _Ignore(excluded))]
     while stack:
-        folder, specs = stack.pop()
+        folder, relative, ignore = stack.pop()
         try:
-            specs = [*specs, *_own_rules(folder)]
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except (OSError, MuomniError) as error:
-            reason = error.what if isinstance(error, MuomniError) else error.strerror
-            yield Problem(str(folder), f"{folder}: {reason}", "mend its permissions")
+            ignore = ignore.below(folder, relative)
+            with os.scandir(folder) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
+        except OSError as error:
+            yield Problem(str(folder), reason_of(error), "mend its permissions, or exclude it")
+            continue
+        except InvalidInput as error:
+            # Without its rules the folder would give what its owner keeps out.
+            yield Problem(str(folder / IGNORE_FILE), error.what, error.hint)
             continue
         below = []
         for entry in entries:
-            path = folder / entry.name
-            skipped = _reason_to_skip(entry, path, root, specs)
-            if skipped is not None:
-                yield skipped
-            elif entry.is_dir(follow_symlinks=False):
-                below.append((path, specs))
+            path, place = folder / entry.name, relative + entry.name
+            is_folder = entry.is_dir(follow_symlinks=False)
+            left_out = _left_out(entry, path, place + "/" * is_folder, root, ignore)
+            if left_out is not None:
+                yield left_out
+            elif is_folder:
+                below.append((path, place + "/", ignore))
             else:
-                key = path.relative_to(root).as_posix()
-                yield read_file_record(path, f"{prefix}/{key}" if prefix else key, root)
-        # Last in, first out: the folders in order, after the files beside them.
+                yield read_file_record(path, prefix + place, root)
+        # Last in, first out.
         stack += reversed(below)
 
 
-def read_file_record(path: Path, key: str, root: Path) -> Entry:
-    """Return the record of one file, by its content."""
+def read_file_record(path: Path, key: str, root: Path, *, named: bool = False) -> Entry:
+    """Return the record of one file, by its content.
+
+    Args:
+        path: The file, absolute.
+        key: Its key.
+        root: The folder that the key is relative to.
+        named: It was asked for by its name: any text will do, whatever it is called, and what
+            is no item is a problem instead of skipped.
+    """
     source = str(path)
     try:
         facts = path.stat()
-        if not stat.S_ISREG(facts.st_mode):
-            return Skipped(source, "no regular file")
-        with path.open("rb") as file:
-            head = file.read(HEAD_BYTES)
+        is_file = stat.S_ISREG(facts.st_mode)  # a pipe would block who opens it
+        head = _read_head(path) if is_file else b""
     except OSError as error:
-        return Problem(source, f"{path}: {error.strerror}", "check its permissions", key)
-    modality = sniff(path.name, head)
-    if modality is None:
-        claimed = claimed_modality(path.name)
-        if claimed is None:
-            return Skipped(source, "neither text nor picture nor sound")
-        what = "an empty file" if not head else f"its content is no {claimed} that is known"
-        return Problem(source, f"{path}: {what}", "replace it, rename it or remove it", key)
-    return Record(
-        key=key,
-        modality=modality,
-        origin=source,
-        path=path,
-        source=source,
-        root=str(root),
-        size=facts.st_size,
-        mtime_ns=facts.st_mtime_ns,
-    )
+        return Problem(source, reason_of(error), "check its name and its permissions", key)
+    claimed = claimed_modality(path.name)
+    modality = sniff(head)
+    if modality == Modality.TEXT and claimed != modality and not (named and claimed is None):
+        modality = None  # readable, but code, a table or settings
+    if modality is not None:
+        return Record(
+            key=key,
+            modality=modality,
+            origin=source,
+            path=path,
+            source=source,
+            root=str(root),
+            size=facts.st_size,
+            mtime_ns=facts.st_mtime_ns,
+        )
+    if not is_file:
+        why = "neither a file nor a folder"
+    elif claimed is not None:
+        what = f"no {NOUNS[claimed]} by its content" if head else "an empty file"
+        return Problem(source, what, MENDS[claimed] if head else "replace it, or remove it", key)
+    elif path.suffix.lower() in TABLE_SUFFIXES:
+        why = "a table: give it by name"
+    else:
+        why = "neither text nor picture nor sound"
+    return Problem(source, why, "give another file", key) if named else Skipped(source, why)
 
 
-def _reason_to_skip(
-    entry: os.DirEntry[str], path: Path, root: Path, specs: list[tuple[Path, GitIgnoreSpec]]
-) -> Entry | None:
+def reason_of(error: OSError) -> str:
+    """Return what the system says about a file, without the file's name."""
+    return error.strerror or str(error)
+
+
+def read_patterns(lines: Iterable[str]) -> GitIgnoreSpec:
+    """Return patterns in the syntax of ``.gitignore``.
+
+    Raises:
+        InvalidInput: One of them is no pattern.
+    """
+    from pathspec import GitIgnoreSpec
+
+    # For pathspec `a/**` is the folder a too; for git it is what the folder holds, so that a
+    # later `!a/b` can take something back.
+    meant = [re.sub(r"/\*\*\s*$", "/**/*", line) for line in lines]
+    try:
+        return GitIgnoreSpec.from_lines(meant)
+    except (ValueError, re.error) as error:
+        raise InvalidInput(
+            f"a pattern that is none ({error})", hint="write it as in .gitignore"
+        ) from error
+
+
+def _read_head(path: Path) -> bytes:
+    with path.open("rb", buffering=0) as file:
+        return file.read(HEAD_BYTES)
+
+
+def _left_out(
+    entry: os.DirEntry[str], path: Path, relative: str, root: Path, ignore: _Ignore
+) -> Problem | Skipped | None:
     """Return why an entry is left out, or None when it is not."""
     try:
         entry.name.encode()
     except UnicodeEncodeError:
         shown = entry.name.encode(errors="surrogateescape").decode(errors="replace")
-        return Problem(
-            str(path.parent / shown), f"{shown!r}: the name is no valid UTF-8", "rename it"
-        )
+        return Problem(str(path.parent / shown), "the name is no valid UTF-8", "rename it")
     if entry.name.startswith("."):
         return Skipped(str(path), "a hidden name")
-    is_folder = entry.is_dir(follow_symlinks=False)
-    for base, spec in specs:
-        relative = path.relative_to(base).as_posix()
-        if spec.match_file(relative + "/" if is_folder else relative):
-            return Skipped(str(path), "excluded")
-    if entry.is_symlink():
-        target = path.resolve()
-        if not target.exists():
-            return Problem(str(path), f"{path}: a link to nothing", "mend or remove it")
-        if not target.is_relative_to(root):
-            return Skipped(str(path), "a link that leaves the folder")
-        if target.is_dir():
-            # What it leads to is below the root and read there; following it could not end.
-            return Skipped(str(path), "a link to a folder that is read itself")
+    if ignore.matches(relative):
+        return Skipped(str(path), "excluded")
+    if not entry.is_symlink():
+        return None
+    try:
+        target = path.resolve(strict=True)
+    except (OSError, RuntimeError):  # RuntimeError: a loop, before Python 3.13
+        return Problem(str(path), "a link to nothing", "mend it, or remove it")
+    if not target.is_relative_to(root):
+        return Skipped(str(path), "a link that leaves the folder")
+    if target.is_dir():
+        # What it leads to is below the root and read there; following it could not end.
+        return Skipped(str(path), "a link to a folder that is read itself")
     return None
-
-
-def _own_rules(folder: Path) -> list[tuple[Path, GitIgnoreSpec]]:
-    path = folder / IGNORE_FILE
-    if not path.is_file():
-        return []
-    return [(folder, _spec(path.read_text(encoding="utf-8", errors="replace").splitlines()))]
-
-
-def _spec(patterns: Sequence[str]) -> GitIgnoreSpec:
-    from pathspec import GitIgnoreSpec
-
-    return GitIgnoreSpec.from_lines(patterns)

@@ -56,7 +56,7 @@ def decode_image(
         ) from error
     except Image.DecompressionBombError as error:
         raise _too_large(name, "too many pixels", max_pixels) from error
-    except Exception as error:  # noqa: BLE001  (decoders raise of every kind on damaged files)
+    except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UnreadableFile(
             f"{name}: damaged or truncated picture ({reason})", hint="replace it by a whole copy"

@@ -5,11 +5,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from muomni_search.errors import InvalidInput, NotFound
-from muomni_search.ingest.folder import Entry, Skipped, read_file_record, read_folder
-from muomni_search.ingest.table import TABLES, read_table
+from muomni_search.ingest.folder import (
+    Entry,
+    Skipped,
+    read_file_record,
+    read_folder,
+    read_patterns,
+)
+from muomni_search.ingest.rows import TABLES
+from muomni_search.ingest.table import read_table
 from muomni_search.items import Problem, Record
+
+if TYPE_CHECKING:
+    from pathspec import GitIgnoreSpec
 
 __all__ = ["Skipped", "read_corpus"]
 
@@ -33,7 +44,8 @@ def read_corpus(
 
     Raises:
         NotFound: A path does not exist; nothing was yielded yet.
-        InvalidInput: ``vectors`` without exactly one table, or with another number of rows.
+        InvalidInput: ``vectors`` without exactly one table, or with another number of rows; or
+            a pattern that is none.
         UnreadableFile: A table cannot be read at all.
     """
     places = [Path(path) for path in paths]
@@ -42,19 +54,22 @@ def read_corpus(
             raise NotFound(f"{place} does not exist", hint="check the path")
     if vectors is not None and (len(places) != 1 or places[0].suffix.lower() not in TABLES):
         raise InvalidInput(
-            "--vectors belongs to exactly one table", hint="muomni add rows.jsonl --vectors rows.npy"
+            "--vectors belongs to exactly one table",
+            hint="muomni add rows.jsonl --vectors rows.npy",
         )
     start = (prefix or "").strip("/")
+    start += "/" * bool(start)
     matrix = None if vectors is None else Path(vectors)
-    return _without_repeats(_read_all(places, start, matrix, exclude))
+    excluded = read_patterns(exclude) if exclude else None
+    return _without_repeats(_read_all(places, start, matrix, excluded))
 
 
 def _read_all(
-    places: Sequence[Path], prefix: str, vectors: Path | None, exclude: Sequence[str]
+    places: Sequence[Path], prefix: str, vectors: Path | None, excluded: GitIgnoreSpec | None
 ) -> Iterator[Entry]:
     for place in places:
         if place.is_dir():
-            yield from read_folder(place.resolve(), prefix=prefix, exclude=exclude)
+            yield from read_folder(place.resolve(), prefix=prefix, excluded=excluded)
         elif place.suffix.lower() in TABLES:
             yield from read_table(place.absolute(), prefix=prefix, vectors=vectors)
         elif place.suffix.lower() == ".npy":
@@ -64,8 +79,7 @@ def _read_all(
             )
         else:
             path = place.absolute()
-            key = f"{prefix}/{path.name}" if prefix else path.name
-            yield read_file_record(path, key, path.parent.resolve())
+            yield read_file_record(path, prefix + path.name, path.parent.resolve(), named=True)
 
 
 def _without_repeats(entries: Iterator[Entry]) -> Iterator[Entry]:

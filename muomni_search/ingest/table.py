@@ -8,10 +8,7 @@ column, is metadata.
 
 from __future__ import annotations
 
-import csv
 import itertools
-import json
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,20 +19,14 @@ from numpy.typing import NDArray
 
 from muomni_search.errors import InvalidInput, NotFound, UnreadableFile
 from muomni_search.ingest.folder import Entry, read_file_record
+from muomni_search.ingest.rows import BATCH_ROWS, Numbered, Row, count_rows, parse_json, read_rows
 from muomni_search.items import DIM, Modality, Problem, Record
 from muomni_search.vectors import check_vectors
 
-__all__ = ["TABLES", "read_rows", "read_table"]
+__all__ = ["read_table"]
 
-TABLES = {".jsonl", ".ndjson", ".csv", ".parquet"}
 CONTENT_COLUMNS = ("text", "image", "audio", "path")
 RESERVED = {"key", "modality", "source", "vector", "metadata", *CONTENT_COLUMNS}
-MAX_LINE_BYTES = 16_000_000
-BATCH_ROWS = 4096
-
-Row = dict[str, Any]
-# A row with its number from 1, or the reason why there is none.
-Numbered = tuple[int, Row | str]
 
 
 def read_table(path: Path, *, prefix: str = "", vectors: Path | None = None) -> Iterator[Entry]:
@@ -43,7 +34,7 @@ def read_table(path: Path, *, prefix: str = "", vectors: Path | None = None) -> 
 
     Args:
         path: The table.
-        prefix: Put before each key, with a slash.
+        prefix: Put before each key.
         vectors: A ``.npy`` of (rows, 256) whose row i belongs to row i of the table.
 
     Raises:
@@ -53,7 +44,7 @@ def read_table(path: Path, *, prefix: str = "", vectors: Path | None = None) -> 
     rows = read_rows(path)
     if vectors is not None:
         matrix = _load_vectors(vectors)
-        count = sum(1 for _ in read_rows(path))
+        count = count_rows(path)
         if count != len(matrix):
             raise InvalidInput(
                 f"{vectors} has {len(matrix)} vectors, {path} has {count} rows",
@@ -107,7 +98,7 @@ class _Batch:
             key = str(key)
         if not isinstance(key, str) or not key:
             raise InvalidInput(f"the key {key!r} is no text", hint="give each row a text as key")
-        key = f"{self._prefix}/{key}" if self._prefix else key
+        key = self._prefix + key
         metadata = _metadata(row)
         if row.get("vector") is not None:
             return self._vector_record(number, row, key, origin, metadata)
@@ -157,11 +148,9 @@ class _Batch:
             raise InvalidInput(f"no file {path}", hint="mend the path or add the file")
         if not path.resolve().is_relative_to(folder):
             raise InvalidInput(f"{path} is a link that leaves the folder of the table")
-        entry = read_file_record(path, key, folder)
+        entry = read_file_record(path, key, folder, named=True)
         if isinstance(entry, Problem):
             raise InvalidInput(entry.error, hint=entry.hint)
-        if not isinstance(entry, Record):
-            raise InvalidInput(f"{path} is neither text nor picture nor sound")
         if modality is not None and entry.modality != modality:
             raise InvalidInput(f"{path} is {entry.modality}, not {modality}")
         return Record(
@@ -199,9 +188,7 @@ def _modality(value: Any) -> Modality | None:
     try:
         return Modality(value)
     except ValueError as error:
-        raise InvalidInput(
-            f"no modality {value!r}", hint="say text, image or audio"
-        ) from error
+        raise InvalidInput(f"no modality {value!r}", hint="say text, image or audio") from error
 
 
 def _metadata(row: Row) -> dict[str, Any]:
@@ -210,7 +197,7 @@ def _metadata(row: Row) -> dict[str, Any]:
     given = row.get("metadata")
     if isinstance(given, str):
         try:
-            given = json.loads(given)
+            given = parse_json(given)
         except ValueError as error:
             raise InvalidInput(f"metadata is no JSON: {error}") from error
     if given is None:
@@ -246,172 +233,3 @@ def _with_vectors(rows: Iterator[Numbered], matrix: NDArray[Any]) -> Iterator[Nu
         if isinstance(row, dict):
             row["vector"] = matrix[place]
         yield number, row
-
-
-# ---- the three formats -------------------------------------------------------------------------
-
-
-def read_rows(path: Path) -> Iterator[Numbered]:
-    """Yield the rows of a table as dicts, numbered from 1; a bad row as the reason why.
-
-    Raises:
-        UnreadableFile: The table cannot be read at all.
-    """
-    suffix = path.suffix.lower()
-    try:
-        if suffix == ".csv":
-            yield from _read_csv(path)
-        elif suffix == ".parquet":
-            yield from _read_parquet(path)
-        else:
-            yield from _read_jsonl(path)
-    except OSError as error:
-        raise UnreadableFile(
-            f"{path}: {error.strerror or error}", hint="check its permissions"
-        ) from error
-
-
-def _read_jsonl(path: Path) -> Iterator[Numbered]:
-    with path.open("rb") as file:
-        for number in itertools.count(1):
-            line = file.readline(MAX_LINE_BYTES + 1)
-            if not line:
-                return
-            if len(line) > MAX_LINE_BYTES:
-                yield number, f"a line of more than {MAX_LINE_BYTES} bytes"
-                while line and not line.endswith(b"\n"):
-                    line = file.readline(MAX_LINE_BYTES)
-                continue
-            if line.strip():
-                yield number, _json_object(line)
-
-
-def _json_object(line: bytes) -> Row | str:
-    try:
-        row = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse_constant)
-    except UnicodeDecodeError:
-        return "no UTF-8"
-    except RecursionError:
-        return "JSON that is nested too deep"
-    except ValueError as error:
-        return f"no JSON: {error}"
-    return row if isinstance(row, dict) else "a JSON value that is no object"
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _read_csv(path: Path) -> Iterator[Numbered]:
-    types = _csv_types(path)
-    for number, cells in _csv_rows(path):
-        if isinstance(cells, str):
-            yield number, cells
-            continue
-        yield (
-            number,
-            {
-                name: _typed(value, types[name])
-                for name, value in cells.items()
-                if value is not None and value != ""
-            },
-        )
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, str | None] | str]]:
-    csv.field_size_limit(MAX_LINE_BYTES)
-    with path.open(newline="", encoding="utf-8-sig", errors="strict") as file:
-        reader = csv.reader(file)
-        try:
-            names = next(reader, [])
-            for number in itertools.count(1):
-                cells = next(reader, None)
-                if cells is None:
-                    return
-                if len(cells) > len(names):
-                    yield number, f"{len(cells)} cells under {len(names)} columns"
-                elif cells:
-                    yield number, dict(itertools.zip_longest(names, cells))
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise UnreadableFile(
-                f"{path}: no CSV in UTF-8 ({error})", hint="save it as CSV in UTF-8"
-            ) from error
-
-
-def _csv_types(path: Path) -> dict[str, str]:
-    """Return, for each column, the narrowest type that all of its cells have."""
-    types: dict[str, str] = {}
-    for _, cells in _csv_rows(path):
-        if isinstance(cells, str):
-            continue
-        for name, value in cells.items():
-            before = types.setdefault(name, "")
-            if value is None or value == "" or before == "text":
-                continue
-            found = "text" if name in RESERVED else _type_of(value)
-            if before and before != found:
-                found = "number" if {before, found} == {"integer", "number"} else "text"
-            types[name] = found
-    return types
-
-
-def _type_of(value: str) -> str:
-    if value in ("true", "false"):
-        return "bool"
-    try:
-        int(value)
-    except ValueError:
-        pass
-    else:
-        # 007 is a name, not a number: it would not come back as it was.
-        return "integer" if str(int(value)) == value else "text"
-    try:
-        return "number" if math.isfinite(float(value)) else "text"
-    except ValueError:
-        return "text"
-
-
-def _typed(value: str, kind: str) -> Any:
-    if kind == "bool":
-        return value == "true"
-    if kind == "integer":
-        return int(value)
-    return float(value) if kind == "number" else value
-
-
-def _read_parquet(path: Path) -> Iterator[Numbered]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    number = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(BATCH_ROWS):
-                names = [name for name in batch.schema.names if name != "vector"]
-                vectors = _parquet_vectors(batch)
-                for place, row in enumerate(batch.select(names).to_pylist()):
-                    number += 1
-                    if vectors is not None and vectors[place] is not None:
-                        row["vector"] = vectors[place]
-                    yield number, row
-    except pa.ArrowException as error:
-        reason = str(error).splitlines()[0]
-        raise UnreadableFile(
-            f"{path}: no Parquet table that can be read ({reason})", hint="write it again"
-        ) from error
-
-
-def _parquet_vectors(batch: Any) -> Sequence[Any] | None:
-    """Return the column of vectors: as a matrix where every row has 256, else as lists."""
-    if "vector" not in batch.schema.names:
-        return None
-    column = batch.column("vector")
-    if column.null_count == 0:
-        flat = column.flatten()
-        if len(flat) == DIM * len(column) and flat.null_count == 0:
-            lengths = {len(column[0]), len(column[-1])} if len(column) else set()
-            if str(column.type).startswith("fixed_size_list") or lengths == {DIM}:
-                matrix: Sequence[Any] = np.asarray(flat).reshape(-1, DIM)
-                return matrix
-    listed: Sequence[Any] = column.to_pylist()
-    return listed

@@ -107,10 +107,7 @@ def audio_classes(packages: Path, embed: Embed) -> tuple[list[str], Array, Array
 
 # ---- drawings and their names ----------------------------------------------------------------
 
-CLIPART = (
-    "transportation food people animals tools office plants buildings education electronics "
-    "decorations science containers"
-).split()
+CLIPART = ["transportation", "food", "people", "animals", "tools", "office", "plants", "buildings", "education", "electronics", "decorations", "science", "containers"]
 
 
 def read_drawings(packages: Path, scratch: Path) -> list[tuple[Path, str]]:

@@ -204,9 +204,11 @@ def export_text_tower(state: dict[str, Array], path: Path, *, positions: int) ->
     x = graph.add("Mul", graph.add("Cast", rows, to=TensorProto.FLOAT), row_scales)
     places = state["embeddings.position_embeddings.weight"][:positions]
     places = places + state["embeddings.token_type_embeddings.weight"][0]
-    length = graph.add("Slice", graph.add("Shape", "ids"), *(
-        graph.constant(name, np.array([value])) for name, value in (("one_i", 1), ("two_i", 2))
-    ))
+    length = graph.add(
+        "Slice",
+        graph.add("Shape", "ids"),
+        *(graph.constant(name, np.array([value])) for name, value in (("one_i", 1), ("two_i", 2))),
+    )
     start = graph.constant("zero_i", np.array([0]))
     x = graph.add("Add", x, graph.add("Slice", graph.constant("positions", places), start, length))
     x = norm(x, "embeddings.LayerNorm")

@@ -124,9 +124,7 @@ class CollectionMachine(RuleBasedStateMachine):
         for hit in hits:
             assert hit.cosine == cosine_of(matching[hit.key], vector)
         if modality is not None:
-            expected = sorted(
-                matching, key=lambda key: (-cosine_of(matching[key], vector), key)
-            )
+            expected = sorted(matching, key=lambda key: (-cosine_of(matching[key], vector), key))
             assert [hit.key for hit in hits] == expected[offset : offset + k]
 
     @invariant()

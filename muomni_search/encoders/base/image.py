@@ -75,7 +75,9 @@ class ImageEncoder:
         """Return (n, 256) float32 unit rows."""
         vectors = np.empty((len(batch), DIM), np.float32)
         for start in range(0, len(batch), BATCH):
-            features, logits = self.run_tower([piece.data for piece in batch[start : start + BATCH]])
+            features, logits = self.run_tower(
+                [piece.data for piece in batch[start : start + BATCH]]
+            )
             vectors[start : start + BATCH] = self.project(features, logits)
         return vectors
 
@@ -109,9 +111,7 @@ def root(features: NDArray[np.float32]) -> NDArray[np.float32]:
     return rooted
 
 
-def ridge_input(
-    features: NDArray[np.float32], mean: NDArray[np.float32]
-) -> NDArray[np.float32]:
+def ridge_input(features: NDArray[np.float32], mean: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the regression's input (n, 1281): centred unit roots, and a 1 for the offset."""
     ones = np.ones((len(features), 1), np.float32)
     return np.concatenate([normalise(root(features) - mean), ones], axis=1)

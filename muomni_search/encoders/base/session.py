@@ -39,7 +39,7 @@ class Tower:
             self._session = onnxruntime.InferenceSession(
                 path.read_bytes(), options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # noqa: BLE001  (the runtime raises many kinds)
+        except Exception as error:
             raise CheckpointError(
                 f"{path} cannot be loaded: {str(error).splitlines()[0]}",
                 hint="install the package or fetch the model again",

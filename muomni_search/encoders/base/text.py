@@ -55,7 +55,7 @@ class TextEncoder:
         self._fingerprint = fingerprint
         try:
             self._tokenizer = Tokenizer.from_file(str(tokenizer))
-        except Exception as error:  # noqa: BLE001  (the library raises bare Exception)
+        except Exception as error:
             raise CheckpointError(f"{tokenizer} is no tokenizer: {error}") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -114,9 +114,7 @@ class TextEncoder:
         return normalise(embeddings)
 
 
-def _groups(
-    order: NDArray[np.int64], lengths: NDArray[np.int64]
-) -> Iterator[NDArray[np.int64]]:
+def _groups(order: NDArray[np.int64], lengths: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
     """Cut an order of rising lengths into runs of at most BATCH_TOKENS, padding among them."""
     start = 0
     for end in range(1, len(order) + 1):
@@ -125,9 +123,7 @@ def _groups(
             start = end
 
 
-def _passages(
-    text: str, offsets: NDArray[np.int64], room: int
-) -> Iterator[tuple[int, int]]:
+def _passages(text: str, offsets: NDArray[np.int64], room: int) -> Iterator[tuple[int, int]]:
     """Yield (first, end) tokens of passages of whole sentences, each at most ``room`` tokens."""
     ends = [match.end() for match in SENTENCE_END.finditer(text)]
     # The first token of each sentence, then the end of all.

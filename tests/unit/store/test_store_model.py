@@ -93,7 +93,7 @@ class StoreMachine(RuleBasedStateMachine):
                         ]
                     )
                 if fails:
-                    raise KeyError  # noqa: TRY301  as a caller of the store would
+                    raise KeyError
         except KeyError:
             return
         for batch in batches:

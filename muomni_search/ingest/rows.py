@@ -1,0 +1,333 @@
+"""The rows of a table, from JSONL, CSV or Parquet: dicts of plain values, one by one.
+
+A table that cannot be read at all raises; a row that cannot be read is the reason why, as text,
+in its place, and the rows after it go on.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from muomni_search.errors import UnreadableFile
+from muomni_search.items import DIM
+
+__all__ = ["BATCH_ROWS", "TABLES", "Numbered", "Row", "count_rows", "parse_json", "read_rows"]
+
+TABLES = (".jsonl", ".ndjson", ".csv", ".parquet")
+MAX_LINE_BYTES = 16_000_000
+# A million floats: the columns of so many vectors stay in a processor's cache.
+BATCH_ROWS = 1024
+
+Row = dict[str, Any]
+# A row with its number from 1, or the reason why there is none.
+Numbered = tuple[int, Row | str]
+
+
+def read_rows(path: Path) -> Iterator[Numbered]:
+    """Yield the rows of a table, numbered from 1 (in JSONL: by lines); a bad row as its reason.
+
+    Raises:
+        UnreadableFile: The table cannot be read at all, or no further.
+    """
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".csv":
+            yield from _read_csv(path)
+        elif suffix == ".parquet":
+            yield from _read_parquet(path)
+        else:
+            for number, line in _jsonl_lines(path):
+                yield number, _json_row(line)
+    except OSError as error:
+        raise _unreadable(path, error.strerror or error, "check its permissions") from error
+
+
+def count_rows(path: Path) -> int:
+    """Return how many rows ``read_rows`` yields, in a fraction of its time.
+
+    Raises:
+        UnreadableFile: The table cannot be read.
+    """
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".csv":
+            return sum(1 for _ in _csv_rows(path)) - 1
+        if suffix == ".parquet":
+            with _open_parquet(path) as file:
+                rows: int = file.metadata.num_rows
+                return rows
+        return sum(1 for _ in _jsonl_lines(path))
+    except OSError as error:
+        raise _unreadable(path, error.strerror or error, "check its permissions") from error
+
+
+def _unreadable(path: Path, reason: object, hint: str) -> UnreadableFile:
+    return UnreadableFile(f"{path}: {' '.join(str(reason).split())}", hint=hint)
+
+
+# ---- JSONL -----------------------------------------------------------------------------------
+
+
+def _jsonl_lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
+    """Yield the lines that are not blank, numbered from 1; None for one that is too long."""
+    with path.open("rb") as file:
+        number = 0
+        while line := file.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            if len(line) > MAX_LINE_BYTES:
+                yield number, None
+                while line and not line.endswith(b"\n"):
+                    line = file.readline(MAX_LINE_BYTES)
+                continue
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            if not line.isspace():
+                yield number, line
+
+
+def _json_row(line: bytes | None) -> Row | str:
+    if line is None:
+        return f"a line of more than {MAX_LINE_BYTES} bytes"
+    try:
+        row = parse_json(line.decode())
+    except UnicodeDecodeError:
+        return "no UTF-8"
+    except ValueError as error:
+        return f"no JSON: {error}"
+    return row if isinstance(row, dict) else "a JSON value that is no object"
+
+
+def parse_json(text: str) -> Any:
+    """Return a JSON value, read by the letter.
+
+    Raises:
+        ValueError: No JSON: also NaN, a name twice in an object, half a surrogate pair, or
+            nested too deep.
+    """
+    try:
+        value = STRICT_JSON.decode(text)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    if HALF_PAIR.search(text) and not _is_unicode(json.dumps(value, ensure_ascii=False)):
+        raise ValueError("half a surrogate pair, which is no character")
+    return value
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {twice!r} stands there twice")
+    return found
+
+
+STRICT_JSON = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_object_of)
+# An escape that may be half a pair: only then is the slow check worth its time.
+HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+# ---- CSV -------------------------------------------------------------------------------------
+
+INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
+# 007 is a name, not a number: it would not come back as it was.
+NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][-+]?[0-9]{1,2})?(?<=[0-9.])(?<!^\.)")
+FLAG = re.compile("true|false", re.IGNORECASE)
+# Columns that have a meaning stay as they are written.
+TEXT_COLUMNS = (
+    *("key", "modality", "text", "image", "audio", "path", "source", "vector", "metadata"),
+)
+
+
+def _read_csv(path: Path) -> Iterator[Numbered]:
+    kinds = _csv_kinds(path)
+    rows = _csv_rows(path)
+    _, names = next(rows)
+    for number, cells in rows:
+        if isinstance(cells, str):
+            yield number, cells
+            continue
+        filled = zip(names, kinds, cells, strict=False)
+        yield number, {name: kind(cell) for name, kind, cell in filled if cell and name}
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, list[str] | str]]:
+    """Yield the names of the columns as row 0, then the cells of each row that is not blank.
+
+    Raises:
+        UnreadableFile: No header of different names in UTF-8, or a line without an end.
+    """
+    csv.field_size_limit(MAX_LINE_BYTES)
+    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        delimiter = _delimiter(file.readline(MAX_LINE_BYTES))
+        file.seek(0)
+        reader = csv.reader(_csv_lines(file, path), delimiter=delimiter, strict=True)
+        names = _csv_header(path, reader)
+        yield 0, names
+        number = 0
+        while True:
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                number += 1
+                yield number, f"no CSV: {error}"
+                continue
+            if not cells:
+                continue
+            number += 1
+            if len(cells) > len(names):
+                yield number, f"{len(cells)} cells under {len(names)} columns"
+            elif not _is_unicode("".join(cells)):
+                yield number, "no UTF-8"
+            else:
+                yield number, cells
+
+
+def _csv_lines(file: TextIO, path: Path) -> Iterator[str]:
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        if len(line) > MAX_LINE_BYTES:
+            reason = f"a line of more than {MAX_LINE_BYTES} characters"
+            raise _unreadable(path, reason, "save it as CSV in UTF-8")
+        yield line
+
+
+def _csv_header(path: Path, reader: Iterator[list[str]]) -> list[str]:
+    try:
+        names = [name.strip() for name in next(reader, [])]
+    except csv.Error as error:
+        raise _unreadable(path, f"no CSV: {error}", "save it as CSV in UTF-8") from error
+    if not any(names):
+        raise _unreadable(path, "no line with the names of the columns", "put them on line 1")
+    if not _is_unicode("".join(names)) or "\0" in "".join(names):
+        raise _unreadable(path, "no UTF-8", "save it as CSV in UTF-8")
+    _check_names(path, [name for name in names if name])
+    return names
+
+
+def _check_names(path: Path, names: list[str]) -> None:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise _unreadable(path, f"two columns are called {twice!r}", "rename one of them")
+
+
+def _delimiter(header: str) -> str:
+    """Return what divides the cells: a comma, else what the header has in its place."""
+    return next((sign for sign in ",;\t" if sign in header), ",")
+
+
+def _csv_kinds(path: Path) -> list[Callable[[str], Any]]:
+    """Return, for each column, the narrowest type that all of its cells have."""
+    rows = _csv_rows(path)
+    _, names = next(rows)
+    kinds: list[Callable[[str], Any] | None] = [
+        str if name in TEXT_COLUMNS or not name else None for name in names
+    ]
+    for _, cells in rows:
+        if isinstance(cells, str):
+            continue
+        for column, cell in enumerate(cells):
+            before = kinds[column]
+            if cell and before is not str:
+                found = _kind_of(cell)
+                if before not in (None, found):
+                    found = float if {before, found} == {int, float} else str
+                kinds[column] = found
+    return [kind or str for kind in kinds]
+
+
+def _kind_of(cell: str) -> Callable[[str], Any]:
+    if INTEGER.fullmatch(cell):
+        return int
+    if NUMBER.fullmatch(cell):
+        return float
+    return _is_true if FLAG.fullmatch(cell) else str
+
+
+def _is_true(cell: str) -> bool:
+    return cell.lower() == "true"
+
+
+# ---- Parquet ---------------------------------------------------------------------------------
+
+
+def _open_parquet(path: Path) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error, "write the Parquet table again") from error
+
+
+def _read_parquet(path: Path) -> Iterator[Numbered]:
+    import pyarrow as pa
+
+    with _open_parquet(path) as file:
+        names = file.schema_arrow.names
+        _check_names(path, names)
+        others = [name for name in names if name != "vector"]
+        number = 0
+        try:
+            for batch in file.iter_batches(BATCH_ROWS):
+                vectors = _vectors_of(batch) if "vector" in names else None
+                for place, row in enumerate(_plain_times(batch.select(others)).to_pylist()):
+                    number += 1
+                    if vectors is not None:
+                        row["vector"] = vectors[place]
+                    yield number, row
+        # Numbers that are no dates raise of several kinds on their way to Python.
+        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+            raise _unreadable(path, error, "write the Parquet table again") from error
+
+
+def _plain_times(batch: Any) -> Any:
+    """Return a batch with its times in microseconds: Python has no finer ones."""
+    import pyarrow as pa
+
+    for place, field in enumerate(batch.schema):
+        if pa.types.is_timestamp(field.type) and field.type.unit == "ns":
+            coarse = pa.timestamp("us", field.type.tz)
+            column = batch.column(place).cast(coarse, safe=False)
+            batch = batch.set_column(place, pa.field(field.name, coarse), column)
+    return batch
+
+
+def _vectors_of(batch: Any) -> list[Any]:
+    """Return the column of vectors: rows of one matrix where all have 256 numbers, else lists."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    column = batch.column("vector")
+    types = pa.types
+    if (
+        types.is_list(column.type)
+        or types.is_large_list(column.type)
+        or (types.is_fixed_size_list(column.type))
+    ):
+        flat = column.flatten()
+        lengths = pc.list_value_length(column)
+        is_whole = len(column) and column.null_count == 0 and flat.null_count == 0
+        if is_whole and pc.all(pc.equal(lengths, DIM)).as_py():
+            return list(flat.to_numpy(zero_copy_only=False).reshape(-1, DIM))
+    return list(column.to_pylist())
