@@ -25,7 +25,8 @@ def first_relevant_ranks(similarities: NDArray[np.float32], relevant: NDArray[np
     if not relevant.any(axis=1).all():
         raise ValueError(f"query {int(np.argmin(relevant.any(axis=1)))} has nothing relevant")
     order = np.argsort(-similarities, axis=1, kind="stable")
-    return np.argmax(np.take_along_axis(relevant, order, axis=1), axis=1) + 1
+    found = np.take_along_axis(relevant, order, axis=1)
+    return np.asarray(np.argmax(found, axis=1) + 1, np.int64)
 
 
 def success_at_k(ranks: Ranks, k: int) -> float:

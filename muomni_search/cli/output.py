@@ -144,7 +144,9 @@ def print_table(
 def _share(available: int, wanted: Mapping[str, int]) -> dict[str, int]:
     """Return widths for columns: what they want, or an equal share of what is left for them."""
     widths = {}
-    for left, name in zip(range(len(wanted), 0, -1), sorted(wanted, key=wanted.__getitem__)):
+    for left, name in zip(
+        range(len(wanted), 0, -1), sorted(wanted, key=wanted.__getitem__), strict=True
+    ):
         widths[name] = max(1, min(wanted[name], available // left - GAP))
         available -= widths[name] + GAP
     return widths

@@ -93,8 +93,7 @@ class Model:
 
     def _file(self, name: str) -> Path:
         """Return the path of a weight file that is what the description says."""
-        assert self.directory is not None
-        path = self.directory / name
+        path = Path(self.directory or "") / name
         expected = self._description["files"].get(name)
         try:
             found = hashlib.sha256(path.read_bytes()).hexdigest()

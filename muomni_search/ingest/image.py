@@ -37,7 +37,7 @@ def decode_image(
     Raises:
         UnreadableFile: No picture, a damaged one, or too large.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
@@ -50,7 +50,7 @@ def decode_image(
                 return _pixels(ImageOps.exif_transpose(image))
     except UnreadableFile:
         raise
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise UnreadableFile(
             f"{name}: no picture that can be read", hint="convert it to PNG or JPEG"
         ) from error

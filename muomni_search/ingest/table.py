@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muomni_search.errors import InvalidInput, NotFound, UnreadableFile
-from muomni_search.ingest.folder import Entry, read_file_record
+from muomni_search.ingest.folder import Entry, Skipped, read_file_record
 from muomni_search.ingest.rows import BATCH_ROWS, Numbered, Row, count_rows, parse_json, read_rows
 from muomni_search.items import DIM, Modality, Problem, Record
 from muomni_search.vectors import check_vectors
@@ -151,6 +151,8 @@ class _Batch:
         entry = read_file_record(path, key, folder, named=True)
         if isinstance(entry, Problem):
             raise InvalidInput(entry.error, hint=entry.hint)
+        if isinstance(entry, Skipped):
+            raise InvalidInput(entry.reason)
         if modality is not None and entry.modality != modality:
             raise InvalidInput(f"{path} is {entry.modality}, not {modality}")
         return Record(

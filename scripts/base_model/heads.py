@@ -107,7 +107,21 @@ def audio_classes(packages: Path, embed: Embed) -> tuple[list[str], Array, Array
 
 # ---- drawings and their names ----------------------------------------------------------------
 
-CLIPART = ["transportation", "food", "people", "animals", "tools", "office", "plants", "buildings", "education", "electronics", "decorations", "science", "containers"]
+CLIPART = [
+    "transportation",
+    "food",
+    "people",
+    "animals",
+    "tools",
+    "office",
+    "plants",
+    "buildings",
+    "education",
+    "electronics",
+    "decorations",
+    "science",
+    "containers",
+]
 
 
 def read_drawings(packages: Path, scratch: Path) -> list[tuple[Path, str]]:

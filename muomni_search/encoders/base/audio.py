@@ -94,8 +94,7 @@ class AudioEncoder:
             for start in range(0, len(stacked), BATCH)
         ]
         clipped = np.clip(np.concatenate(logits), -30, 30)
-        probabilities: NDArray[np.float32] = 1 / (1 + np.exp(-clipped))
-        return probabilities
+        return np.asarray(1 / (1 + np.exp(-clipped)), np.float32)
 
 
 def class_strengths(
@@ -156,6 +155,6 @@ def _mel_matrix() -> NDArray[np.float32]:
     edges = np.linspace(low, high, MEL_BANDS + 2)
     rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    matrix = np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
+    matrix = np.asarray(np.maximum(0, np.minimum(rising, falling)), np.float32)
     matrix[0] = 0  # the constant part of a signal is no sound
     return matrix
