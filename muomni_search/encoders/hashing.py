@@ -20,7 +20,6 @@ from muomni_search.vectors import normalise
 
 __all__ = ["HashingEncoder"]
 
-VERSION = "hashing-1"
 SENTENCE = re.compile(r"[^.!?\n]*[.!?\n]*\s*")
 PASSAGE_WORDS = 32
 SAMPLE_RATE = 16_000
@@ -30,16 +29,22 @@ BANDS = 32
 
 
 class HashingEncoder:
-    """An encoder of any modality that needs no weights."""
+    """An encoder of any modality that needs no weights.
+
+    Args:
+        modality: What it reads.
+        fingerprint: The model's.
+    """
 
     dim = DIM
 
-    def __init__(self, modality: Modality) -> None:
+    def __init__(self, modality: Modality, fingerprint: str) -> None:
         self.modality = modality
+        self._fingerprint = fingerprint
 
     def fingerprint(self) -> str:
-        """Return the name of this way of hashing."""
-        return VERSION
+        """Return the fingerprint of the model that this encoder belongs to."""
+        return self._fingerprint
 
     def prepare(self, content: str | NDArray[np.uint8] | NDArray[np.float32]) -> list[Piece]:
         """Split long texts and sounds into pieces of named features.

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from muomni_search.encoders.base.session import Tower
+from muomni_search.encoders.base.session import Tower, load_head
 from muomni_search.encoders.protocol import Piece
 from muomni_search.items import DIM, Modality, Span
 from muomni_search.vectors import normalise
@@ -38,7 +38,8 @@ PATCH_SAMPLES = WINDOW_SAMPLES + HOP_SAMPLES * (PATCH_FRAMES - 1)
 
 WHOLE_SECONDS = 12
 SEGMENT_SECONDS, SEGMENT_HOP_SECONDS = 10, 8
-TOP_CLASSES = 20
+CLASSES, TOP_CLASSES = 521, 20
+WIDTH = 384  # of the text embeddings of class names
 # Patches in one run of the tower.
 BATCH = 64
 
@@ -58,12 +59,14 @@ class AudioEncoder:
     dim = DIM
 
     def __init__(self, tower: Path, head: Path, fingerprint: str, *, threads: int) -> None:
-        self._tower = Tower(tower, threads=threads)
+        self._tower = Tower(tower, inputs=["patches"], widths=[CLASSES], threads=threads)
         self._fingerprint = fingerprint
-        with np.load(head, allow_pickle=False) as arrays:
-            self._classes = arrays["classes"].astype(np.float32)
-            self._weights = arrays["class_weights"].astype(np.float32)
-            self._projection = arrays["projection"].astype(np.float32)
+        arrays = load_head(
+            head, classes=(CLASSES, WIDTH), class_weights=(CLASSES,), projection=(WIDTH, DIM)
+        )
+        self._classes = arrays["classes"]
+        self._weights = arrays["class_weights"]
+        self._projection = arrays["projection"]
 
     def fingerprint(self) -> str:
         """Return the fingerprint of the model that this encoder belongs to."""
@@ -75,6 +78,8 @@ class AudioEncoder:
 
     def encode(self, batch: Sequence[Piece]) -> NDArray[np.float32]:
         """Return (n, 256) float32 unit rows."""
+        if not batch:
+            return np.empty((0, DIM), np.float32)
         counts = [len(piece.data) for piece in batch]
         probabilities = self.class_probabilities([piece.data for piece in batch])
         ends = np.cumsum(counts)

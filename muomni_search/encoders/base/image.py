@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from muomni_search.encoders.base.session import Tower
+from muomni_search.encoders.base.session import Tower, load_head
 from muomni_search.encoders.protocol import Piece
 from muomni_search.items import DIM, Modality
 from muomni_search.vectors import normalise
@@ -34,8 +34,13 @@ SIZE = 224  # pixels, both ways
 CENTRE_SHARE = 0.9375
 CUT_OUT_MARGIN = 1.1
 WHITE = (255, 255, 255)
+# A cut-out is scaled down to this before it is padded: a line of 1 × 50,000 pixels would ask for
+# a square of 9 GB.
+LARGEST_CUT_OUT = 10_000  # pixels, the longer side
 TEMPERATURE = 1.5
-TOP_CLASSES = 50
+CLASSES, TOP_CLASSES = 1000, 50
+FEATURES = 1280
+WIDTH = 384  # of the text embeddings of class names
 # Pictures in one run of the tower: 16 × 600 KB of input, and no slower than 64.
 BATCH = 16
 
@@ -55,13 +60,19 @@ class ImageEncoder:
     dim = DIM
 
     def __init__(self, tower: Path, head: Path, fingerprint: str, *, threads: int) -> None:
-        self._tower = Tower(tower, threads=threads)
+        self._tower = Tower(tower, inputs=["image"], widths=[FEATURES, CLASSES], threads=threads)
         self._fingerprint = fingerprint
-        with np.load(head, allow_pickle=False) as arrays:
-            self._classes = arrays["classes"].astype(np.float32)
-            self._mean = arrays["feature_mean"].astype(np.float32)
-            self._ridge = arrays["ridge"].astype(np.float32)
-            self._projection = arrays["projection"].astype(np.float32)
+        arrays = load_head(
+            head,
+            classes=(CLASSES, WIDTH),
+            feature_mean=(FEATURES,),
+            ridge=(FEATURES + 1, WIDTH),
+            projection=(WIDTH, DIM),
+        )
+        self._classes = arrays["classes"]
+        self._mean = arrays["feature_mean"]
+        self._ridge = arrays["ridge"]
+        self._projection = arrays["projection"]
 
     def fingerprint(self) -> str:
         """Return the fingerprint of the model that this encoder belongs to."""
@@ -135,6 +146,8 @@ def _cut_out(image: Any) -> Any:
     visible = image.getchannel("A").getbbox()
     if visible:
         image = image.crop(visible)
+    if max(image.size) > LARGEST_CUT_OUT:
+        image.thumbnail((LARGEST_CUT_OUT, LARGEST_CUT_OUT))
     side = int(max(image.size) * CUT_OUT_MARGIN) + 2
     corner = ((side - image.width) // 2, (side - image.height) // 2)
     square = Image.new("RGB", (side, side), WHITE)

