@@ -1,23 +1,27 @@
 """Batch jobs: a file of queries in, a file of neighbours out, restartable.
 
-    queries ──block──▶ resolve ──▶ matrix products ──▶ part file ──▶ job row: one block more
+    queries ──block──▶ resolve ──▶ matrix products ──▶ part file
                                                           └── all parts ──▶ the output, whole
 
-A part is brought to the disk before the store says that its block is done, so a job that was
-killed goes on where it stopped and its output is the same to the byte. All blocks are answered
-from one state of the collection; a job that was begun on another is refused.
+A part that has its name is whole and on the disk, and parts lie in ``<output>.parts`` beside a
+file that is named after what decides about the answers. So a job that was killed goes on where it
+stopped and its output is the same to the byte, and no other job goes on with its parts.
+
+All blocks are answered from one state of the collection. It is one read transaction: while a job
+runs, SQLite's log keeps what others write meanwhile, and shrinks when the last of them closes.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
-import itertools
 import json
 import os
 import shutil
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,20 +32,23 @@ from numpy.typing import NDArray
 from muomni_search.collection import Collection
 from muomni_search.errors import Conflict, InvalidInput, MuomniError, NotFound, UnreadableFile
 from muomni_search.filters import parse_filter
-from muomni_search.ingest.rows import read_rows
-from muomni_search.items import Query
+from muomni_search.ingest.rows import TABLES, TEXT_COLUMNS, count_rows, parse_json, read_rows
+from muomni_search.items import DIM, Query
 from muomni_search.pipeline import Progress, Silent
 from muomni_search.query_parts import make_part, parse_part
+from muomni_search.store.engine import disk_errors
 from muomni_search.store.store import Job
-from muomni_search.vectors import check_vectors
-from muomni_search.view import Modalities, Ranked, View
+from muomni_search.view import Modalities, Ranked, View, modalities_of
 
 __all__ = ["BatchReport", "run_batch", "write_neighbors"]
 
-# Queries between two checkpoints: a second or so of work at 100,000 rows.
+# A block is a second or so of work at 100,000 rows, and its answers are some 100 MB at most.
 BLOCK_QUERIES = 2_048
+BLOCK_HITS = 100 * BLOCK_QUERIES
 FORMATS = (".jsonl", ".parquet", ".trec")
 RUN_TAG = "muomni"
+# In CSV these stay as they are written: an id of 007 is no number.
+QUERY_COLUMNS = ("query_id", "id", "plus", "minus", "where")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +85,21 @@ class Answer(NamedTuple):
     found: list[Ranked] | MuomniError
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the queries of a job come from.
+
+    Args:
+        asked: What decides about the answers, beside the collection.
+        count: Returns how many there are.
+        read: Yields them, the same ones every time.
+    """
+
+    asked: Mapping[str, Any]
+    count: Callable[[View], int]
+    read: Callable[[View], Iterator[Task]]
+
+
 def run_batch(
     collection: Collection,
     queries: Path,
@@ -105,15 +127,17 @@ def run_batch(
         Conflict: The output belongs to another input, collection state or option.
         UnreadableFile: The query file cannot be read.
     """
-    if k < 1:
-        raise InvalidInput(f"k must be 1 or more, not {k}")
-    parse_filter(where)
-    asked = {"k": k, "modality": modality, "where": where, "input": _digest(queries)}
-
-    def tasks(_: View) -> Iterator[Task]:
-        return _read_tasks(queries, Task(0, Query(()), k, modality, where))
-
-    return _Run(collection, output, asked, force=force, progress=progress).run(tasks)
+    if queries.suffix.lower() not in (*TABLES, ".npy"):
+        raise InvalidInput(
+            f"{queries}: no format of queries", hint=f"one of {', '.join((*TABLES, '.npy'))}"
+        )
+    default = Task(0, Query(()), k, modality, where)
+    source = Source(
+        asked={**_options(k, modality, where), "input": _digest(queries)},
+        count=lambda _: _count_queries(queries),
+        read=lambda _: _read_tasks(queries, default),
+    )
+    return _Run(collection, output, source, force=force, progress=progress).run()
 
 
 def write_neighbors(
@@ -138,15 +162,29 @@ def write_neighbors(
     Raises:
         Conflict: The output belongs to another collection state or option.
     """
+    source = Source(
+        asked={**_options(k, modality, None), "neighbors": True},
+        count=_count_items,
+        read=lambda view: (
+            Task(key, Query.id(key), k, modality, None) for key in view.snapshot.iter_keys()
+        ),
+    )
+    return _Run(collection, output, source, force=force, progress=progress).run()
+
+
+def _options(k: int, modality: Modalities, where: Any) -> dict[str, Any]:
+    """Return options as they decide about a job, however they were spelled.
+
+    Raises:
+        InvalidInput: One of them makes no sense.
+    """
     if k < 1:
         raise InvalidInput(f"k must be 1 or more, not {k}")
+    return {"k": k, "modality": modalities_of(modality), "where": repr(parse_filter(where))}
 
-    def tasks(view: View) -> Iterator[Task]:
-        for key in view.snapshot.iter_keys():
-            yield Task(key, Query.id(key), k, modality, None)
 
-    asked = {"k": k, "modality": modality, "neighbors": True}
-    return _Run(collection, output, asked, force=force, progress=progress).run(tasks)
+def _count_items(view: View) -> int:
+    return sum(count["items"] for count in view.snapshot.counts().values())
 
 
 # ---- the machinery ---------------------------------------------------------------------------
@@ -159,7 +197,7 @@ class _Run:
         self,
         collection: Collection,
         output: Path,
-        asked: Mapping[str, Any],
+        source: Source,
         *,
         force: bool,
         progress: Progress | None,
@@ -169,118 +207,182 @@ class _Run:
             raise InvalidInput(
                 f"{output.name}: no format {output.suffix!r}", hint=f"one of {', '.join(FORMATS)}"
             )
+        if output.is_dir():
+            raise InvalidInput(f"{output} is a folder", hint="name a file")
         if not output.parent.is_dir():
             raise NotFound(f"{output.parent} does not exist", hint="make the folder first")
         self._collection = collection
         self._output = output
-        self._asked = asked
+        self._source = source
         self._force = force
         self._progress = progress or Silent()
         self._parts = output.with_name(output.name + ".parts")
         self._errors = output.with_name(output.name + ".errors.jsonl")
 
-    def run(self, tasks: Callable[[View], Iterator[Task]]) -> BatchReport:
+    def run(self) -> BatchReport:
         started = time.monotonic()
-        with self._collection.view() as view:
-            job = self._claim(view)
-            total = sum(1 for _ in tasks(view))
-            if job.state == "done":
+        with disk_errors(self._output), _held(self._parts), self._collection.view() as view:
+            total = self._source.count(view)
+            fingerprint = self._fingerprint(view)
+            job = view.snapshot.job(str(self._output))
+            is_own = job is not None and job.fingerprint == fingerprint
+            if job is not None and is_own and job.state == "done" and self._output.exists():
+                done = blocks = job.done
                 failed = _count_lines(self._errors)
-                return BatchReport(total - failed, failed, time.monotonic() - started, job.total)
-            self._progress.start(total, "searching")
-            try:
-                blocks = _blocks(tasks(view))
-                for number, block in enumerate(blocks):
-                    if number >= job.done:
-                        self._write_part(number, _answer(view, block))
-                        self._keep(job, number + 1)
-                    self._progress.advance(len(block))
-            finally:
-                self._progress.finish()
-        failed = self._merge()
-        self._keep(job, job.total, state="done")
-        shutil.rmtree(self._parts)
-        return BatchReport(total - failed, failed, time.monotonic() - started, job.done)
+            else:
+                done = self._claim(fingerprint, is_own=is_own)
+                blocks = self._write_parts(view, total, done)
+                failed = self._merge(blocks)
+                self._keep(Job(str(self._output), fingerprint, blocks, blocks, "done"))
+            _clear(self._parts)
+        return BatchReport(total - failed, failed, time.monotonic() - started, done)
 
-    def _claim(self, view: View) -> Job:
-        """Return the job of this output as it stands; begin it when it is new.
+    def _fingerprint(self, view: View) -> str:
+        """Return a name for all that decides about the output's bytes."""
+        state = view.snapshot.state
+        deciding = {
+            **self._source.asked,
+            "collection": state.created,
+            "version": state.version,
+            "model": state.fingerprint,
+            "block": [BLOCK_QUERIES, BLOCK_HITS],
+        }
+        return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+
+    def _claim(self, fingerprint: str, *, is_own: bool) -> int:
+        """Make the parts this job's; return how many of them are done.
+
+        Args:
+            fingerprint: The job's.
+            is_own: Whether the output, if there is one, was made by it.
 
         Raises:
-            Conflict: The output is another job's, or no job's at all.
+            Conflict: The output or what there is of it is another job's.
         """
-        deciding = {
-            **self._asked,
-            "version": view.version,
-            "model": view.snapshot.fingerprint,
-            "block": BLOCK_QUERIES,
-        }
-        text = json.dumps(deciding, sort_keys=True, default=str)
-        fingerprint = hashlib.sha256(text.encode()).hexdigest()
-        known = view.snapshot.job(str(self._output))
-        if known is not None and known.fingerprint == fingerprint:
-            if known.state == "done" and self._output.exists():
-                return known
-            if known.state == "running" and self._parts.is_dir():
-                return known
-        elif (known is not None or self._output.exists()) and not self._force:
-            raise Conflict(
-                f"{self._output} was made by another input, collection state or option",
-                hint="name another output, or replace it with --force",
-            )
-        shutil.rmtree(self._parts, ignore_errors=True)
-        self._parts.mkdir()
-        job = Job(str(self._output), fingerprint, 0, 0, "running")
-        self._keep(job, 0)
-        return job
+        mark = self._parts / f"{fingerprint}.job"
+        if mark.exists():
+            done = 0
+            while self._part(done, self._output.suffix).exists():
+                done += 1
+            return done
+        if not self._force:
+            if self._output.exists() and not is_own:
+                raise Conflict(
+                    f"{self._output} was made by another input, collection state or option",
+                    hint="name another output, or replace it with --force",
+                )
+            if any(self._parts.iterdir()):
+                raise Conflict(
+                    f"{self._parts} holds the half of another input, collection state or option",
+                    hint="name another output, or begin anew with --force",
+                )
+        _clear(self._parts)
+        self._keep(Job(str(self._output), fingerprint, 0, 0, "running"))
+        _write_whole(mark, b"")
+        return 0
 
-    def _keep(self, job: Job, done: int, *, state: Any = "running") -> None:
+    def _keep(self, job: Job) -> None:
         with self._collection.store.write() as writer:
-            writer.set_job(Job(job.output, job.fingerprint, done, done, state))
+            writer.set_job(job)
+
+    def _write_parts(self, view: View, total: int, done: int) -> int:
+        """Answer the blocks that are not done; return how many blocks there are."""
+        self._progress.start(total, "searching")
+        number = -1
+        try:
+            for number, block in enumerate(_blocks(self._source.read(view), _count_items(view))):
+                if number >= done:
+                    self._write_part(number, _answer(view, block))
+                self._progress.advance(len(block))
+        finally:
+            self._progress.finish()
+        return number + 1
 
     def _write_part(self, number: int, answers: Sequence[Answer]) -> None:
         good = [(one.query_id, one.found) for one in answers if isinstance(one.found, list)]
         bad = [(one.query_id, one.found) for one in answers if isinstance(one.found, MuomniError)]
-        lines = (
-            json.dumps({"query_id": query_id, "error": str(error)}, ensure_ascii=False) + "\n"
-            for query_id, error in bad
+        errors = "".join(
+            _json({"query_id": query_id, "error": str(error)}) + "\n" for query_id, error in bad
         )
-        _write_whole(self._part(number, ".errors.jsonl"), "".join(lines).encode())
-        if self._output.suffix == ".parquet":
-            _write_parquet(self._part(number, ".parquet"), good)
+        # The answers last: a block is done when they have their name.
+        _write_whole(self._part(number, ".errors"), errors.encode())
+        path = self._part(number, self._output.suffix)
+        if path.suffix == ".parquet":
+            _write_parquet(path, good)
         else:
-            form = _jsonl_line if self._output.suffix == ".jsonl" else _trec_line
+            form = _jsonl_line if path.suffix == ".jsonl" else _trec_line
             text = "".join(
                 form(query_id, rank, one)
                 for query_id, found in good
                 for rank, one in enumerate(found, start=1)
             )
-            _write_whole(self._part(number, self._output.suffix), text.encode())
+            _write_whole(path, text.encode())
 
     def _part(self, number: int, suffix: str) -> Path:
         return self._parts / f"{number:06d}{suffix}"
 
-    def _merge(self) -> int:
+    def _merge(self, blocks: int) -> int:
         """Make the output of all parts, in one step; return how many queries failed."""
-        errors = sorted(self._parts.glob("*.errors.jsonl"))
-        parts = sorted(set(self._parts.glob(f"*{self._output.suffix}")) - set(errors))
-        partial = self._parts / "output"
+        parts = [self._part(number, self._output.suffix) for number in range(blocks)]
+        whole = self._parts / "output"
         if self._output.suffix == ".parquet":
-            _merge_parquet(parts, partial)
+            _merge_parquet(parts, whole)
         else:
-            _concatenate(parts, partial)
-        _concatenate(errors, self._parts / "errors")
-        failed = _count_lines(self._parts / "errors")
+            _concatenate(parts, whole)
+        errors = self._parts / "errors"
+        _concatenate([self._part(number, ".errors") for number in range(blocks)], errors)
+        failed = _count_lines(errors)
         if failed:
-            (self._parts / "errors").replace(self._errors)
+            errors.replace(self._errors)
         else:
             self._errors.unlink(missing_ok=True)
-        partial.replace(self._output)
+        whole.replace(self._output)
         _sync_folder(self._output.parent)
         return failed
 
 
-def _blocks(tasks: Iterator[Task]) -> Iterator[list[Task]]:
-    while block := list(itertools.islice(tasks, BLOCK_QUERIES)):
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Make a folder and hold it, alone; remove it at the end when nothing is left in it.
+
+    Raises:
+        Conflict: Another process holds it. Such a hold dies with its process.
+    """
+    folder.mkdir(exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Conflict(
+                f"{folder} is in use: another process makes this output", hint="wait for it"
+            ) from error
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                folder.rmdir()
+    finally:
+        os.close(descriptor)
+
+
+def _clear(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
+def _blocks(tasks: Iterator[Task], items: int) -> Iterator[list[Task]]:
+    """Yield the tasks block by block, fewer at a time where they ask for many of the items."""
+    block: list[Task] = []
+    hits = 0
+    for task in tasks:
+        wanted = min(task.k, items)
+        if block and (len(block) == BLOCK_QUERIES or hits + wanted > BLOCK_HITS):
+            yield block
+            block, hits = [], 0
+        block.append(task)
+        hits += wanted
+    if block:
         yield block
 
 
@@ -321,32 +423,44 @@ def _answer(view: View, block: Sequence[Task]) -> list[Answer]:
 # ---- reading queries -------------------------------------------------------------------------
 
 
+def _count_queries(path: Path) -> int:
+    return len(_load_matrix(path)) if path.suffix.lower() == ".npy" else count_rows(path)
+
+
 def _read_tasks(path: Path, default: Task) -> Iterator[Task]:
     """Yield the queries of a file; rows without a ``query_id`` are numbered from 0."""
     if path.suffix.lower() == ".npy":
         for number, vector in enumerate(_load_matrix(path)):
             yield default._replace(query_id=number, query=Query.vector(vector))
         return
-    for number, row in read_rows(path):
+    for number, (_, row) in enumerate(read_rows(path, texts=(*TEXT_COLUMNS, *QUERY_COLUMNS))):
         if isinstance(row, str):
-            yield default._replace(query_id=number - 1, query=InvalidInput(row))
+            yield default._replace(query_id=number, query=InvalidInput(row))
             continue
-        query_id = row.get("query_id")
-        query_id = number - 1 if query_id is None else query_id
+        query_id = number
         try:
+            query_id = _query_id(row, number)
             yield _task(row, query_id, default, path.parent)
         except MuomniError as error:
             yield default._replace(query_id=query_id, query=error)
 
 
-def _task(row: Mapping[str, Any], query_id: Any, default: Task, folder: Path) -> Task:
-    if not isinstance(query_id, str | int):
-        raise InvalidInput(f"the query_id {query_id!r} is neither text nor number")
+def _query_id(row: Mapping[str, Any], number: int) -> Any:
+    query_id = row.get("query_id")
+    if query_id is None or query_id == "":
+        return number
+    if not isinstance(query_id, str | int) or isinstance(query_id, bool):
+        raise InvalidInput(f"the query_id {query_id!r} is neither text nor a whole number")
+    return query_id
+
+
+def _task(row: Mapping[str, Any], query_id: str | int, default: Task, folder: Path) -> Task:
     parts: list[Query] = []
     for kind in ("text", "image", "audio", "id"):
         parts += [make_part(kind, value, folder=folder) for value in _texts(row, kind)]
     if row.get("vector") is not None:
-        parts.append(Query.vector(check_vectors([row["vector"]], "the vector")[0]))
+        vector = row["vector"]
+        parts.append(Query.vector(_listed(vector) if isinstance(vector, str) else vector))
     parts += [parse_part(spelled, folder=folder) for spelled in _texts(row, "plus")]
     parts += [-parse_part(spelled, folder=folder) for spelled in _texts(row, "minus")]
     if not parts:
@@ -354,33 +468,45 @@ def _task(row: Mapping[str, Any], query_id: Any, default: Task, folder: Path) ->
             "a query without a part", hint="fill one of text, image, audio, id, vector or plus"
         )
     query = Query(tuple(part for one in parts for part in one.parts))
-    k = row.get("k") if row.get("k") is not None else default.k
-    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
-        raise InvalidInput(f"k is {k!r}", hint="give a whole number, 1 or more")
     where = row.get("where") or default.where
     parse_filter(where)
-    return Task(query_id, query, k, _listed(row, "modality") or default.modality, where)
+    modality = _texts(row, "modality") or default.modality
+    modalities_of(modality)
+    return Task(query_id, query, _k(row.get("k"), default.k), modality, where)
+
+
+def _k(value: Any, default: int) -> int:
+    """Return how many hits a row asks for; ``10.0`` is what tables make of 10 beside a gap."""
+    if value is None:
+        return default
+    number = int(value) if isinstance(value, str) and value.isdecimal() else value
+    if isinstance(number, bool) or not isinstance(number, int | float) or number % 1 or number < 1:
+        raise InvalidInput(f"k is {value!r}", hint="give a whole number, 1 or more")
+    return int(number)
 
 
 def _texts(row: Mapping[str, Any], column: str) -> list[str]:
-    values = _listed(row, column)
-    for value in values:
-        if not isinstance(value, str):
-            raise InvalidInput(f"{column} holds {value!r}, no text")
-    return values
-
-
-def _listed(row: Mapping[str, Any], column: str) -> list[Any]:
-    """Return a column's values: a list, one value, or (in CSV) a list as JSON."""
+    """Return a column's values: none, one or a list of them, in CSV as JSON."""
     value = row.get(column)
     if value is None:
         return []
-    if isinstance(value, str) and value.startswith("[") and column in ("plus", "minus"):
-        try:
-            value = json.loads(value)
-        except ValueError as error:
-            raise InvalidInput(f"{column} is no JSON list: {error}") from error
-    return list(value) if isinstance(value, list) else [value]
+    if isinstance(value, str) and column in ("plus", "minus", "modality"):
+        value = _listed(value)
+    values = value if isinstance(value, list) else [value]
+    for one in values:
+        if not isinstance(one, str):
+            raise InvalidInput(f"{column} holds {one!r}, no text")
+    return values
+
+
+def _listed(text: str) -> Any:
+    """Return the list that a text spells as JSON, or the text."""
+    if not text.startswith("["):
+        return text
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise InvalidInput(f"{text!r} is no JSON list: {error}") from error
 
 
 def _load_matrix(path: Path) -> NDArray[Any]:
@@ -390,8 +516,10 @@ def _load_matrix(path: Path) -> NDArray[Any]:
         raise UnreadableFile(
             f"{path}: no array of numbers ({error})", hint="write it with numpy.save"
         ) from error
-    if matrix.ndim != 2:
-        raise InvalidInput(f"{path} has the shape {matrix.shape}, expected (queries, 256)")
+    if not isinstance(matrix, np.ndarray) or matrix.dtype.kind not in "fiu":
+        raise UnreadableFile(f"{path}: no array of numbers", hint="write it with numpy.save")
+    if matrix.ndim != 2 or matrix.shape[1] != DIM:
+        raise InvalidInput(f"{path} has the shape {matrix.shape}, expected (queries, {DIM})")
     return np.asarray(matrix)
 
 
@@ -408,6 +536,9 @@ def _digest(path: Path) -> str:
 # ---- writing answers -------------------------------------------------------------------------
 
 
+_json = json.JSONEncoder(ensure_ascii=False).encode
+
+
 def _jsonl_line(query_id: str | int, rank: int, one: Ranked) -> str:
     row = {
         "query_id": query_id,
@@ -418,21 +549,19 @@ def _jsonl_line(query_id: str | int, rank: int, one: Ranked) -> str:
         "cosine": one.cosine,
         "how": one.how,
     }
-    return json.dumps(row, ensure_ascii=False) + "\n"
+    return _json(row) + "\n"
 
 
 def _trec_line(query_id: str | int, rank: int, one: Ranked) -> str:
-    """Return a line of a TREC run; white space in names is percent-encoded."""
-    return f"{_encoded(str(query_id))} Q0 {_encoded(one.key)} {rank} {one.score:.6f} {RUN_TAG}\n"
+    """Return a line of a TREC run; white space in names is percent-encoded.
+
+    The score keeps all of its digits: readers of runs rank by it anew.
+    """
+    return f"{_encoded(str(query_id))} Q0 {_encoded(one.key)} {rank} {one.score} {RUN_TAG}\n"
 
 
 def _encoded(name: str) -> str:
-    if any(character.isspace() or character == "%" for character in name):
-        return "".join(
-            urllib.parse.quote(character) if character.isspace() or character == "%" else character
-            for character in name
-        )
-    return name
+    return "".join(urllib.parse.quote(one) if one.isspace() or one == "%" else one for one in name)
 
 
 def _write_parquet(path: Path, answers: Sequence[tuple[str | int, Sequence[Ranked]]]) -> None:

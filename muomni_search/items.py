@@ -226,8 +226,16 @@ class Query:
 
     @classmethod
     def vector(cls, vector: ArrayLike) -> Query:
-        """Ask with a vector of 256 numbers."""
-        return cls((Part(1.0, "vector", np.asarray(vector, dtype=np.float32)),))
+        """Ask with a vector of 256 numbers.
+
+        Raises:
+            InvalidInput: These are no numbers.
+        """
+        try:
+            value = np.array(vector, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise InvalidInput("the query vector is none: not numbers, or a ragged list") from error
+        return cls((Part(1.0, "vector", value),))
 
     def __add__(self, other: Query) -> Query:
         return Query(self.parts + other.parts)

@@ -35,6 +35,8 @@ Where = str | Mapping[str, Any] | None
 
 # The next try fetches this many times more when too many rows belonged to items already seen.
 WIDEN = 4
+# How many pieces of queries are encoded together: those of pictures take 600 KB each.
+PIECES_AT_ONCE = 128
 
 
 class Ranked(NamedTuple):
@@ -153,13 +155,17 @@ class View:
         return [self._with_vector(item) for item in items] if vectors else items
 
     def _with_vector(self, item: Item) -> Item:
-        return replace(item, vector=self._item_vector(item.key))
+        return replace(
+            item, vector=self._item_vector(item.key, self.snapshot.item_rows([item.key]))
+        )
 
-    def _item_vector(self, key: str) -> NDArray[np.float32]:
-        found = self.snapshot.item_rows([key]).get(key)
-        if found is None:
+    def _item_vector(
+        self, key: str, found: Mapping[str, tuple[Modality, NDArray[np.int64]]]
+    ) -> NDArray[np.float32]:
+        """Return the unit mean (256,) of an item's segments, which are among the rows found."""
+        if key not in found:
             raise NotFound(f"no item {key!r} in {self._directory}")
-        modality, rows = found
+        modality, rows = found[key]
         return mean_vector(self.snapshot.vectors(modality)[rows])
 
     def resolve_many(self, queries: Sequence[Query]) -> list[NDArray[np.float32] | MuomniError]:
@@ -187,6 +193,7 @@ class View:
 
     def _part_vectors(self, parts: Sequence[Part]) -> dict[int, NDArray[np.float32] | MuomniError]:
         vectors: dict[int, NDArray[np.float32] | MuomniError] = {}
+        rows = self.snapshot.item_rows({part.value for part in parts if part.kind == "id"})
         for part in parts:
             try:
                 if part.kind == "vector":
@@ -194,7 +201,7 @@ class View:
                         np.atleast_2d(part.value), "the query vector"
                     )[0]
                 elif part.kind == "id":
-                    vectors[id(part)] = self._item_vector(part.value)
+                    vectors[id(part)] = self._item_vector(part.value, rows)
             except MuomniError as error:
                 vectors[id(part)] = error
         for modality in Modality:
@@ -211,6 +218,18 @@ class View:
         encoder = self._loaded.model.encoder(modality)
         pieces: list[Piece] = []
         owners: list[tuple[int, int, int]] = []
+
+        def encode() -> None:
+            if pieces:
+                vectors = encoder.encode(pieces)
+                for owner, start, end in owners:
+                    try:
+                        results[owner] = mean_vector(vectors[start:end])
+                    except InvalidInput as error:
+                        results[owner] = error
+            pieces.clear()
+            owners.clear()
+
         for part in parts:
             try:
                 content = read_content(modality, part.value)
@@ -220,10 +239,9 @@ class View:
                 continue
             owners.append((id(part), len(pieces), len(pieces) + len(prepared)))
             pieces += prepared
-        if pieces:
-            vectors = encoder.encode(pieces)
-            for owner, start, end in owners:
-                results[owner] = mean_vector(vectors[start:end])
+            if len(pieces) >= PIECES_AT_ONCE:
+                encode()
+        encode()
         return results
 
     def rank(

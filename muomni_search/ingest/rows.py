@@ -10,27 +10,45 @@ import codecs
 import csv
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from muomni_search.errors import UnreadableFile
 from muomni_search.items import DIM
 
-__all__ = ["BATCH_ROWS", "TABLES", "Numbered", "Row", "count_rows", "parse_json", "read_rows"]
+__all__ = [
+    "BATCH_ROWS",
+    "TABLES",
+    "TEXT_COLUMNS",
+    "Numbered",
+    "Row",
+    "count_rows",
+    "parse_json",
+    "read_rows",
+]
 
 TABLES = (".jsonl", ".ndjson", ".csv", ".parquet")
 MAX_LINE_BYTES = 16_000_000
 # A million floats: the columns of so many vectors stay in a processor's cache.
 BATCH_ROWS = 1024
 
+# Columns that have a meaning stay as they are written, in CSV too.
+TEXT_COLUMNS = (
+    *("key", "modality", "text", "image", "audio", "path", "source", "vector", "metadata"),
+)
+
 Row = dict[str, Any]
 # A row with its number from 1, or the reason why there is none.
 Numbered = tuple[int, Row | str]
 
 
-def read_rows(path: Path) -> Iterator[Numbered]:
+def read_rows(path: Path, *, texts: Sequence[str] = TEXT_COLUMNS) -> Iterator[Numbered]:
     """Yield the rows of a table, numbered from 1 (in JSONL: by lines); a bad row as its reason.
+
+    Args:
+        path: The table.
+        texts: The columns that are text in CSV, whatever they look like.
 
     Raises:
         UnreadableFile: The table cannot be read at all, or no further.
@@ -38,7 +56,7 @@ def read_rows(path: Path) -> Iterator[Numbered]:
     suffix = path.suffix.lower()
     try:
         if suffix == ".csv":
-            yield from _read_csv(path)
+            yield from _read_csv(path, texts)
         elif suffix == ".parquet":
             yield from _read_parquet(path)
         else:
@@ -151,14 +169,10 @@ INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
 # 007 is a name, not a number: it would not come back as it was.
 NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][-+]?[0-9]{1,2})?(?<=[0-9.])(?<!^\.)")
 FLAG = re.compile("true|false", re.IGNORECASE)
-# Columns that have a meaning stay as they are written.
-TEXT_COLUMNS = (
-    *("key", "modality", "text", "image", "audio", "path", "source", "vector", "metadata"),
-)
 
 
-def _read_csv(path: Path) -> Iterator[Numbered]:
-    kinds = _csv_kinds(path)
+def _read_csv(path: Path, texts: Sequence[str]) -> Iterator[Numbered]:
+    kinds = _csv_kinds(path, texts)
     rows = _csv_rows(path)
     _, names = next(rows)
     for number, cells in rows:
@@ -235,12 +249,12 @@ def _delimiter(header: str) -> str:
     return next((sign for sign in ",;\t" if sign in header), ",")
 
 
-def _csv_kinds(path: Path) -> list[Callable[[str], Any]]:
+def _csv_kinds(path: Path, texts: Sequence[str]) -> list[Callable[[str], Any]]:
     """Return, for each column, the narrowest type that all of its cells have."""
     rows = _csv_rows(path)
     _, names = next(rows)
     kinds: list[Callable[[str], Any] | None] = [
-        str if name in TEXT_COLUMNS or not name else None for name in names
+        str if name in texts or not name else None for name in names
     ]
     for _, cells in rows:
         if isinstance(cells, str):
