@@ -3,44 +3,56 @@
     key · modality · source · text · metadata (JSON) · span (JSON) · vector · content_hash
 
 Rows are sorted by key, then by their place in the item; an item's own columns stand in each of its
-rows. The model and its fingerprint are in the schema's metadata. ``content_hash`` comes along so
-that adding the same files after an import encodes nothing; roots, sizes and times do not, for
-they belong to the machine that exported.
+rows. The model and its fingerprint are in the schema's metadata, and every page has a checksum.
+``content_hash`` comes along so that adding the same files after an import encodes nothing; roots,
+sizes and times do not, for they belong to the machine that exported.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import groupby, islice, starmap
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from muomni_search.collection import Collection
+from muomni_search.collection import Collection, Report
+from muomni_search.errors import Conflict, CorruptData, InvalidInput, NotFound
+from muomni_search.ingest.rows import parse_json
 from muomni_search.items import DIM, Item, Modality, Span
+from muomni_search.pipeline import Progress, Silent
 from muomni_search.store import durable
 from muomni_search.store.engine import disk_errors
-from muomni_search.store.snapshot import Snapshot
+from muomni_search.store.snapshot import SPAN_UNITS, Snapshot
+from muomni_search.store.store import NewItem
 
 __all__ = ["export_collection", "import_collection"]
 
-MODEL, FINGERPRINT = b"muomni.model", b"muomni.fingerprint"
-# Items looked up together, and the size at which what they gave becomes a row group: 16 MB of
-# vectors, or texts that are as long.
-PAGE_ITEMS = 1_000
+FACTS = MODEL, FINGERPRINT = b"muomni.model", b"muomni.fingerprint"
+# Items looked up together: a text has 10 MB at most, so this many stay under a gigabyte.
+PAGE_ITEMS = 64
+# The size at which items become a row group: 16 MB of vectors, or texts that are as long.
 GROUP_ROWS = 16_384
 GROUP_CHARACTERS = 16_000_000
 # A text stands in each row of its item, but only once in a row group's dictionary; left to itself
 # Parquet gives its dictionaries up at a megabyte.
 DICTIONARY_BYTES = 2**30
-REPEATED = ["modality", "source", "text", "metadata", "content_hash"]
-# Rows read at a time, and the items and rows of a commit.
+REPEATED = ("modality", "source", "text", "metadata", "content_hash")
+# What a row group may need in memory; one that was written here needs a tenth of it.
+MAX_GROUP_BYTES = 2**30
+# Rows read at a time, and what a commit gathers.
 READ_ROWS = 4_096
-COMMIT_ITEMS = 10_000
 COMMIT_ROWS = 32_768
-HINT = "give a file that `muomni export` wrote"
+COMMIT_CHARACTERS = 64_000_000
+# Far more segments than a file of any modality can have.
+MAX_ITEM_ROWS = 2**20
+HINT = "give a file that `muomni export` wrote; what was stored before is whole"
 
 
 # ---- export ----------------------------------------------------------------------------------
@@ -83,8 +95,9 @@ def _write(snapshot: Snapshot, path: Path) -> int:
         path,
         schema,
         compression="zstd",
-        use_dictionary=REPEATED,
+        use_dictionary=list(REPEATED),
         dictionary_pagesize_limit=DICTIONARY_BYTES,
+        write_page_checksum=True,
     ) as writer:
         for group in _groups(snapshot):
             writer.write_table(_table(snapshot, group, schema), row_group_size=GROUP_ROWS)
@@ -93,9 +106,10 @@ def _write(snapshot: Snapshot, path: Path) -> int:
 
 
 class _Stored(NamedTuple):
-    """An item as it goes into the file."""
+    """An item as it stands in the file."""
 
     item: Item
+    metadata: str
     rows: NDArray[np.int64]
     spans: Sequence[Span | None]
     content_hash: str | None
@@ -105,11 +119,14 @@ def _groups(snapshot: Snapshot) -> Iterator[list[_Stored]]:
     """Yield all items by key, as many at a time as make a row group."""
     group: list[_Stored] = []
     rows = characters = 0
-    for page in _chunks(snapshot.iter_items(), PAGE_ITEMS):
-        for stored in _stored(snapshot, page).values():
-            group.append(stored)
-            rows += len(stored.rows)
-            characters += len(stored.item.text or "")
+    keys = snapshot.iter_keys()
+    while page := list(islice(keys, PAGE_ITEMS)):
+        stored = _stored(snapshot, page)
+        for key in page:
+            one = stored[key]
+            group.append(one)
+            rows += len(one.rows)
+            characters += len(one.item.text or "") + len(one.metadata)
             if rows >= GROUP_ROWS or characters >= GROUP_CHARACTERS:
                 yield group
                 group, rows, characters = [], 0, 0
@@ -117,75 +134,333 @@ def _groups(snapshot: Snapshot) -> Iterator[list[_Stored]]:
         yield group
 
 
-def _stored(snapshot: Snapshot, items: Sequence[Item]) -> dict[str, _Stored]:
-    """Return items with their rows, spans and hashes, in the same order."""
-    keys = [item.key for item in items]
-    rows = {key: own for key, (_, own) in snapshot.item_rows(keys).items()}
-    known = snapshot.known(keys)
+def _stored(snapshot: Snapshot, keys: Sequence[str]) -> dict[str, _Stored]:
+    """Return those items of ``keys`` that there are."""
+    items = snapshot.find(keys)
+    rows = {key: own for key, (_, own) in snapshot.item_rows(items).items()}
+    hashes = {key: known.content_hash for key, known in snapshot.known(items).items()}
     spans: dict[tuple[Modality, int], Span | None] = {}
     for modality in Modality:
-        wanted = [rows[item.key] for item in items if item.modality == modality]
+        wanted = [rows[key] for key, item in items.items() if item.modality == modality]
         if wanted:
             for match in snapshot.matches(modality, np.concatenate(wanted)):
                 spans[modality, match.row] = match.span
     return {
-        item.key: _Stored(
+        key: _Stored(
             item,
-            rows[item.key],
-            [spans[item.modality, row] for row in rows[item.key].tolist()],
-            known[item.key].content_hash,
+            _document(item.metadata),
+            rows[key],
+            [spans[item.modality, row] for row in rows[key].tolist()],
+            hashes[key],
         )
-        for item in items
+        for key, item in items.items()
     }
 
 
 def _table(snapshot: Snapshot, group: Sequence[_Stored], schema: Any) -> Any:
     import pyarrow as pa
 
-    owners = np.repeat(np.arange(len(group)), [len(stored.rows) for stored in group])
-    items = [stored.item for stored in group]
-    columns = {
-        "key": [item.key for item in items],
-        "modality": [str(item.modality) for item in items],
-        "source": [item.source for item in items],
-        "text": [item.text for item in items],
-        "metadata": [json.dumps(item.metadata, ensure_ascii=False) for item in items],
+    owners = pa.array(
+        np.repeat(np.arange(len(group)), [len(stored.rows) for stored in group]), pa.int32()
+    )
+    keys = pa.array([stored.item.key for stored in group], pa.string())
+    spans = [span for stored in group for span in stored.spans]
+    vectors = [snapshot.vectors(stored.item.modality)[stored.rows] for stored in group]
+    repeated = {
+        "modality": [str(stored.item.modality) for stored in group],
+        "source": [stored.item.source for stored in group],
+        "text": [stored.item.text for stored in group],
+        "metadata": [stored.metadata for stored in group],
         "content_hash": [stored.content_hash for stored in group],
     }
-    arrays = {
-        # Each value once, however many rows the item has.
-        name: pa.DictionaryArray.from_arrays(
-            pa.array(owners, pa.int32()), pa.array(values, pa.string())
-        )
-        for name, values in columns.items()
+    columns = {
+        "key": keys.take(owners),
+        "span": pa.array(
+            [None if span is None else json.dumps(span.as_dict()) for span in spans], pa.string()
+        ),
+        "vector": pa.FixedSizeListArray.from_arrays(np.concatenate(vectors).ravel(), DIM),
     }
-    arrays["span"] = pa.array(
-        [
-            None if span is None else json.dumps(span.as_dict())
-            for stored in group
-            for span in stored.spans
-        ],
-        pa.string(),
-    )
-    vectors = np.concatenate(
-        [snapshot.vectors(stored.item.modality)[stored.rows] for stored in group]
-    )
-    arrays["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), DIM)
-    return pa.table([arrays[name] for name in schema.names], names=schema.names).cast(schema)
+    for name, values in repeated.items():
+        # Each value once, however many rows have it.
+        columns[name] = pa.array(values, pa.string()).dictionary_encode().take(owners)
+    return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
 def _schema() -> Any:
     import pyarrow as pa
 
+    text = pa.string()
+    types = {
+        "key": text,
+        "modality": text,
+        "source": text,
+        "text": text,
+        "metadata": text,
+        "span": text,
+        "vector": pa.list_(pa.float32(), DIM),
+        "content_hash": text,
+    }
+    repeated = pa.dictionary(pa.int32(), text)
     return pa.schema(
-        [
-            ("key", pa.string()),
-            ("modality", pa.string()),
-            ("source", pa.string()),
-            ("text", pa.string()),
-            ("metadata", pa.string()),
-            ("span", pa.string()),
-            ("vector", pa.list_(pa.float32(), DIM)),
-            ("content_hash", pa.string()),
-        ]
+        [(name, repeated if name in REPEATED else kind) for name, kind in types.items()]
     )
+
+
+# ---- import ----------------------------------------------------------------------------------
+
+
+def import_collection(
+    collection: Collection, path: str | Path, *, progress: Progress | None = None
+) -> Report:
+    """Take in the items of an exported file, with their vectors: nothing is encoded.
+
+    An item whose key is there already is replaced, and left alone when nothing about it differs.
+    Items are committed many at a time, each wholly or not at all, so an import that was
+    interrupted goes on when it is called again.
+
+    Args:
+        collection: Where they go.
+        path: What ``export_collection`` wrote.
+        progress: Told of each row.
+
+    Returns:
+        How many items were added, updated and unchanged.
+
+    Raises:
+        NotFound: There is no such file.
+        Conflict: Its vectors came from another model.
+        InvalidInput: It is no export.
+        CorruptData: It is damaged; the items before the damage may be in.
+    """
+    started = time.monotonic()
+    source = Path(path)
+    progress = progress or Silent()
+    report = Report()
+    with disk_errors(source), _opened(source) as file:
+        _check_model(source, file.schema_arrow.metadata or {}, collection)
+        _check_layout(source, file)
+        progress.start(file.metadata.num_rows, "importing")
+        try:
+            for batch in _batches(_read(source, file)):
+                _commit(source, collection, batch, report)
+                progress.advance(sum(len(item.spans) for item in batch))
+        finally:
+            progress.finish()
+    collection.refresh_indexes()
+    report.seconds = time.monotonic() - started
+    return report
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    # Opened here, because Arrow's errors for what is missing or a folder say less.
+    try:
+        handle = path.open("rb")
+    except FileNotFoundError as error:
+        raise NotFound(f"{path}: no such file", hint="check its name") from error
+    with handle:
+        try:
+            file = pq.ParquetFile(handle, page_checksum_verification=True)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise InvalidInput(f"{path}: no Parquet file: {_line(error)}", hint=HINT) from error
+        with file:
+            yield file
+
+
+def _check_model(path: Path, facts: Mapping[bytes, bytes], collection: Collection) -> None:
+    """Check that a file's vectors lie in the space of the collection's.
+
+    Raises:
+        InvalidInput: It does not say where they came from.
+        Conflict: They came from another model.
+    """
+    if FINGERPRINT not in facts:
+        raise InvalidInput(f"{path}: no export, it names no model", hint=HINT)
+    model, fingerprint = (facts.get(name, b"").decode(errors="replace") for name in FACTS)
+    with collection.store.snapshot() as snapshot:
+        if fingerprint != snapshot.fingerprint:
+            raise Conflict(
+                f"{path} holds vectors of the model {model!r} ({fingerprint[:12]}), "
+                f"{collection.directory} of {snapshot.model!r} ({snapshot.fingerprint[:12]})",
+                hint="import it into a collection of its own model: --create --model",
+            )
+
+
+def _check_layout(path: Path, file: Any) -> None:
+    """Check columns and sizes before a row is read.
+
+    Raises:
+        InvalidInput: They are not those of an export.
+    """
+    expected = _schema()
+    if not file.schema_arrow.equals(expected):
+        raise InvalidInput(
+            f"{path}: no export, its columns are not {', '.join(expected.names)}", hint=HINT
+        )
+    for number in range(file.metadata.num_row_groups):
+        size = file.metadata.row_group(number).total_byte_size
+        if not 0 <= size <= MAX_GROUP_BYTES:
+            raise InvalidInput(f"{path}: no export, {size} bytes in a row group", hint=HINT)
+
+
+class _Head(NamedTuple):
+    """What each row of an item says about it."""
+
+    key: str
+    modality: str
+    source: str | None
+    text: str | None
+    metadata: str
+    content_hash: str | None
+
+
+# A segment with its item's head, its span and its vector.
+_Row = tuple[_Head, str | None, NDArray[np.float32]]
+
+
+def _read(path: Path, file: Any) -> Iterator[NewItem]:
+    """Yield the items of a file.
+
+    Raises:
+        CorruptData: It is damaged; the message says where.
+    """
+    import pyarrow as pa
+
+    number, last = 0, ""
+    try:
+        for head, rows in groupby(_rows(file), key=itemgetter(0)):
+            segments = list(islice(rows, MAX_ITEM_ROWS + 1))
+            if len(segments) > MAX_ITEM_ROWS:
+                raise ValueError(f"{head.key!r} has more than {MAX_ITEM_ROWS} segments")
+            # Also when its rows contradict each other.
+            if head.key <= last:
+                raise ValueError(f"{head.key!r} stands there twice or out of order")
+            yield _item(head, segments)
+            number, last = number + len(segments), head.key
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise _damaged(path, f"after row {number}: {_line(error)}") from error
+
+
+def _rows(file: Any) -> Iterator[_Row]:
+    """Yield the rows of a file.
+
+    Raises:
+        ValueError: A cell is empty that must not be.
+    """
+    for batch in file.iter_batches(READ_ROWS):
+        for name in ("key", "modality", "metadata", "vector"):
+            if batch.column(name).null_count:
+                raise ValueError(f"a row without {name}")
+        facts = [_texts(batch.column(name)) for name in _Head._fields]
+        heads = starmap(_Head, zip(*facts, strict=True))
+        vectors = batch.column("vector").flatten().to_numpy().reshape(-1, DIM)
+        yield from zip(heads, _texts(batch.column("span")), vectors, strict=True)
+
+
+def _texts(column: Any) -> list[Any]:
+    """Return a column as Python's texts, equal ones of a dictionary as one object."""
+    import pyarrow as pa
+
+    if not pa.types.is_dictionary(column.type):
+        return list(column.to_pylist())
+    used, places = np.unique(
+        column.indices.fill_null(-1).to_numpy(zero_copy_only=False), return_inverse=True
+    )
+    values = [None if index < 0 else column.dictionary[index].as_py() for index in used.tolist()]
+    return [values[place] for place in places.tolist()]
+
+
+def _item(head: _Head, segments: Sequence[_Row]) -> NewItem:
+    """Return the item that rows with one head describe.
+
+    Raises:
+        ValueError: They do not describe one.
+    """
+    modality = Modality(head.modality)
+    return NewItem(
+        key=head.key,
+        modality=modality,
+        vectors=np.stack([vector for _, _, vector in segments]),
+        spans=[_span(span, modality) for _, span, _ in segments],
+        source=head.source,
+        text=head.text,
+        metadata=_metadata(head.metadata),
+        content_hash=head.content_hash,
+    )
+
+
+def _metadata(text: str) -> dict[str, Any]:
+    match parse_json(text):
+        case dict() as metadata:
+            return metadata
+    raise ValueError(f"{text!r} is no JSON object")
+
+
+def _span(text: str | None, modality: Modality) -> Span | None:
+    if text is None:
+        return None
+    value = parse_json(text)
+    match value:
+        case {"unit": unit, "start": int(start), "end": int(end)} if (
+            unit == SPAN_UNITS.get(modality) and 0 <= start <= end < 2**63
+        ):
+            return Span(unit, start, end)
+    raise ValueError(f"{value!r} is no span of {modality}")
+
+
+def _batches(items: Iterator[NewItem]) -> Iterator[list[NewItem]]:
+    """Yield items as many at a time as make a commit."""
+    batch: list[NewItem] = []
+    rows = characters = 0
+    for item in items:
+        batch.append(item)
+        rows += len(item.spans)
+        characters += len(item.text or "")
+        if rows >= COMMIT_ROWS or characters >= COMMIT_CHARACTERS:
+            yield batch
+            batch, rows, characters = [], 0, 0
+    if batch:
+        yield batch
+
+
+def _commit(path: Path, collection: Collection, items: Sequence[NewItem], report: Report) -> None:
+    with collection.store.write() as writer:
+        old = _stored(writer, [item.key for item in items])
+        fresh = [
+            item
+            for item in items
+            if item.key not in old or not _is_same(item, old[item.key], writer)
+        ]
+        try:
+            writer.put(fresh)
+        except InvalidInput as error:
+            raise _damaged(path, error.what) from error
+    updated = sum(item.key in old for item in fresh)
+    report.added += len(fresh) - updated
+    report.updated += updated
+    report.unchanged += len(items) - len(fresh)
+
+
+def _is_same(new: NewItem, old: _Stored, snapshot: Snapshot) -> bool:
+    """Whether an item is in already, to the bit."""
+    return (
+        (new.modality, new.source, new.text, new.content_hash, new.spans)
+        == (old.item.modality, old.item.source, old.item.text, old.content_hash, old.spans)
+        and _document(new.metadata) == old.metadata
+        and np.array_equal(new.vectors, snapshot.vectors(new.modality)[old.rows])
+    )
+
+
+def _document(metadata: Mapping[str, Any] | None) -> str:
+    return json.dumps(dict(metadata or {}), ensure_ascii=False, sort_keys=True)
+
+
+def _damaged(path: Path, reason: str) -> CorruptData:
+    return CorruptData(f"{path} is damaged: {reason}", hint=HINT)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())
