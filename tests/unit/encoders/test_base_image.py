@@ -1,0 +1,203 @@
+"""The picture side of `base`: crop, cut-out, resize, scale, classes; and what pictures mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from muomni_search.encoders.base import image
+from muomni_search.encoders.base.session import Tower
+from muomni_search.encoders.model import load_model, packaged_directory
+from muomni_search.items import Modality
+
+# Levels of 255: eight-bit rounding after each of the two passes.
+ROUNDING = 2
+
+
+# ---- an independent preprocessing ---------------------------------------------------------
+
+
+def resized(picture: NDArray[np.floating], size: int) -> NDArray[np.float64]:
+    """Bicubic (a = −½), the kernel widened when shrinking: separable, in float64, by loops."""
+
+    def kernel(x: float) -> float:
+        x = abs(x)
+        if x < 1:
+            return 1.5 * x**3 - 2.5 * x**2 + 1
+        return -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2 if x < 2 else 0.0
+
+    def matrix(length: int) -> NDArray[np.float64]:
+        scale = length / size
+        stretch = max(scale, 1.0)
+        rows = np.zeros((size, length))
+        for out in range(size):
+            centre = (out + 0.5) * scale
+            first = max(0, int(centre - 2 * stretch + 0.5))
+            last = min(length, int(centre + 2 * stretch + 0.5))
+            for source in range(first, last):
+                rows[out, source] = kernel((source + 0.5 - centre) / stretch)
+            rows[out] /= rows[out].sum()
+        return rows
+
+    # Across first, then down, with eight bits in between, as every eight-bit resizer does.
+    across = np.einsum("ow,hwc->hoc", matrix(picture.shape[1]), picture)
+    across = np.clip(np.rint(across), 0, 255)
+    down = np.einsum("oh,hwc->owc", matrix(picture.shape[0]), across)
+    return np.clip(np.rint(down), 0, 255)
+
+
+def photo_by_the_book(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
+    height, width = picture.shape[:2]
+    side = max(1, math.floor(min(height, width) * 15 / 16))
+    top, left = (height - side) // 2, (width - side) // 2
+    return resized(picture[top : top + side, left : left + side, :3].astype(np.float64), 224)
+
+
+def cut_out_by_the_book(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
+    alpha = picture[:, :, 3]
+    down, across = np.flatnonzero(alpha.any(axis=1)), np.flatnonzero(alpha.any(axis=0))
+    shape = picture[down[0] : down[-1] + 1, across[0] : across[-1] + 1].astype(np.float64)
+    height, width = shape.shape[:2]
+    side = math.floor(max(height, width) * 1.1) + 2
+    square = np.full((side, side, 3), 255.0)
+    top, left = (side - height) // 2, (side - width) // 2
+    opacity = shape[:, :, 3:] / 255
+    place = square[top : top + height, left : left + width]
+    place[:] = np.rint(opacity * shape[:, :, :3] + (1 - opacity) * place)
+    return resized(square, 224)
+
+
+def smooth_noise(rng: np.random.Generator, height: int, width: int) -> NDArray[np.uint8]:
+    small = rng.integers(0, 256, (8, 8, 3), np.uint8)
+    return np.asarray(Image.fromarray(small).resize((width, height)))
+
+
+@pytest.mark.parametrize(
+    "size", [(300, 400), (640, 333), (224, 224), (50, 90), (239, 239), (16, 16)]
+)
+def test_a_photo_is_cropped_to_its_centre_and_resized(
+    size: tuple[int, int], rng: np.random.Generator
+) -> None:
+    for picture in (smooth_noise(rng, *size), rng.integers(0, 256, (*size, 3), np.uint8)):
+        found = image.fit_square(picture)
+        assert found.shape == (224, 224, 3)
+        assert found.dtype == np.uint8
+        assert np.abs(found - photo_by_the_book(picture)).max() <= ROUNDING
+
+
+@pytest.mark.parametrize("box", [(0, 0, 200, 150), (60, 20, 130, 90), (199, 149, 200, 150)])
+def test_a_cut_out_is_cropped_to_what_is_visible_and_laid_on_white_with_a_margin(
+    box: tuple[int, int, int, int], rng: np.random.Generator
+) -> None:
+    left, top, right, bottom = box
+    picture = np.zeros((150, 200, 4), np.uint8)
+    picture[:, :, :3] = smooth_noise(rng, 150, 200)
+    alpha = rng.choice(np.array([1, 128, 255], np.uint8), (bottom - top, right - left))
+    picture[top:bottom, left:right, 3] = alpha
+    found = image.fit_square(picture)
+    assert np.abs(found - cut_out_by_the_book(picture)).max() <= ROUNDING
+    assert (found[0] == 255).all()
+    assert (found[:, -1] == 255).all()
+
+
+def test_what_no_pixel_shows_does_not_matter(rng: np.random.Generator) -> None:
+    picture = rng.integers(0, 256, (80, 80, 4), np.uint8)
+    picture[:, :40, 3] = 0
+    other = picture.copy()
+    other[:, :40, :3] = 7
+    assert np.array_equal(image.fit_square(picture), image.fit_square(other))
+
+
+def test_a_picture_without_a_transparent_pixel_is_no_cut_out(rng: np.random.Generator) -> None:
+    picture = rng.integers(0, 256, (120, 90, 4), np.uint8)
+    picture[:, :, 3] = 255
+    assert np.array_equal(image.fit_square(picture), image.fit_square(picture[:, :, :3].copy()))
+
+
+def test_a_picture_that_shows_nothing_is_white() -> None:
+    assert (image.fit_square(np.zeros((30, 50, 4), np.uint8)) == 255).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 60_000), (60_000, 1)])
+def test_a_thin_cut_out_does_not_ask_for_a_square_of_its_length(
+    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image, "LARGEST_CUT_OUT", 1_000)
+    picture = np.zeros((*shape, 4), np.uint8)
+    picture[..., 3] = 254
+    sizes = []
+    new = Image.new
+    monkeypatch.setattr(
+        Image, "new", lambda mode, size, *rest: sizes.append(size) or new(mode, size, *rest)
+    )
+    found = image.fit_square(picture)
+    assert max(max(size) for size in sizes) <= 1_102
+    # A dark line across the middle of a white square.
+    line = found[112] if shape[0] == 1 else found[:, 112]
+    assert found[0].min() == 255
+    assert line[112].max() < 255
+
+
+def test_pixels_are_scaled_as_the_tower_was_trained(rng: np.random.Generator) -> None:
+    squares = rng.integers(0, 256, (2, 224, 224, 3), np.uint8)
+    encoder = load_model("base").encoder(Modality.IMAGE)
+    tower = Tower(
+        packaged_directory() / "image.onnx", inputs=["image"], widths=[1280, 1000], threads=1
+    )
+    planes = [[(one[:, :, c].astype(np.float64) - 127) / 128 for c in range(3)] for one in squares]
+    expected = tower(image=np.array(planes, np.float32))
+    for found, right in zip(encoder.run_tower(list(squares)), expected, strict=True):
+        assert np.allclose(found, right, atol=1e-4)
+
+
+def test_the_fifty_likeliest_classes_are_kept(rng: np.random.Generator) -> None:
+    logits = rng.standard_normal((3, 1000)).astype(np.float32) * 4
+    for found, row in zip(image.mixture(logits), logits.tolist(), strict=True):
+        total = sum(math.exp(value / 1.5) for value in row)
+        likeliest = sorted(range(1000), key=lambda number: -row[number])[:50]
+        assert sorted(np.flatnonzero(found)) == sorted(likeliest)
+        expected = [math.exp(row[number] / 1.5) / total for number in likeliest]
+        assert found[likeliest] == pytest.approx(expected, rel=1e-4)
+
+
+# ---- meaning ------------------------------------------------------------------------------
+
+
+def clock(draw: ImageDraw.ImageDraw) -> None:
+    draw.ellipse((30, 30, 370, 370), outline="black", width=12, fill="#fffbe8")
+    for hour in range(12):
+        x, y = math.sin(hour * math.pi / 6), -math.cos(hour * math.pi / 6)
+        tick = (200 + 140 * x, 200 + 140 * y, 200 + 160 * x, 200 + 160 * y)
+        draw.line(tick, fill="black", width=6)
+    draw.line((200, 200, 200, 90), fill="black", width=8)
+    draw.line((200, 200, 270, 240), fill="black", width=10)
+
+
+def traffic_light(draw: ImageDraw.ImageDraw) -> None:
+    draw.rectangle((0, 0, 400, 400), fill="#8fc7f0")
+    draw.rectangle((140, 30, 260, 330), fill="#222222")
+    draw.rectangle((185, 330, 215, 400), fill="#444444")
+    for y, colour in ((80, "red"), (180, "#5a4a00"), (280, "#005533")):
+        draw.ellipse((160, y - 40, 240, y + 40), fill=colour)
+
+
+@pytest.mark.parametrize(
+    ("paint", "name"), [(clock, "a clock"), (traffic_light, "a traffic light")]
+)
+def test_pictures_are_near_the_words_for_them(
+    paint: Callable[[ImageDraw.ImageDraw], None], name: str
+) -> None:
+    """Drawn shapes that anybody would name the same way, and that ImageNet has classes for."""
+    picture = Image.new("RGB", (400, 400), "white")
+    paint(ImageDraw.Draw(picture))
+    model = load_model("base")
+    eyes, words = model.encoder(Modality.IMAGE), model.encoder(Modality.TEXT)
+    names = ["a clock", "a traffic light", "a dog", "a car", "a house", "an orange", "a violin"]
+    seen = eyes.encode(eyes.prepare(np.asarray(picture)))[0]
+    read = words.encode([words.prepare(one)[0] for one in names])
+    assert names[int((read @ seen).argmax())] == name
