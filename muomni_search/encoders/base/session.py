@@ -80,7 +80,8 @@ def load_head(path: Path, **shapes: tuple[int, ...]) -> dict[str, NDArray[np.flo
             not finite.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here: NumPy leaves a file that is no archive open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             head = {name: arrays[name].astype(np.float32) for name in shapes}
     except Exception as error:
         raise CheckpointError(f"{path} cannot be loaded: {_reason(error)}", hint=MEND) from error
