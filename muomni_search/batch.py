@@ -271,7 +271,7 @@ class _Run:
                     f"{self._output} was made by another input, collection state or option",
                     hint="name another output, or replace it with --force",
                 )
-            if any(self._parts.iterdir()):
+            if any(self._parts.glob("*.job")):
                 raise Conflict(
                     f"{self._parts} holds the half of another input, collection state or option",
                     hint="name another output, or begin anew with --force",

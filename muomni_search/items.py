@@ -229,12 +229,14 @@ class Query:
         """Ask with a vector of 256 numbers.
 
         Raises:
-            InvalidInput: These are no numbers.
+            InvalidInput: These are no numbers, or several vectors.
         """
         try:
-            value = np.array(vector, dtype=np.float64)
+            value = np.squeeze(np.array(vector, dtype=np.float64))
         except (TypeError, ValueError) as error:
             raise InvalidInput("the query vector is none: not numbers, or a ragged list") from error
+        if value.ndim != 1:
+            raise InvalidInput(f"the query vector has the shape {value.shape}, expected ({DIM},)")
         return cls((Part(1.0, "vector", value),))
 
     def __add__(self, other: Query) -> Query:

@@ -197,9 +197,7 @@ class View:
         for part in parts:
             try:
                 if part.kind == "vector":
-                    vectors[id(part)] = check_vectors(
-                        np.atleast_2d(part.value), "the query vector"
-                    )[0]
+                    vectors[id(part)] = check_vectors([part.value], "the query vector")[0]
                 elif part.kind == "id":
                     vectors[id(part)] = self._item_vector(part.value, rows)
             except MuomniError as error:

@@ -66,6 +66,8 @@ def read_file(modality: Modality, path: Path, limits: Limits) -> bytes:
         NotFound: There is no such file.
         UnreadableFile: It is too large, or cannot be read.
     """
+    if "\0" in str(path):
+        raise NotFound(f"{str(path)!r} is no name of a file", hint="check its name")
     try:
         if not path.is_file() and path.exists():
             raise UnreadableFile(f"{path}: no file", hint="name a file")

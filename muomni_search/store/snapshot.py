@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Row, Select, Table, bindparam, func, select
+from sqlalchemy import Connection, Integer, Row, Select, Table, bindparam, func, select
 
 from muomni_search.errors import CorruptData
 from muomni_search.filters import Filter
@@ -240,7 +240,8 @@ SEGMENTS = (
 COUNTS = select(
     tables.segments.c.modality,
     func.count().label("segments"),
-    func.sum(tables.segments.c.ordinal == 0).label("items"),
+    # Or the sum of truth values is taken for one itself.
+    func.sum(tables.segments.c.ordinal == 0, type_=Integer).label("items"),
 ).group_by(tables.segments.c.modality)
 FAILURES = select(
     tables.failures.c.source,
