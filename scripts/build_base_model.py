@@ -3,8 +3,8 @@
     python scripts/build_base_model.py --check     # builds, and says what differs
     python scripts/build_base_model.py             # the same, and replaces what is shipped
 
-Needs pip, npm, apt-get, dpkg and rsvg-convert (Debian: npm, librsvg2-bin), some 700 MB of
-downloads and about three minutes. `docs/models/base.md` says what is learned from what.
+Needs pip, npm, apt-get, dpkg and rsvg-convert (Debian: npm, librsvg2-bin), 350 MB of downloads,
+900 MB of disk and about three minutes. `docs/models/base.md` says what is learned from what.
 """
 
 from __future__ import annotations
