@@ -350,26 +350,32 @@ def _rows(file: Any) -> Iterator[_Row]:
     Raises:
         ValueError: A cell is empty that must not be.
     """
+    last = _Head("", "", None, None, "", None)
     for batch in file.iter_batches(READ_ROWS):
         for name in ("key", "modality", "metadata", "vector"):
             if batch.column(name).null_count:
                 raise ValueError(f"a row without {name}")
-        facts = [_texts(batch.column(name)) for name in _Head._fields]
-        heads = starmap(_Head, zip(*facts, strict=True))
+        facts = [_texts(batch.column(name), getattr(last, name)) for name in _Head._fields]
+        heads = list(starmap(_Head, zip(*facts, strict=True)))
         vectors = batch.column("vector").flatten().to_numpy().reshape(-1, DIM)
-        yield from zip(heads, _texts(batch.column("span")), vectors, strict=True)
+        yield from zip(heads, batch.column("span").to_pylist(), vectors, strict=True)
+        last = heads[-1]
 
 
-def _texts(column: Any) -> list[Any]:
-    """Return a column as Python's texts, equal ones of a dictionary as one object."""
+def _texts(column: Any, last: str | None) -> list[str | None]:
+    """Return a column as Python's texts.
+
+    Equal texts of a dictionary are one object, and one that is equal to ``last`` is that object:
+    a text of 10 MB must be neither held nor compared anew for each of its 50,000 rows.
+    """
     import pyarrow as pa
 
     if not pa.types.is_dictionary(column.type):
         return list(column.to_pylist())
-    used, places = np.unique(
-        column.indices.fill_null(-1).to_numpy(zero_copy_only=False), return_inverse=True
-    )
-    values = [None if index < 0 else column.dictionary[index].as_py() for index in used.tolist()]
+    numbers = column.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    used, places = np.unique(numbers, return_inverse=True)
+    values = [None if number < 0 else column.dictionary[number].as_py() for number in used.tolist()]
+    values = [last if value == last else value for value in values]
     return [values[place] for place in places.tolist()]
 
 
