@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,6 +20,13 @@ from muomni_search.cli.options import (
 )
 from muomni_search.cli.output import on_terminal, print_json, progress_bar
 
+if TYPE_CHECKING:
+    from muomni_search.batch import BatchReport
+
+force_option = click.option(
+    "--force", is_flag=True, help="Replace an output that another job made."
+)
+
 
 @click.command("batch", cls=Command, example="muomni batch queries.jsonl -o answers.parquet -k 100")
 @click.argument("queries", metavar="INPUT", type=INPUT_FILE)
@@ -33,7 +41,7 @@ from muomni_search.cli.output import on_terminal, print_json, progress_bar
 @k_option
 @modality_option
 @where_option
-@click.option("--force", is_flag=True, help="Replace an output that another job made.")
+@force_option
 @json_option
 @model_option
 @collection_option
@@ -68,6 +76,16 @@ def command(
             force=force,
             progress=progress,
         )
+    print_report(report, as_json)
+    if report.failed:
+        raise InvalidInput(
+            f"{queries}: {report.failed} rows could not be answered",
+            hint=f"{output}.errors.jsonl names them",
+        )
+
+
+def print_report(report: BatchReport, as_json: bool) -> None:
+    """Print what a job did."""
     if on_terminal(as_json):
         click.echo(
             f"{report.answered:,} answered, {report.failed:,} failed ({report.seconds:.1f} s)"
@@ -80,9 +98,4 @@ def command(
                 "seconds": round(report.seconds, 3),
                 "resumed_blocks": report.resumed_blocks,
             }
-        )
-    if report.failed:
-        raise InvalidInput(
-            f"{queries}: {report.failed} rows could not be answered",
-            hint=f"{output}.errors.jsonl names them",
         )

@@ -33,5 +33,5 @@ def command(source: Path, create: bool, model: str | None, as_json: bool, direct
         else Collection.open(directory, model=model)
     )
     with opened as collection, progress_bar("items") as progress:
-        report = import_collection(collection, source)
+        report = import_collection(collection, source, progress=progress)
     print_report(report, as_json)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
+import shlex
 from collections.abc import Sequence
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -25,66 +25,51 @@ from muomni_search.cli.options import (
 from muomni_search.cli.output import note, on_terminal, print_json, print_table, snippet
 
 if TYPE_CHECKING:
-    from muomni_search import Hit, Query
+    from muomni_search import Collection, Hit, Query
+    from muomni_search.items import Part
+
+# The options that give a part of the query, each repeatable.
+PARTS = ("text", "image", "audio", "id", "vector", "plus", "minus")
 
 
-class Addend(NamedTuple):
-    """One part of the query as the command line spells it."""
-
-    weight: float
-    kind: str
-    value: str
-
-
-class PartType(click.ParamType[Addend]):
+class PartType(click.ParamType["Query"]):
     """What --plus and --minus take: ``[weight*]kind:value``."""
 
     name = "part"
-    _form = re.compile(
-        r"(?:(?P<weight>[^*:]*)\*)?(?P<kind>text|image|audio|id):(?P<value>.+)", re.DOTALL
-    )
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Addend:
-        """Return the addend that ``value`` spells."""
-        if isinstance(value, Addend):
+    ) -> Query:
+        """Return the query that ``value`` spells."""
+        from muomni_search import InvalidInput, Query
+        from muomni_search.query_parts import parse_part
+
+        if isinstance(value, Query):
             return value
-        form = self._form.fullmatch(value)
-        if form is None:
-            self.fail(
-                f"{value!r} is not [weight*]kind:value with kind text, image, audio or id",
-                param,
-                ctx,
-            )
-        weight = 1.0
-        if form["weight"] is not None:
-            weight = FiniteNumber().convert(form["weight"], param, ctx)
-        if weight <= 0:
-            self.fail(f"the weight of {value!r} is not positive", param, ctx)
-        return Addend(weight, form["kind"], form["value"])
+        try:
+            return parse_part(value)
+        except InvalidInput as error:
+            self.fail(str(error), param, ctx)
 
 
 class SearchCommand(Command):
     """Keeps the order in which the parts of a query were given, across their options."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse ``args``; put ``parts``, the query's addends, in place of their options."""
+        """Parse ``args``; put ``given``, options with their values, in place of the parts.
+
+        ``spelled`` is the whole call, for the page.
+        """
         if ctx.resilient_parsing:
             return super().parse_args(ctx, args)
+        spelled = shlex.join(["muomni", "search", *args])
         _, _, order = self.make_parser(ctx).parse_args(list(args))
         rest = super().parse_args(ctx, args)
-        names = ("text", "image", "audio", "id", "vector", "plus", "minus")
-        values = {name: iter(ctx.params.pop(name)) for name in names}
+        values = {name: iter(ctx.params.pop(name)) for name in PARTS}
         words = ctx.params.pop("words")
-        parts = [] if words is None else [Addend(1.0, "text", words)]
-        for name in (param.name for param in order if param.name in values):
-            value = next(values[name])
-            if name == "minus":
-                parts.append(value._replace(weight=-value.weight))
-            else:
-                parts.append(value if name == "plus" else Addend(1.0, name, value))
-        ctx.params["parts"] = parts
+        given = [] if words is None else [("text", words)]
+        given += [(param.name, next(values[param.name])) for param in order if param.name in PARTS]
+        ctx.params |= {"given": given, "spelled": spelled}
         return rest
 
 
@@ -127,7 +112,8 @@ muomni search owl --where "licence = 'CC0'" --html owl.html""",
 @model_option
 @collection_option
 def command(
-    parts: Sequence[Addend],
+    given: Sequence[tuple[str, Any]],
+    spelled: str,
     k: int,
     html: Path | None,
     as_json: bool,
@@ -146,16 +132,18 @@ def command(
     out from the rest of its modality, so that texts, pictures and sounds compare; `cosine` is
     the raw similarity.
     """
-    if not parts:
+    if not given:
         raise click.UsageError(
             "nothing to search for: give TEXT, --text, --image, --audio, --id, --vector, --plus "
             "or --minus"
         )
     from muomni_search import Collection
 
-    query = reduce(add, (_query(part) for part in parts))
+    query = reduce(add, (addend(option, value) for option, value in given))
     with Collection.open(directory, model=model) as collection:
         hits = collection.query(query, k, modality=modalities or None, **options)
+        if html is not None:
+            _write_page(html, collection, query, spelled, hits)
     if on_terminal(as_json):
         _print_hits(hits)
     else:
@@ -163,12 +151,17 @@ def command(
             print_json(hit.as_dict())
 
 
-def _query(part: Addend) -> Query:
+def addend(option: str, value: Any) -> Query:
+    """Return the part of the query that an option gives."""
     from muomni_search import Query
+    from muomni_search.query_parts import make_part
 
-    value = _load_vector(part.value) if part.kind == "vector" else part.value
-    one: Query = getattr(Query, part.kind)(value)
-    return one * part.weight
+    if option == "vector":
+        return Query.vector(_load_vector(value))
+    if option in ("plus", "minus"):
+        part: Query = value
+        return part if option == "plus" else -part
+    return make_part(option, value)
 
 
 def _load_vector(path: str) -> Any:
@@ -190,6 +183,26 @@ def _load_vector(path: str) -> Any:
             hint="muomni batch asks many queries",
         )
     return rows[0]
+
+
+def _write_page(
+    path: Path, collection: Collection, query: Query, spelled: str, hits: Sequence[Hit]
+) -> None:
+    from muomni_search.report import Section, asked_parts, write_page
+
+    title = " ".join(_signed(part) for part in query.parts).removeprefix("+ ")
+    section = Section(title, spelled, asked_parts(collection, query), hits)
+    write_page(path, "muomni search", [section])
+    note(f"page: {path}")
+
+
+def _signed(part: Part) -> str:
+    """Say in a few words what a part asks for, as an addend."""
+    weight = "" if abs(part.weight) == 1 else f"{abs(part.weight):g} × "
+    shown = {"vector": "a vector"}.get(part.kind) or snippet(
+        Path(part.value).name if isinstance(part.value, Path) else part.value
+    )
+    return f"{'−' if part.weight < 0 else '+'} {weight}{shown}"
 
 
 def _print_hits(hits: Sequence[Hit]) -> None:

@@ -53,7 +53,6 @@ def test_the_page_tells_how_to_switch_it_on(shell: str) -> None:
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_bash_takes_the_line_of_the_page() -> None:
     script = """
-        muomni() { "$PYTHON" -m muomni_search "$@"; }
         eval "$(_MUOMNI_COMPLETE=bash_source muomni)"
         COMP_WORDS=(muomni nei) COMP_CWORD=1
         _muomni_completion muomni
@@ -61,7 +60,7 @@ def test_bash_takes_the_line_of_the_page() -> None:
     """
     done = subprocess.run(
         ["bash", "-c", script],
-        env={**os.environ, "PYTHON": sys.executable},
+        env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
         check=True,

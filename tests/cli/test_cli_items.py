@@ -29,7 +29,7 @@ HOSTILE = [
 def hostile(muomni: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A collection whose keys are ``HOSTILE``."""
     folder = tmp_path_factory.mktemp("hostile")
-    rows = [{"key": key, "text": f"text of {key}", "n": n} for n, key in enumerate(HOSTILE)]
+    rows = [{"key": key, "text": f"text{n} of row{n}", "n": n} for n, key in enumerate(HOSTILE)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (report,) = answers(
         muomni("add", folder / "rows.jsonl", "--model", "hashing", "-c", folder / "c")

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 from cli_helpers import Run, answers, write_picture, write_vector
 
-from muomni_search.cli.search import Addend, command
+from muomni_search.cli.search import addend, command
 
 FIELDS = [
     "rank", "key", "modality", "score", "cosine", "source", "text", "span", "metadata", "how",
 ]  # fmt: skip
 
 
-def parts(*args: str) -> list[Addend]:
-    """Return the addends that a call stands for."""
+def parts(*args: str) -> list[tuple[float, str, object]]:
+    """Return weight, kind and value of each part of the query that a call asks."""
     context = command.make_context("search", list(args))
-    given: list[Addend] = context.params["parts"]
-    return given
+    queries = [addend(option, value) for option, value in context.params["given"]]
+    return [(part.weight, part.kind, part.value) for query in queries for part in query.parts]
 
 
 def test_parts_keep_the_order_in_which_they_were_given() -> None:
@@ -31,10 +31,10 @@ def test_parts_keep_the_order_in_which_they_were_given() -> None:
     )  # fmt: skip
     assert given == [
         (1.0, "text", "words"),
-        (1.0, "image", "a.png"),
+        (1.0, "image", Path("a.png")),
         (1.0, "text", "b"),
         (-2.0, "text", "c"),
-        (1.0, "image", "d.png"),
+        (1.0, "image", Path("d.png")),
         (0.5, "id", "e"),
     ]
 
@@ -237,9 +237,9 @@ def broken_inputs(folder: Path) -> None:
         (["--id", "missing.txt"], "missing.txt"),
         (["--plus", "image:missing.png"], "missing.png"),
         (["owl", "--where", "year >="], "year >="),
-        (["owl", "--where", ""], "where"),
+        (["owl", "--where", ""], "filter"),
         (["owl", "--minus", "text:owl"], "cancels out"),
-        ([""], "text"),
+        ([""], "no words"),
     ],
 )
 def test_a_query_that_cannot_be_asked_is_one_line_and_exits_with_1(
