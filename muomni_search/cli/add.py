@@ -93,7 +93,7 @@ def command(
     corpus = read_corpus(present, prefix=prefix, vectors=vectors, exclude=exclude)
     try:
         with (
-            _opened(directory, model, dry_run) as collection,
+            open_or_create(directory, model, dry_run=dry_run) as collection,
             progress_bar("items", lambda: count_inputs(present)) as progress,
         ):
             report = collection.add(
@@ -112,7 +112,9 @@ def command(
 
 
 @contextmanager
-def _opened(directory: Path, model: str | None, dry_run: bool) -> Iterator[Collection]:
+def open_or_create(
+    directory: Path, model: str | None, *, dry_run: bool = False
+) -> Iterator[Collection]:
     """Open the collection, or make it; a dry run makes it elsewhere, to be forgotten."""
     from muomni_search import Collection, NotFound
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -133,9 +134,10 @@ def test_an_error_about_a_hostile_key_is_one_plain_line(muomni: Run, hostile: Pa
 
 
 @pytest.mark.parametrize("key", ["-c", "two\nlines"])
-def test_hostile_keys_are_deleted_like_others(muomni: Run, hostile: Path, key: str) -> None:
-    assert answers(muomni("delete", "-c", hostile, "--", key)) == [{"deleted": 1}]
-    row = {"key": key, "text": "again"}
-    again = hostile.parent / "again.jsonl"
-    again.write_text(json.dumps(row) + "\n")
-    assert answers(muomni("add", again, "-c", hostile))[0]["added"] == 1
+def test_hostile_keys_are_deleted_like_others(
+    muomni: Run, hostile: Path, tmp_path: Path, key: str
+) -> None:
+    collection = shutil.copytree(hostile, tmp_path / "c")
+    assert answers(muomni("delete", "-c", collection, "--", key)) == [{"deleted": 1}]
+    (tmp_path / "again.jsonl").write_text(json.dumps({"key": key, "text": "again"}) + "\n")
+    assert answers(muomni("add", "again.jsonl", "-c", collection))[0]["added"] == 1

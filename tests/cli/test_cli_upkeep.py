@@ -81,7 +81,22 @@ def test_what_is_exported_can_be_imported(muomni: Run, shared: Path, tmp_path: P
     assert answers(muomni("search", "owl", "-c", "copy")) == answers(
         muomni("search", "owl", "-c", shared)
     )
-    assert muomni("import", "all.parquet", "--create", "-c", "copy").exit_code == 1
+    (report,) = answers(muomni("import", "all.parquet", "--create", "-c", "copy"))
+    assert report["unchanged"] == 8
+
+
+def test_an_import_makes_a_collection_only_when_told_to(
+    muomni: Run, shared: Path, tmp_path: Path
+) -> None:
+    answers(muomni("export", "all.parquet", "-c", shared))
+    result = muomni("import", "all.parquet", "-c", "copy")
+    assert result.exit_code == 1
+    assert not (tmp_path / "copy").exists()
+    # The model of the new collection, `base`, is not the one that the vectors came from.
+    result = muomni("import", "all.parquet", "--create", "-c", "copy")
+    assert result.exit_code == 1
+    assert "hashing" in result.stderr
+    assert "base" in result.stderr
 
 
 def test_import_refuses_what_is_no_export(muomni: Run, collection: Path, tmp_path: Path) -> None:
