@@ -22,6 +22,7 @@ setup: $(READY) ## make the virtual environment
 demo: $(READY) ## index the sample corpus and ask it questions in all directions
 	$(BIN)/muomni model fetch base
 	$(BIN)/muomni add examples/corpus -c $(COLLECTION) --prune
+	$(BIN)/muomni add examples/records.jsonl -c $(COLLECTION)-records
 	$(BIN)/python examples/demo.py $(BIN)/muomni $(COLLECTION)
 
 test: check unit ## everything that keeps the project good

@@ -58,7 +58,6 @@ SOURCES = {
     "corpus/animals/duck.jpg": "gcompris explore_farm_animals/resource/animals/duck.webp",
     "corpus/animals/duck.ogg": "gcompris explore_farm_animals/resource/animals/duck.ogg",
     "corpus/animals/elephant.png": "tuxpaint animals/mammals/elephant.png",
-    "corpus/animals/fox.png": "tuxpaint animals/mammals/dogs/fox.png",
     "corpus/animals/frog.ogg": "tuxpaint animals/amphibians/frog.ogg",
     "corpus/animals/frog.png": "tuxpaint animals/amphibians/frog-1.png",
     "corpus/animals/goat.jpg": "gcompris erase/resource/goat.webp",
@@ -82,7 +81,6 @@ SOURCES = {
     "corpus/animals/polar-bear.jpg": (
         "gcompris explore_world_animals/resource/animals/polar_bear.webp"
     ),
-    "corpus/animals/rabbit.ogg": "tuxpaint animals/mammals/rodents/rabbit.ogg",
     "corpus/animals/rabbit.png": "tuxpaint animals/mammals/rodents/rabbit.png",
     "corpus/animals/rooster.ogg": "tuxpaint animals/birds/rooster.ogg",
     "corpus/animals/rooster.png": "tuxpaint animals/birds/rooster.png",
