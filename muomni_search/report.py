@@ -37,12 +37,12 @@ SOUND_SECONDS = 30.0
 LEAD_SECONDS = 2.0
 WAVE_BARS = 96
 PASSAGE_CHARACTERS = 700
-CONTEXT_CHARACTERS = 160
+CONTEXT_CHARACTERS = 120
 METADATA_CHARACTERS = 300
 # Browsers get slow on larger pages: 2,000 pictures or 300 sounds.
 PAGE_BYTES = 64_000_000
 # From here on a hit stands out as far as a bar can show.
-FULL_SCORE = 8.0
+FULL_SCORE = 6.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +129,7 @@ def _rendered(title: str, sections: Sequence[Section]) -> Iterator[str]:
         facts=_facts,
         strength=_strength,
         clip=_clip,
+        wave_bars=WAVE_BARS,
     )
 
 
@@ -220,11 +221,11 @@ class _Figures:
         try:
             path = _file_of(source)
             if self._bytes_left <= 0:
-                return Placeholder("left out: the page is full")
+                return Placeholder("not shown: the page is full")
             limits = Limits()
             content: Any = decode(modality, read_file(modality, path, limits), path, limits)
         except MuomniError as error:
-            return Placeholder(error.what)
+            return Placeholder(f"not shown: {error.what}")
         figure = _picture(content) if modality == Modality.IMAGE else _sound(content, span)
         self._bytes_left -= len(figure.uri)
         return figure
@@ -264,16 +265,20 @@ def _sound(samples: NDArray[np.float32], span: Span | None) -> Sound:
     begin, end = _window(total, found)
     clip = samples[int(begin * SAMPLE_RATE) : max(int(end * SAMPLE_RATE), 1)]
     uri = _data_uri("audio/ogg", _ogg(clip))
-    told = f"{begin:.1f}–{end:.1f} of {total:.1f} s" if end - begin < total else f"{total:.1f} s"
+    digits = 1 if total >= 1 else 2
+    told = f"{total:.{digits}f} s"
+    if end - begin < total:
+        told = f"{begin:.1f}–{end:.1f} of {told}"
     if found is None:
         return Sound(uri, _wave(clip), None, told)
-    first, last = max(found[0], begin), min(found[1], end)
+    # The file may be shorter than it was.
+    first, last = (min(max(time, begin), end) for time in found)
     bars = WAVE_BARS / (end - begin)
     return Sound(
         f"{uri}#t={first - begin:.2f}",
         _wave(clip),
         ((first - begin) * bars, max((last - first) * bars, 0.5)),
-        f"{told}, found at {found[0]:.1f}–{found[1]:.1f} s",
+        f"{told}, found at {found[0]:.{digits}f}–{found[1]:.{digits}f} s",
     )
 
 
@@ -315,9 +320,11 @@ def _passage(text: str, source: str | None, span: Span | None) -> Passage:
     before, after = "…" if span.start else "", ""
     whole = _whole_text(source)
     if whole is not None and whole[span.start : span.end] == text:
-        first, last = span.start - CONTEXT_CHARACTERS, span.end + CONTEXT_CHARACTERS
-        before = ("…" if first > 0 else "") + whole[max(first, 0) : span.start]
-        after = whole[span.end : last] + ("…" if last < len(whole) else "")
+        before, after = whole[: span.start].lstrip(), whole[span.end :].rstrip()
+        if len(before) > CONTEXT_CHARACTERS:
+            # From the first whole word on.
+            before = f"…{before[-CONTEXT_CHARACTERS:].partition(' ')[2]}"
+        after = _clip(after, CONTEXT_CHARACTERS)
     return Passage(before, _clip(text, PASSAGE_CHARACTERS), after, is_marked=True)
 
 
