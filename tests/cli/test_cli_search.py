@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import shlex
 from pathlib import Path
 
 import click
@@ -172,6 +174,34 @@ def test_html_writes_a_page_and_prints_the_hits_too(
     page = (tmp_path / "owl.html").read_text(encoding="utf-8")
     assert "notes/owl.md" in page
     assert "<html" in page
+
+
+def test_the_page_shows_every_part_and_how_to_ask_again(
+    muomni: Run, shared: Path, corpus: Path, tmp_path: Path
+) -> None:
+    call = (
+        "search", "an owl", "--image", corpus / "red.png", "--minus", "0.5*id:low.wav", "-k", "8",
+        "--html", "sum.html", "-c", shared,
+    )  # fmt: skip
+    result = muomni(*call)
+    assert len(answers(result)) == 7
+    assert result.stderr == "page: sum.html\n"
+    page = html.unescape((tmp_path / "sum.html").read_text(encoding="utf-8"))
+    assert "an owl + red.png − 0.5 × low.wav</bdi></h2>" in page
+    assert shlex.join(["muomni", *map(str, call)]) in page
+    # The picture asked with, the two that were found; the sound asked with, the one found.
+    assert page.count("data:image/webp;") == 3
+    assert page.count("data:audio/ogg;") == 2
+    assert "not shown" not in page
+
+
+def test_a_page_that_cannot_be_written_is_one_line_and_exits_with_1(
+    muomni: Run, shared: Path
+) -> None:
+    result = muomni("search", "owl", "--html", "nowhere/owl.html", "-c", shared)
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert "nowhere/owl.html" in line
 
 
 def test_the_model_of_another_collection_is_refused(muomni: Run, shared: Path) -> None:
