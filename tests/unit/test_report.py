@@ -34,7 +34,7 @@ TAGS = {
 ATTRIBUTES = {
     "lang", "charset", "http-equiv", "content", "name", "class", "href", "id", "aria-label",
     "aria-labelledby", "aria-hidden", "tabindex", "role", "src", "width", "height", "alt",
-    "loading", "decoding", "viewbox", "preserveaspectratio", "x", "y", "d", "controls",
+    "decoding", "viewbox", "preserveaspectratio", "x", "y", "d", "controls",
     "preload", "dir",
 }  # fmt: skip
 EVIL = (
