@@ -155,7 +155,7 @@ def _query(row: dict[str, Any]) -> Query:
 
 
 def _print_hit(hit: Hit) -> None:
-    facts = ", ".join(f"{name}: {value}" for name, value in hit.metadata.items())
+    facts = ", ".join(str(value) for value in hit.metadata.values())
     told = textwrap.shorten(hit.text or facts, 60, placeholder=" …")
     print(f"  {hit.rank}  {hit.score:5.2f}  {hit.modality:5}  {hit.key:28} {told}".rstrip())
 
