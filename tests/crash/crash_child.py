@@ -1,0 +1,253 @@
+"""The commands of the crash tests, and the process that lets children die in the midst of them.
+
+Run as a program it answers requests, a JSON object a line: each is a fork of a process that has
+everything imported and has used no thread yet, for a fork of one that searched hangs in FAISS.
+The child dies at its n-th *instant*: before anything that changes a file or a folder, with a write
+half done, and before and after each commit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from PIL import Image
+
+from muomni_search import batch, pipeline, transfer
+from muomni_search.collection import Collection
+from muomni_search.errors import MuomniError, NotFound
+from muomni_search.index import faiss_index, planner
+from muomni_search.ingest.manifest import read_corpus
+from muomni_search.items import DIM, Modality, Record
+from muomni_search.store import durable
+from muomni_search.vectors import normalise
+
+__all__ = ["DIED", "OPERATIONS", "VECTORS", "prepare"]
+
+VECTORS = normalise(np.random.default_rng(4).standard_normal((60, DIM)))
+DIED = 99
+TEXT, IMAGE, AUDIO = Modality.TEXT, Modality.IMAGE, Modality.AUDIO
+
+# ---- what is done --------------------------------------------------------------------------------
+# All of it happens in a folder that holds `collection`, `files` and what else a command makes.
+
+
+def prepare(place: Path) -> None:
+    """Make a collection with all modalities, several segments, dead rows and an index."""
+    files = place / "files"
+    files.mkdir(parents=True)
+    (files / "a.txt").write_text("An owl calls in the night.")
+    (files / "long.txt").write_text(" ".join(f"Sentence {n} tells of {n}." for n in range(12)))
+    (files / "moves.txt").write_text("Waves roll over the sand.")
+    (files / "goes.txt").write_text("It will be gone.")
+    Image.fromarray(np.full((8, 8, 3), 99, np.uint8)).save(files / "b.png")
+    soundfile.write(files / "c.wav", np.sin(np.arange(3 * 16_000) / 50), 16_000)
+    with Collection.create(place / "collection", model="hashing") as collection:
+        collection.add(read_corpus([files]))
+        collection.add(vectors(range(10), 0))
+        collection.delete(["v9"])
+        collection.rebuild("text", kind="ann")
+
+
+def vectors(numbers: range, first: int) -> list[Record]:
+    modalities = list(Modality)
+    return [
+        Record(
+            f"v{number}",
+            modalities[number % 3],
+            "test",
+            vector=VECTORS[first + number],
+            metadata={"n": number},
+        )
+        for number in numbers
+    ]
+
+
+def opened(place: Path) -> Collection:
+    return Collection.open(place / "collection")
+
+
+def create(place: Path) -> None:
+    try:
+        opened(place).close()
+    except NotFound:
+        Collection.create(place / "collection", model="hashing").close()
+
+
+def add(place: Path) -> None:
+    with opened(place) as collection:
+        collection.add(vectors(range(20, 30), 0))
+
+
+def add_files(place: Path) -> None:
+    new = place / "new"
+    new.mkdir(exist_ok=True)
+    for number in range(5):
+        (new / f"{number}.txt").write_text(f"The new text number {number}.")
+    (new / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with opened(place) as collection:
+        collection.add(read_corpus([new]))
+
+
+def replace(place: Path) -> None:
+    files = place / "files"
+    (files / "long.txt").write_text(" ".join(f"Other {n} speaks of {n}." for n in range(12)))
+    (files / "moves.txt").unlink(missing_ok=True)
+    (files / "moved.txt").write_text("Waves roll over the sand.")
+    with opened(place) as collection:
+        collection.add([*read_corpus([files]), *vectors(range(6), 30)])
+
+
+def delete(place: Path) -> None:
+    with opened(place) as collection:
+        keys = [item.key for item in collection.items() if item.key in ("a.txt", "c.wav", "v1")]
+        collection.delete(keys, where="n > 5")
+
+
+def prune(place: Path) -> None:
+    files = place / "files"
+    (files / "goes.txt").unlink(missing_ok=True)
+    (files / "b.png").unlink(missing_ok=True)
+    (files / "comes.txt").write_text("It has just come.")
+    with opened(place) as collection:
+        collection.add(read_corpus([files]), prune_roots=[files])
+
+
+def rebuild(place: Path) -> None:
+    with opened(place) as collection:
+        collection.rebuild(kind="ann")
+
+
+def repair(place: Path) -> None:
+    with opened(place) as collection:
+        collection.repair()
+
+
+def export(place: Path) -> None:
+    with opened(place) as collection:
+        transfer.export_collection(collection, place / "all.parquet")
+
+
+def import_(place: Path) -> None:
+    with opened(place) as collection:
+        transfer.import_collection(collection, place / "other.parquet")
+
+
+def batch_job(place: Path) -> None:
+    with opened(place) as collection:
+        batch.run_batch(collection, place / "queries.jsonl", place / "answers.jsonl", k=4)
+
+
+def neighbors(place: Path) -> None:
+    with opened(place) as collection:
+        batch.write_neighbors(collection, place / "graph.parquet", k=3)
+
+
+OPERATIONS: dict[str, Callable[[Path], None]] = {
+    "prepare": prepare,
+    "create": create,
+    "add": add,
+    "add files": add_files,
+    "replace": replace,
+    "delete": delete,
+    "prune": prune,
+    "rebuild": rebuild,
+    "repair": repair,
+    "export": export,
+    "import": import_,
+    "batch": batch_job,
+    "neighbors": neighbors,
+}
+
+# ---- dying ---------------------------------------------------------------------------------------
+
+ACTS = ("fsync", "ftruncate", "mkdir", "rename", "replace", "rmdir", "unlink")
+
+
+class Fate:
+    """Counts the instants and the commits of a child, and ends it at one of them.
+
+    Args:
+        die_at: The number of the instant, from 1; 0 for none.
+    """
+
+    def __init__(self, die_at: int) -> None:
+        self.die_at = die_at
+        self.instants = 0
+        self.commits = 0
+        for name in ACTS:
+            setattr(os, name, self._announced(getattr(os, name)))
+        self._pwrite = os.pwrite
+        os.pwrite = self.pwrite  # type: ignore[assignment]
+        durable.step = self.step
+
+    def instant(self) -> None:
+        self.instants += 1
+        if self.instants == self.die_at:
+            self.end(DIED)
+
+    def end(self, code: int, error: str = "") -> None:
+        said = {"instants": self.instants, "commits": self.commits, "error": error}
+        sys.stdout.write(json.dumps(said) + "\n")
+        sys.stdout.flush()
+        os._exit(code)
+
+    def _announced(self, act: Callable[..., Any]) -> Callable[..., Any]:
+        def announced(*args: Any, **options: Any) -> Any:
+            self.instant()
+            return act(*args, **options)
+
+        return announced
+
+    def pwrite(self, descriptor: int, data: memoryview, offset: int) -> int:
+        self.instant()
+        half = self._pwrite(descriptor, data[: len(data) // 2], offset)
+        self.instant()
+        return half + self._pwrite(descriptor, data[half:], offset + half)
+
+    def step(self, name: str) -> None:
+        # Those before and after an act are instants already.
+        if name == "after commit":
+            self.commits += 1
+        if "commit" in name:
+            self.instant()
+
+
+def shrink() -> None:
+    """Let every command take several commits, blocks and row groups, and build indexes."""
+    pipeline.COMMIT_ITEMS = 4
+    pipeline.BATCH_PIECES = 4
+    transfer.COMMIT_ROWS = transfer.GROUP_ROWS = transfer.PAGE_ITEMS = 4
+    batch.BLOCK_QUERIES = 4
+    planner.EXACT_ROWS = 8
+
+
+def serve() -> None:
+    """Fork a child for each request on stdin; answer with its exit code when it has ended."""
+    assert faiss_index  # imported here, so that not every child does it
+    shrink()
+    for line in sys.stdin:
+        request = json.loads(line)
+        pid = os.fork()
+        if not pid:
+            fate = Fate(request["die_at"])
+            try:
+                OPERATIONS[request["operation"]](Path(request["place"]))
+            except MuomniError as error:
+                fate.end(1, str(error))
+            except BaseException:  # noqa: BLE001  a fork must not run into its parent's loop
+                fate.end(2, traceback.format_exc())
+            fate.end(0)
+        _, status = os.waitpid(pid, 0)
+        print(json.dumps({"code": os.waitstatus_to_exitcode(status)}), flush=True)
+
+
+if __name__ == "__main__":
+    serve()
