@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -44,8 +45,13 @@ class Children:
 @pytest.fixture(scope="session")
 def children() -> Iterator[Children]:
     program = Path(__file__).parent / "crash_child.py"
+    # Threads that wait must not spin: on a busy machine a tiny index took a second, not 10 ms.
     with subprocess.Popen(
-        [sys.executable, str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, str(program)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
     ) as server:
         yield Children(server)
         assert server.stdin is not None

@@ -8,6 +8,7 @@ half done, and before and after each commit.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -16,9 +17,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import alembic.command
+import alembic.config
 import numpy as np
+import numpy.fft
+import numpy.ma
+import pyarrow.dataset
+import pyarrow.parquet
 import soundfile
 from PIL import Image
+from sqlalchemy import Engine, event
 
 from muomni_search import batch, pipeline, transfer
 from muomni_search.collection import Collection
@@ -28,6 +36,9 @@ from muomni_search.ingest.manifest import read_corpus
 from muomni_search.items import DIM, Modality, Record
 from muomni_search.store import durable
 from muomni_search.vectors import normalise
+
+# Imported above, so that not every child needs to: what the commands load where they use it.
+_ = (alembic, numpy.ma, numpy.fft, pyarrow.dataset, pyarrow.parquet, faiss_index)
 
 __all__ = ["DIED", "OPERATIONS", "VECTORS", "prepare"]
 
@@ -212,6 +223,10 @@ class Fate:
         self.instant()
         return half + self._pwrite(descriptor, data[half:], offset + half)
 
+    def watch_statements(self) -> None:
+        """Let the child die before any statement too: of the migrations that make a schema."""
+        event.listen(Engine, "before_cursor_execute", lambda *_: self.instant())
+
     def step(self, name: str) -> None:
         # Those before and after an act are instants already.
         if name == "after commit":
@@ -225,19 +240,22 @@ def shrink() -> None:
     pipeline.COMMIT_ITEMS = 4
     pipeline.BATCH_PIECES = 4
     transfer.COMMIT_ROWS = transfer.GROUP_ROWS = transfer.PAGE_ITEMS = 4
-    batch.BLOCK_QUERIES = 4
+    batch.BLOCK_QUERIES = 8
     planner.EXACT_ROWS = 8
 
 
 def serve() -> None:
     """Fork a child for each request on stdin; answer with its exit code when it has ended."""
-    assert faiss_index  # imported here, so that not every child does it
+    Image.init()
     shrink()
+    gc.freeze()  # a collection would copy the memory that a fork shares
     for line in sys.stdin:
         request = json.loads(line)
         pid = os.fork()
         if not pid:
             fate = Fate(request["die_at"])
+            if request["operation"] == "create":
+                fate.watch_statements()
             try:
                 OPERATIONS[request["operation"]](Path(request["place"]))
             except MuomniError as error:
