@@ -78,7 +78,7 @@ STEPS = [
 ]
 JOB = Step(
     "A batch job: many queries from a file, their answers into a file",
-    f"muomni batch {BATCH} -k 3 -o {{demo}}/answers.jsonl",
+    f"muomni batch {BATCH} -k 3 -o {{demo}}/answers.jsonl --force",
 )
 
 

@@ -266,7 +266,7 @@ class Collection:
 
     def query(
         self,
-        query: Query,
+        query: Query | str,
         k: int = 10,
         *,
         offset: int = 0,
@@ -280,7 +280,8 @@ class Collection:
         """Return the best hits for a query: exactly min(k, what matches) of them.
 
         Args:
-            query: What to look for, a sum of words, pictures, sounds, items and vectors.
+            query: What to look for, a sum of words, pictures, sounds, items and vectors; a string
+                is words.
             k: How many hits.
             offset: How many of the best to leave out before them.
             modality: Only items of these modalities.
@@ -311,7 +312,7 @@ class Collection:
 
     def query_many(
         self,
-        queries: Sequence[Query],
+        queries: Sequence[Query | str],
         k: int = 10,
         *,
         offset: int = 0,
@@ -325,9 +326,10 @@ class Collection:
         """Answer several queries from one view; see ``query``."""
         if k < 1 or offset < 0:
             raise InvalidInput(f"k must be 1 or more and offset 0 or more, not {k} and {offset}")
+        asked = [Query.text(query) if isinstance(query, str) else query for query in queries]
         with self.view() as view:
             answers = []
-            for query, vector in zip(queries, view.resolve_many(queries), strict=True):
+            for query, vector in zip(asked, view.resolve_many(asked), strict=True):
                 if isinstance(vector, MuomniError):
                     raise vector
                 ranked = view.rank(

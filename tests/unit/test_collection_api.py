@@ -661,3 +661,7 @@ def test_a_closed_collection_and_a_removed_one_do_not_end_the_process(path: Path
         shutil.rmtree(path)
         with pytest.raises(MuomniError):
             collection.add([words("late", "too late")])
+
+
+def test_a_string_asks_as_its_words_do(shelf: Collection) -> None:
+    assert shelf.query("an owl", k=5) == shelf.query(Query.text("an owl"), k=5)
