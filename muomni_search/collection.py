@@ -27,8 +27,9 @@ from muomni_search.ingest.folder import Skipped
 from muomni_search.ingest.read import Limits
 from muomni_search.items import Hit, Item, Modality, Problem, Query, Record
 from muomni_search.pipeline import Pipeline, Progress, Report, prune
+from muomni_search.store.engine import disk_errors
 from muomni_search.store.records import Failure, Fault, IndexFile
-from muomni_search.store.snapshot import Snapshot
+from muomni_search.store.snapshot import INDEX, Snapshot
 from muomni_search.store.store import Store
 from muomni_search.view import Loaded, Modalities, Ranked, View, Where, modalities_of
 
@@ -223,7 +224,9 @@ class Collection:
                 writer.drop_index(modality)
             return {"kind": "exact", "rows": 0}
         index = planner.build_index(vectors)
-        saved = index_files.save(index, self.directory / "index", f"{modality}.{file.generation}")
+        folder = self.directory / INDEX
+        with disk_errors(folder):
+            saved = index_files.save(index, folder, f"{modality}.{file.generation}")
         with self._store.write() as writer:
             writer.set_index(
                 IndexFile(

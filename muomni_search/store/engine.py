@@ -28,6 +28,7 @@ __all__ = [
     "connect",
     "database_errors",
     "disk_errors",
+    "driver_connection",
     "upgrade",
 ]
 
@@ -157,8 +158,9 @@ def _disk_hint(number: int | None) -> str:
 
 
 def _from_sqlite(path: Path, error: BaseException) -> MuomniError:
+    extended = getattr(error, "sqlite_errorcode", None) or sqlite3.SQLITE_ERROR
     # Extended codes keep the primary one in their lowest byte.
-    code = (getattr(error, "sqlite_errorcode", None) or sqlite3.SQLITE_ERROR) & 0xFF
+    code = extended & 0xFF
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL):
         return Conflict(
             f"{path} is being written by another process",
@@ -181,7 +183,8 @@ def _from_sqlite(path: Path, error: BaseException) -> MuomniError:
         return MuomniError(f"{path} is read-only", hint="mend its permissions to write to it")
     if code == sqlite3.SQLITE_TOOBIG:
         return InvalidInput(f"{path}: {error}", hint="split what is larger than a gigabyte")
-    if code == sqlite3.SQLITE_FULL:
+    # The latter: the log's index cannot grow, so that a full disk cannot even be read from.
+    if code == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_SHMSIZE:
         return MuomniError(f"{path}: {error}", hint=_disk_hint(errno.ENOSPC))
     return MuomniError(f"{path}: {error}", hint=_disk_hint(None))
 

@@ -27,6 +27,7 @@ from muomni_search.store.engine import (
     connect,
     database_errors,
     disk_errors,
+    driver_connection,
     upgrade,
 )
 from muomni_search.store.files import sweep
@@ -263,8 +264,11 @@ def _make(directory: Path, model: str, fingerprint: str) -> None:
         upgrade(engine)
         with begin_writing(engine, LOCK_SECONDS) as connection:
             connection.execute(insert(tables.collection), {**facts, "version": 0, "revision": 0})
+        with engine.connect() as connection:
+            # Closing the last connection folds the log into the file too, but says nothing when
+            # the disk is full.
+            driver_connection(connection).execute("PRAGMA wal_checkpoint(TRUNCATE)")
     finally:
-        # Closing the last connection folds the log into the file.
         engine.dispose()
     durable.replace(directory / UNBORN, directory / DATABASE)
 

@@ -32,8 +32,16 @@ class Children:
     def __init__(self, server: subprocess.Popen[str]) -> None:
         self._server = server
 
-    def run(self, operation: str, place: Path, *, die_at: int = 0) -> Ended:
-        request = {"operation": operation, "place": str(place), "die_at": die_at}
+    def run(
+        self, operation: str, place: Path, *, die_at: int = 0, file_bytes: int | None = None
+    ) -> Ended:
+        """Run a command; let it die at an instant, or its files not grow beyond a size."""
+        request = {
+            "operation": operation,
+            "place": str(place),
+            "die_at": die_at,
+            "file_bytes": file_bytes,
+        }
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         self._server.stdin.write(json.dumps(request) + "\n")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import resource
 import sys
 import traceback
 from collections.abc import Callable
@@ -244,6 +245,12 @@ def shrink() -> None:
     planner.EXACT_ROWS = 8
 
 
+def limit_files(size: int) -> None:
+    """Let no file grow beyond a size: a full disk for those who may not mount one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+
+
 def serve() -> None:
     """Fork a child for each request on stdin; answer with its exit code when it has ended."""
     Image.init()
@@ -254,6 +261,8 @@ def serve() -> None:
         pid = os.fork()
         if not pid:
             fate = Fate(request["die_at"])
+            if request["file_bytes"] is not None:
+                limit_files(request["file_bytes"])
             if request["operation"] == "create":
                 fate.watch_statements()
             try:
