@@ -236,9 +236,9 @@ def import_collection(
     source = Path(path)
     progress = progress or Silent()
     report = Report()
-    with disk_errors(source), _opened(source) as file:
-        _check_model(source, file.schema_arrow.metadata or {}, collection)
-        _check_layout(source, file)
+    with disk_errors(source), _opened(source) as (file, schema):
+        _check_model(source, schema.metadata or {}, collection)
+        _check_layout(source, file, schema)
         progress.start(file.metadata.num_rows, "importing")
         try:
             for batch in _batches(_read(source, file)):
@@ -252,7 +252,8 @@ def import_collection(
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    """Give a Parquet file and its schema."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -264,10 +265,11 @@ def _opened(path: Path) -> Iterator[Any]:
     with handle:
         try:
             file = pq.ParquetFile(handle, page_checksum_verification=True)
+            schema = file.schema_arrow
         except (pa.ArrowException, OSError, ValueError) as error:
             raise InvalidInput(f"{path}: no Parquet file: {_line(error)}", hint=HINT) from error
         with file:
-            yield file
+            yield file, schema
 
 
 def _check_model(path: Path, facts: Mapping[bytes, bytes], collection: Collection) -> None:
@@ -289,14 +291,14 @@ def _check_model(path: Path, facts: Mapping[bytes, bytes], collection: Collectio
             )
 
 
-def _check_layout(path: Path, file: Any) -> None:
+def _check_layout(path: Path, file: Any, schema: Any) -> None:
     """Check columns and sizes before a row is read.
 
     Raises:
         InvalidInput: They are not those of an export.
     """
     expected = _schema()
-    if not file.schema_arrow.equals(expected):
+    if not schema.equals(expected):
         raise InvalidInput(
             f"{path}: no export, its columns are not {', '.join(expected.names)}", hint=HINT
         )
@@ -340,7 +342,8 @@ def _read(path: Path, file: Any) -> Iterator[NewItem]:
                 raise ValueError(f"{head.key!r} stands there twice or out of order")
             yield _item(head, segments)
             number, last = number + len(segments), head.key
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+    # Arrow raises of several kinds where a file contradicts itself.
+    except (pa.ArrowException, OSError, ValueError, LookupError, OverflowError) as error:
         raise _damaged(path, f"after row {number}: {_line(error)}") from error
 
 
