@@ -238,9 +238,9 @@ class Fate:
 
 def shrink() -> None:
     """Let every command take several commits, blocks and row groups, and build indexes."""
-    pipeline.COMMIT_ITEMS = 4
+    pipeline.COMMIT_ITEMS = 6
     pipeline.BATCH_PIECES = 4
-    transfer.COMMIT_ROWS = transfer.GROUP_ROWS = transfer.PAGE_ITEMS = 4
+    transfer.COMMIT_ROWS = transfer.GROUP_ROWS = transfer.PAGE_ITEMS = 6
     batch.BLOCK_QUERIES = 8
     planner.EXACT_ROWS = 8
 

@@ -86,7 +86,7 @@ def test_a_process_that_is_killed_at_any_instant_loses_nothing(tmp_path: Path, c
     while kills < KILLS:
         with start(tmp_path) as process:
             try:
-                process.wait(generator.uniform(0.2, 1.6))
+                process.wait(generator.uniform(0.3, 1.2))
             except subprocess.TimeoutExpired:
                 process.kill()
             code = process.wait()

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import alembic.command
 import alembic.config  # noqa: F401  here, so that not every child needs to import it
@@ -188,7 +189,9 @@ def check_rows(snapshot: Snapshot) -> None:
 
 
 @pytest.mark.parametrize("number", range(WRITES + 1))
-def test_dying_at_any_durable_step_loses_and_doubles_nothing(tmp_path: Path, number: int) -> None:
+def test_dying_at_any_durable_step_loses_and_doubles_nothing(
+    tmp_path: Path, number: int, count: Any
+) -> None:
     # Write 0 makes the store.
     before, place = tmp_path / "before", tmp_path / "collection"
     if number:
@@ -215,6 +218,7 @@ def test_dying_at_any_durable_step_loses_and_doubles_nothing(tmp_path: Path, num
             check_state(store, STATES[number])
         shutil.rmtree(place)
     assert died >= 2
+    count("deaths at a durable step", died)
 
 
 def test_dying_twice_in_a_row_is_no_worse(tmp_path: Path) -> None:
@@ -247,7 +251,7 @@ def batches(place: Path, acknowledge: Callable[[int], None]) -> None:
             acknowledge(done + 1)
 
 
-def test_killed_at_any_instant_nothing_is_lost(tmp_path: Path) -> None:
+def test_killed_at_any_instant_nothing_is_lost(tmp_path: Path, count: Any) -> None:
     generator = random.Random(6)
     place = tmp_path / "collection"
     Store.create(place, model="m", fingerprint="f").close()
@@ -264,15 +268,16 @@ def test_killed_at_any_instant_nothing_is_lost(tmp_path: Path) -> None:
             assert acknowledged in (-1, done - 1, done)
             last = {f"k{number}": [(done - 1 + number) % len(VECTORS)] for number in range(100)}
             check_state(store, last if done else {})
+    count("kills of a writer at any instant", kills)
 
 
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of two blocks, of which the second is damaged, with an index that is too."""
     place = tmp_path_factory.mktemp("damaged") / "collection"
-    count = BLOCK_ROWS + 50
+    rows = BLOCK_ROWS + 50
     with Store.create(place, model="m", fingerprint="f") as store, store.write() as writer:
-        put(writer, TEXT, **{f"k{number}": [number % 300] for number in range(count)})
+        put(writer, TEXT, **{f"k{number}": [number % 300] for number in range(rows)})
         set_index(writer, store, b"an index")
     with (place / "vectors/text.0.f32").open("r+b") as file:
         file.seek((BLOCK_ROWS + 3) * ROW_BYTES)
@@ -283,7 +288,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def test_a_repair_that_dies_can_be_done_again(damaged: Path, tmp_path: Path) -> None:
+def test_a_repair_that_dies_can_be_done_again(damaged: Path, tmp_path: Path, count: Any) -> None:
     def repair(place: Path, acknowledge: Callable[[int], None]) -> None:
         with Store.open(place) as store:
             store.repair()
@@ -308,6 +313,7 @@ def test_a_repair_that_dies_can_be_done_again(damaged: Path, tmp_path: Path) -> 
             break
         died += 1
     assert died > 10
+    count("deaths at a durable step", died)
 
 
 @pytest.fixture
