@@ -155,6 +155,7 @@ class Pipeline:
         self._progress = progress or Silent()
         self._staged = _Staged()
         self._waiting: list[_Read] = []  # read, not yet encoded
+        self._waiting_pieces = 0  # theirs, and one more for each
         self._moved_keys: set[str] = set()
         self._roots: set[str] = set()
         with store.snapshot() as snapshot:
@@ -278,9 +279,8 @@ class Pipeline:
             self._keep(read.record, known, read.content_hash)
             return
         self._waiting.append(read)
-        if sum(len(waiting.pieces or ()) + 1 for waiting in self._waiting) >= (
-            BATCH_PIECES if read.record.vector is None else COMMIT_ITEMS
-        ):
+        self._waiting_pieces += len(read.pieces or ()) + 1
+        if self._waiting_pieces >= (BATCH_PIECES if read.record.vector is None else COMMIT_ITEMS):
             self._encode_waiting()
 
     # ---- deciding ------------------------------------------------------------------------
@@ -301,6 +301,7 @@ class Pipeline:
     def _encode_waiting(self) -> None:
         """Encode what was read, save what only moved, and stage both."""
         waiting, self._waiting = self._waiting, []
+        self._waiting_pieces = 0
         if not waiting:
             return
         fresh = [read for read in waiting if not self._moved(read)]
