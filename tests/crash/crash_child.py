@@ -52,7 +52,7 @@ TEXT, IMAGE, AUDIO = Modality.TEXT, Modality.IMAGE, Modality.AUDIO
 
 
 def prepare(place: Path) -> None:
-    """Make a collection with all modalities, several segments, dead rows and an index."""
+    """Make a collection with all modalities, several segments, an old index and dead rows."""
     files = place / "files"
     files.mkdir(parents=True)
     (files / "a.txt").write_text("An owl calls in the night.")
@@ -63,9 +63,9 @@ def prepare(place: Path) -> None:
     soundfile.write(files / "c.wav", np.sin(np.arange(3 * 16_000) / 50), 16_000)
     with Collection.create(place / "collection", model="hashing") as collection:
         collection.add(read_corpus([files]))
+        collection.rebuild("text", kind="ann")
         collection.add(vectors(range(10), 0))
         collection.delete(["v9"])
-        collection.rebuild("text", kind="ann")
 
 
 def vectors(numbers: range, first: int) -> list[Record]:
