@@ -9,7 +9,10 @@ before a pixel is decoded, so that a picture of a few bytes cannot ask for all m
 from __future__ import annotations
 
 import io
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ __all__ = ["MAX_PIXELS", "decode_image"]
 
 MAX_PIXELS = 100_000_000  # 300 MB as RGB; the largest common cameras stay below
 WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "F")
+ORIENTATION_TAG = 0x0112
 
 
 def decode_image(
@@ -37,17 +41,16 @@ def decode_image(
     Raises:
         UnreadableFile: No picture, a damaged one, or too large.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings():
-            # We have a limit of our own; Pillow's warnings about size, odd tags and profiles
-            # concern nobody who searches.
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as image:
-                _check_size(image, name, max_pixels)
-                image.load()
-                return _pixels(ImageOps.exif_transpose(image))
+        with PILLOW.at_ease(max_pixels), Image.open(io.BytesIO(data)) as image:
+            if image.format == "EPS":  # a program, which Pillow would have Ghostscript run
+                raise UnidentifiedImageError
+            _check_size(image, name, max_pixels)
+            image.load()
+            _check_size(image, name, max_pixels)  # an icon's picture may be larger than it says
+            return _pixels(_upright(image))
     except UnreadableFile:
         raise
     except UnidentifiedImageError as error:
@@ -61,6 +64,45 @@ def decode_image(
         raise UnreadableFile(
             f"{name}: damaged or truncated picture ({reason})", hint="replace it by a whole copy"
         ) from error
+
+
+class _Pillow:
+    """Pillow's switches, which are the process's while pictures are decoded in many threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._warnings = warnings.catch_warnings()
+        self._own_limit: int | None = None
+
+    @contextmanager
+    def at_ease(self, max_pixels: int) -> Iterator[None]:
+        """Let it take our limit for its own, and warn nobody of size, odd tags and profiles.
+
+        The first thread that comes sets the switches, the last one that leaves sets them back.
+        """
+        from PIL import Image
+
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                self._warnings = warnings.catch_warnings()
+                self._warnings.__enter__()
+                warnings.simplefilter("ignore")
+                self._own_limit = Image.MAX_IMAGE_PIXELS
+            if Image.MAX_IMAGE_PIXELS is not None:
+                Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if self._users == 0:
+                    Image.MAX_IMAGE_PIXELS = self._own_limit
+                    self._warnings.__exit__(None, None, None)
+
+
+PILLOW = _Pillow()
 
 
 def _check_size(image: Any, name: str | Path, max_pixels: int) -> None:
@@ -78,22 +120,49 @@ def _too_large(name: str | Path, size: str, max_pixels: int) -> UnreadableFile:
     )
 
 
+def _upright(image: Any) -> Any:
+    """Apply the EXIF orientation; where the EXIF data is damaged there is none."""
+    from PIL.Image import Transpose
+
+    try:
+        orientation = image.getexif().get(ORIENTATION_TAG)
+    except Exception:  # noqa: BLE001  (whatever the parser stumbles over: the pixels are whole)
+        return image
+    turn = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    if orientation not in turn:
+        return image
+    turned = image.transpose(turn[orientation])
+    turned.info = image.info
+    return turned
+
+
 def _pixels(image: Any) -> NDArray[np.uint8]:
     if image.mode in WIDE_MODES:
-        return _from_wide(np.asarray(image))
+        return _from_wide(np.asarray(image), image.info.get("transparency"))
     transparent = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
     return np.asarray(image.convert("RGBA" if transparent else "RGB"))
 
 
-def _from_wide(grey: NDArray[Any]) -> NDArray[np.uint8]:
+def _from_wide(grey: NDArray[Any], transparent: int | None) -> NDArray[np.uint8]:
     """Scale 16- and 32-bit grey to 8 bits: Pillow's own conversion clips at 255 instead."""
-    wide = np.nan_to_num(grey.astype(np.float64))
+    wide: NDArray[np.float32] = np.where(np.isfinite(grey), grey, 0).astype(np.float32)
     low, high = float(wide.min()), float(wide.max())
     if low >= 0 and high <= 255 and grey.dtype.kind == "f":
-        ceiling = 255.0
+        ceiling = 255.0 if high > 1 else 1.0
     elif low >= 0 and high <= 65535:
         ceiling = 65535.0
     else:
-        wide, ceiling = wide - low, max(high - low, 1.0)
-    level = np.rint(wide * (255.0 / ceiling)).astype(np.uint8)
-    return np.repeat(level[:, :, None], 3, axis=2)
+        wide *= 0.5  # so that the difference of the largest numbers is still one
+        wide -= low / 2
+        ceiling = max(high / 2 - low / 2, 0.5)
+    level = np.rint(wide / ceiling * 255).astype(np.uint8)
+    opaque = [] if transparent is None else [255 * (grey != transparent).astype(np.uint8)]
+    return np.stack([level, level, level, *opaque], axis=2)
