@@ -1,11 +1,10 @@
-"""Speed of the model `base`: its towers beside eager torch, whole additions, cold searches.
+"""Speed of the model `base`: its towers beside eager torch, and cold searches.
 
-    nice python benchmarks/encoders.py [FOLDER…] [--files 400]
+    nice python benchmarks/encoders.py
 
 The towers run as shipped (ONNX Runtime) and as the same graph op by op in eager torch, in turns,
-on the same inputs with the same threads. Then real files from the folders (by default the sample
-corpus) are added with `muomni add`, each modality to a collection of its own, and cold `muomni
-search` is timed on all of them together. Compare ratios within one run only.
+on the same inputs with the same threads. Then cold `muomni search` is timed on the sample corpus.
+Compare ratios within one run only.
 """
 
 from __future__ import annotations
@@ -13,11 +12,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,19 +22,15 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from common import SEED, describe_machine, seconds, table
 from onnx import helper, numpy_helper
 
 from muomni_search.encoders.base.session import Tower
 from muomni_search.encoders.model import SOUND_TOWER, load_model, packaged_directory
 
-SEED = 20260101
-ROOT = Path(__file__).resolve().parent.parent
+CORPUS = Path(__file__).resolve().parent.parent / "examples/corpus"
 ROUNDS = 5
-SUFFIXES = {
-    "text": (".txt", ".md"),
-    "image": (".png", ".jpg", ".jpeg", ".webp"),
-    "audio": (".flac", ".wav", ".ogg", ".mp3"),
-}
+COLD_ROUNDS = 10
 Arrays = dict[str, np.ndarray]
 
 
@@ -168,12 +161,6 @@ def towers(threads: int) -> Iterator[Sequence[str]]:
         )  # fmt: skip
 
 
-def seconds(work: Callable[..., Any], *given: Any, **named: Any) -> float:
-    start = time.perf_counter()
-    work(*given, **named)
-    return time.perf_counter() - start
-
-
 # ---- the command line --------------------------------------------------------------------
 
 
@@ -182,86 +169,33 @@ def muomni(*arguments: str | Path) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def gather(folders: Sequence[Path], limit: int, target: Path) -> dict[str, Path]:
-    """Copy up to so many files of each modality into a folder of their own."""
-    rng = np.random.default_rng(SEED)
-    gathered = {}
-    for modality, suffixes in SUFFIXES.items():
-        found = sorted(
-            path
-            for folder in folders
-            for path in folder.rglob("*")
-            if path.is_file() and path.suffix.lower() in suffixes
-        )
-        if found:
-            chosen = rng.permutation(len(found))[:limit]
-            gathered[modality] = target / modality
-            gathered[modality].mkdir()
-            for number in chosen:
-                path = found[number]
-                shutil.copyfile(path, gathered[modality] / f"{number:06}{path.suffix.lower()}")
-    return gathered
-
-
-def additions(gathered: dict[str, Path], scratch: Path) -> Iterator[Sequence[str]]:
-    for modality, folder in gathered.items():
-        collection = scratch / f"collection-{modality}"
-        start = time.perf_counter()
-        report = json.loads(muomni("add", folder, "-c", collection, "--json"))
-        wall = time.perf_counter() - start
-        items = report["added"]
-        segments = json.loads(muomni("stats", "-c", collection, "--json"))[modality]["segments"]
-        size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
-        again = seconds(muomni, "add", folder, "-c", collection, "--json")
-        yield (
-            modality, f"{items:,}", f"{segments:,}", f"{size:.0f}", f"{wall:.1f}",
-            f"{items / report['seconds']:.0f}", f"{segments / report['seconds']:.0f}",
-            str(report["failed"]), f"{again:.2f}",
-        )  # fmt: skip
-
-
-def searches(gathered: dict[str, Path], scratch: Path) -> Iterator[Sequence[str]]:
-    collection = scratch / "collection-all"
-    muomni("add", *gathered.values(), "-c", collection, "--json")
+def searches(collection: Path) -> Iterator[Sequence[str]]:
     first = json.loads(muomni("list", "-c", collection, "--json").splitlines()[0])
     asked: list[tuple[str, Sequence[str | Path]]] = [
         ("`muomni --help`", ["--help"]),
         ("`muomni search --id KEY`", ["search", "--id", first["key"]]),
         ('`muomni search "a dog that barks"`', ["search", "a dog that barks"]),
+        ("`muomni search --image FILE`", ["search", "--image", CORPUS / "animals/dog.jpg"]),
+        ("`muomni search --audio FILE`", ["search", "--audio", CORPUS / "animals/dog.ogg"]),
     ]
-    for modality in ("image", "audio"):
-        if modality in gathered:
-            file = min(gathered[modality].iterdir(), key=lambda path: path.stat().st_size)
-            asked.append((f"`muomni search --{modality} FILE`", ["search", f"--{modality}", file]))
     for name, arguments in asked:
         options = [] if name.endswith("--help`") else ["-c", collection, "--json"]
-        taken = [seconds(muomni, *arguments, *options) for _ in range(ROUNDS)]
+        taken = [seconds(muomni, *arguments, *options) for _ in range(COLD_ROUNDS)]
         yield name, f"{np.median(taken):.2f}", f"{min(taken):.2f}"
 
 
-def table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> None:
-    print("\n| " + " | ".join(head) + " |\n|" + "---|" * len(head))
-    for row in rows:
-        print("| " + " | ".join(row) + " |", flush=True)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description="speed of the model `base`")
-    parser.add_argument("folders", nargs="*", type=Path, default=[ROOT / "examples/corpus"])
-    parser.add_argument("--files", type=int, default=400, help="at most, of each modality")
-    options = parser.parse_args()
-    threads = os.cpu_count() or 1
-    print(f"{threads} cores, load {os.getloadavg()[0]:.1f}")
-    table(("in one call", "shipped, ms each", "eager torch", "ratio", "gap"), towers(threads))
+    argparse.ArgumentParser(description="speed of the model `base`").parse_args()
+    describe_machine()
+    table(
+        ("in one call", "shipped, ms each", "eager torch", "ratio", "gap"),
+        towers(os.cpu_count() or 1),
+    )
     with tempfile.TemporaryDirectory() as folder:
-        scratch = Path(folder)
-        gathered = gather(options.folders, options.files, scratch)
-        table(
-            ("`muomni add`", "items", "segments", "MB", "seconds, whole command",
-             "items/s", "segments/s", "failed", "again, s"),
-            additions(gathered, scratch),
-        )  # fmt: skip
-        table(("cold", "median s", "best s"), searches(gathered, scratch))
+        collection = Path(folder, "collection")
+        muomni("add", CORPUS, "-c", collection, "--json")
+        table(("cold", "median s", "best s"), searches(collection))
+    print(f"\nload {os.getloadavg()[0]:.1f} after")
 
 
 if __name__ == "__main__":

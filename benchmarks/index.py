@@ -1,4 +1,4 @@
-"""Time and recall of the index: single queries, filters and batches, as tables in Markdown.
+"""Time and recall of the index: single queries and filters, as tables in Markdown.
 
     nice python benchmarks/index.py [--rows 100000]
 
@@ -10,54 +10,20 @@ constant gap and noisy, as words are that ask for pictures. Compare ratios withi
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import SEED, describe_machine, make_rows, table
 
 from muomni_search.index import faiss_index, planner
 from muomni_search.index.faiss_index import FourBitScan
 from muomni_search.items import DIM
 from muomni_search.vectors import normalise
 
-SEED = 20260101
-# A little harder for a 4-bit scan than the pictures of the model `base`: without asking deeper,
-# 200 candidates hold .992 of the ten nearest of 100,000.
-CLUSTERS = 100
-CLUSTER_SPREAD = 1.0
 NO_ROWS = np.empty(0, np.int64)
 FILTER_SHARES = (0.5, 0.1, 0.01, 0.001)
-BATCH_K = (10, 100)
-# Run in a child that does not import this package, whose import mends what is measured here.
-AS_INSTALLED = """
-import sys, time
-import faiss, numpy as np
-rows, queries, k = np.load(sys.argv[1]), np.load(sys.argv[2]), int(sys.argv[3])
-seconds = []
-for _ in range(3):
-    start = time.perf_counter()
-    faiss.knn(queries, rows, k, metric=faiss.METRIC_INNER_PRODUCT)
-    seconds.append(time.perf_counter() - start)
-print(min(seconds))
-"""
-
-
-def make_rows(count: int, rng: np.random.Generator) -> np.ndarray:
-    """Return unit rows (count, 256) around shared centres, with variances that fall as 1/rank."""
-    centres = np.random.default_rng(SEED).standard_normal((CLUSTERS, DIM))
-    deviations = (np.arange(DIM) + 1.0) ** -0.5
-    rows = np.empty((count, DIM), np.float32)
-    for start in range(0, count, 100_000):
-        part = rows[start : start + 100_000]
-        near = centres[rng.integers(0, CLUSTERS, len(part))]
-        part[:] = normalise((near + CLUSTER_SPREAD * rng.standard_normal(part.shape)) * deviations)
-    return rows
 
 
 def make_foreign(count: int, rng: np.random.Generator) -> np.ndarray:
@@ -79,12 +45,6 @@ def times(ask: Callable[[np.ndarray], Any], queries: np.ndarray) -> np.ndarray:
         ask(query)
         taken[number] = time.perf_counter() - start
     return taken * 1e3
-
-
-def table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> None:
-    print("\n| " + " | ".join(head) + " |\n|" + "---|" * len(head))
-    for row in rows:
-        print("| " + " | ".join(row) + " |", flush=True)
 
 
 def single(
@@ -136,70 +96,16 @@ def filters(rows: np.ndarray, queries: np.ndarray, k: int) -> Iterator[Sequence[
         yield f"{share:.1%}", f"{len(allowed):,}", f"{p50:.2f}", f"{p95:.2f}"
 
 
-def batch(rows: np.ndarray, queries: np.ndarray) -> Iterator[Sequence[str]]:
-    def line(name: str, k: str, seconds: float) -> Sequence[str]:
-        flops = 2 * DIM * len(rows) * len(queries) / seconds
-        return name, k, f"{len(queries) / seconds:,.0f}", f"{flops / 1e9:.0f}"
-
-    dead = np.flatnonzero(np.random.default_rng(SEED).random(len(rows)) < 0.1)
-    for k in BATCH_K:
-        for name, gone in (("`top_rows_many`", NO_ROWS), ("… with 10 % dead rows", dead)):
-            yield line(name, str(k), clock(planner.top_rows_many, queries, rows, k=k, dead=gone))
-        yield line(
-            "`faiss.knn`, core type mended", str(k), clock(faiss_index.nearest, queries, rows, k)
-        )
-        yield line("`faiss.knn`, as installed", str(k), as_installed(rows, queries, k))
-    yield line("torch matrix products alone", "–", clock(multiply, queries, rows))
-
-
-def clock(work: Callable[..., Any], *given: Any, **named: Any) -> float:
-    """Return the seconds of the quickest of three calls."""
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        work(*given, **named)
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
-
-
-def multiply(queries: np.ndarray, rows: np.ndarray) -> None:
-    """Multiply all queries with all rows, block by block into the same place."""
-    import torch
-
-    left, right = torch.from_numpy(queries), torch.from_numpy(rows).T
-    for first in range(0, len(queries), 1_024):
-        some = left[first : first + 1_024]
-        product = torch.empty(len(some), 1_024)
-        for start in range(0, len(rows), 1_024):
-            tile = right[:, start : start + 1_024]
-            torch.matmul(some, tile, out=product[:, : tile.shape[1]])
-
-
-def as_installed(rows: np.ndarray, queries: np.ndarray, k: int) -> float:
-    """Return the seconds that ``faiss.knn`` takes in a child that leaves the core type alone."""
-    with tempfile.TemporaryDirectory() as scratch:
-        files = [str(Path(scratch, name)) for name in ("rows.npy", "queries.npy")]
-        np.save(files[0], rows)
-        np.save(files[1], queries)
-        environment = {
-            name: value for name, value in os.environ.items() if name != faiss_index.CORE_VARIABLE
-        }
-        command = [sys.executable, "-c", AS_INSTALLED, *files, str(k)]
-        child = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment)
-    return float(child.stdout)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="time and recall of the index")
     parser.add_argument("--rows", type=int, default=100_000, help="up to 1,000,000 or so")
     parser.add_argument("--queries", type=int, default=500, help="single queries of each kind")
-    parser.add_argument("--batch", type=int, default=10_000, help="queries of the batch")
     parser.add_argument("--k", type=int, default=10)
     options = parser.parse_args()
     rng = np.random.default_rng(SEED)
     rows = make_rows(options.rows, rng)
     kinds = {"in": make_rows(options.queries, rng), "out": make_foreign(options.queries, rng)}
-    print(f"{os.cpu_count()} cores, FAISS multiplies for {faiss_index.blas_core()}")
+    describe_machine()
     start = time.perf_counter()
     index = planner.build_index(rows)
     seconds = time.perf_counter() - start
@@ -209,10 +115,6 @@ def main() -> None:
         single(rows, index, kinds, options.k),
     )
     table(("let through", "rows", "p50 ms", "p95 ms"), filters(rows, kinds["in"], options.k))
-    table(
-        ("batch", "k", "queries/s", "GFLOP/s"),
-        batch(rows, make_rows(options.batch, rng)),
-    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,173 @@
+"""Queries a second of batch jobs, beside FAISS and beside the matrix products of the machine.
+
+    nice python benchmarks/batch.py [--rows 100000] [--queries 10000]
+
+``run_batch`` is a whole job: queries from a ``.npy``, answers with keys and scores in Parquet, on
+the disk. ``top_rows_many`` is the search in it. All take turns with `faiss.knn` as the wheel has it
+and with bare products of torch and NumPy; each figure is the best of its turns. Compare ratios
+within one run only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import SEED, describe_machine, make_records, make_rows, quickest, seconds, table
+
+from muomni_search.batch import run_batch, write_neighbors
+from muomni_search.collection import Collection
+from muomni_search.index import faiss_index, planner
+from muomni_search.items import DIM
+
+NO_ROWS = np.empty(0, np.int64)
+DEAD_SHARE = 0.1
+ALL_K = (10, 100)
+# Small tiles stay in the caches; large ones wait less for one another on a busy machine.
+TILES = (1_024, 4_096)
+INSTALLED = "`faiss.knn`, as installed"
+# Run in a child that does not import this package, whose import mends what is measured here.
+AS_INSTALLED = """
+import sys, time
+import faiss, numpy as np
+rows, queries, k = np.load(sys.argv[1]), np.load(sys.argv[2]), int(sys.argv[3])
+faiss.knn(queries[:100], rows, k, metric=faiss.METRIC_INNER_PRODUCT)
+start = time.perf_counter()
+faiss.knn(queries, rows, k, metric=faiss.METRIC_INNER_PRODUCT)
+print(time.perf_counter() - start)
+"""
+
+
+def multiply_by_torch(queries: np.ndarray, rows: np.ndarray, side: int) -> None:
+    """Multiply all queries with all rows, tile by tile into the same place."""
+    left, right = torch.from_numpy(queries), torch.from_numpy(rows).T
+    place = torch.empty(side * side)
+    for first in range(0, len(queries), side):
+        some = left[first : first + side]
+        for start in range(0, len(rows), side):
+            tile = right[:, start : start + side]
+            target = place[: len(some) * tile.shape[1]].view(len(some), tile.shape[1])
+            torch.matmul(some, tile, out=target)
+
+
+def multiply_by_numpy(queries: np.ndarray, rows: np.ndarray, side: int) -> None:
+    """Multiply all queries with all rows, tile by tile into the same place."""
+    place = np.empty(side * side, np.float32)
+    for first in range(0, len(queries), side):
+        some = queries[first : first + side]
+        for start in range(0, len(rows), side):
+            tile = rows[start : start + side].T
+            target = place[: len(some) * tile.shape[1]].reshape(len(some), tile.shape[1])
+            np.matmul(some, tile, out=target)
+
+
+def as_installed(files: Sequence[Path], k: int) -> float:
+    """Return the seconds that ``faiss.knn`` takes in a child that leaves the core type alone."""
+    environment = {
+        name: value for name, value in os.environ.items() if name != faiss_index.CORE_VARIABLE
+    }
+    command = [sys.executable, "-c", AS_INSTALLED, *map(str, files), str(k)]
+    child = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment)
+    return float(child.stdout)
+
+
+def batches(
+    rows: np.ndarray, queries: np.ndarray, rounds: int, scratch: Path
+) -> Iterator[Sequence[str]]:
+    files = [scratch / "rows.npy", scratch / "queries.npy"]
+    for path, array in zip(files, (rows, queries), strict=True):
+        np.save(path, array)
+    dead = np.flatnonzero(np.random.default_rng(SEED).random(len(rows)) < DEAD_SHARE)
+    outputs = count()
+    with Collection.create(scratch / "batch", model="base") as collection:
+        collection.add(make_records(rows))
+
+        def job(k: int) -> float:
+            output = scratch / f"answers-{next(outputs)}.parquet"
+            report = run_batch(collection, files[1], output, k=k)
+            output.unlink()
+            return report.seconds
+
+        def search(k: int, gone: np.ndarray) -> float:
+            return seconds(planner.top_rows_many, queries, rows, k=k, dead=gone)
+
+        ways: dict[str, Callable[[int], float]] = {
+            "`run_batch`, file to file": job,
+            "`top_rows_many`": lambda k: search(k, NO_ROWS),
+            f"… with {DEAD_SHARE:.0%} dead rows": lambda k: search(k, dead),
+            INSTALLED: lambda k: as_installed(files, k),
+            "`faiss.knn`, core type mended": lambda k: seconds(
+                faiss_index.nearest, queries, rows, k
+            ),
+        }
+        products: dict[str, Callable[[], float]] = {
+            f"products alone, {name}, tiles of {side:,}": partial(
+                seconds, multiply, queries, rows, side
+            )
+            for name, multiply in (("torch", multiply_by_torch), ("NumPy", multiply_by_numpy))
+            for side in TILES
+        }
+        tasks: dict[tuple[str, str], Callable[[], float]] = {
+            (name, str(k)): partial(way, k) for k in ALL_K for name, way in ways.items()
+        }
+        tasks |= {(name, "–"): way for name, way in products.items()}
+        best = quickest(tasks, rounds)
+    sgemm = min(best[name, "–"] for name in products)
+    for (name, k), taken in best.items():
+        flops = 2 * DIM * len(rows) * len(queries) / taken
+        peer = f"{best[INSTALLED, k] / taken:.2f}" if k != "–" else "–"
+        yield (
+            name, k, f"{len(queries) / taken:,.0f}", f"{flops / 1e9:.0f}",
+            f"{sgemm / taken:.2f}", peer,
+        )  # fmt: skip
+
+
+def neighbors(rows: np.ndarray, rounds: int, scratch: Path) -> Iterator[Sequence[str]]:
+    outputs = count()
+    with Collection.create(scratch / "neighbors", model="base") as collection:
+        collection.add(make_records(rows))
+
+        def job(k: int) -> float:
+            output = scratch / f"graph-{next(outputs)}.parquet"
+            return write_neighbors(collection, output, k=k).seconds
+
+        best = quickest({str(k): partial(job, k) for k in ALL_K}, rounds)
+    for k, taken in best.items():
+        yield f"{len(rows):,}", k, f"{taken:.1f}", f"{len(rows) / taken:,.0f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="queries a second of batch jobs")
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--queries", type=int, default=10_000)
+    parser.add_argument("--items", type=int, default=20_000, help="for the graph of neighbours")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    rng = np.random.default_rng(SEED)
+    rows, queries = make_rows(options.rows, rng), make_rows(options.queries, rng)
+    describe_machine()
+    print(f"FAISS, mended, multiplies for {faiss_index.blas_core()}")
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        table(
+            ("batch", "k", "queries/s", "GFLOP/s", "of the products alone", "of `faiss.knn`"),
+            batches(rows, queries, options.rounds, scratch),
+        )
+        table(
+            ("`write_neighbors`, items", "k", "seconds", "items/s"),
+            neighbors(rows[: options.items], options.rounds, scratch),
+        )
+    print(f"\nload {os.getloadavg()[0]:.1f} after")
+
+
+if __name__ == "__main__":
+    main()
