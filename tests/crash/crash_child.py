@@ -29,13 +29,12 @@ import soundfile
 from PIL import Image
 from sqlalchemy import Engine, event
 
-from muomni_search import batch, pipeline, transfer
+from muomni_search import batch, durable, pipeline, transfer
 from muomni_search.collection import Collection
 from muomni_search.errors import MuomniError, NotFound
 from muomni_search.index import faiss_index, planner
 from muomni_search.ingest.manifest import read_corpus
 from muomni_search.items import DIM, Modality, Record
-from muomni_search.store import durable
 from muomni_search.vectors import normalise
 
 # Imported above, so that not every child needs to: what the commands load where they use it.

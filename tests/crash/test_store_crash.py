@@ -25,9 +25,9 @@ import alembic.config  # noqa: F401  here, so that not every child needs to impo
 import numpy as np
 import pytest
 
+from muomni_search import durable
 from muomni_search.errors import NotFound
 from muomni_search.items import DIM, Modality, Problem, Record, Span
-from muomni_search.store import durable
 from muomni_search.store.rows import BLOCK_ROWS, ROW_BYTES
 from muomni_search.store.store import IndexFile, Job, NewItem, Snapshot, Store, Writer
 from muomni_search.vectors import normalise
