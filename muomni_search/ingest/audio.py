@@ -2,8 +2,8 @@
 
 Whatever libsndfile reads: WAV, FLAC, OGG (Vorbis, Opus), MP3, AIFF, … of any rate and number of
 channels. Channels are averaged and the rate is converted by soxr at high quality. The file is
-decoded in blocks and the limit on seconds holds while it is, so that a header that claims too
-much, or a file that decodes to more than it says, cannot ask for all memory.
+decoded and converted in blocks, and the limit on seconds holds before and while it is, so that
+no header, nor a file that decodes to more than it says, can ask for all memory.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,12 @@ SAMPLE_RATE = 16_000  # Hz: what every sound encoder here hears
 MAX_SECONDS = 3_600.0  # 230 MB as float32
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz; a header outside is forged or no sound
 MAX_CHANNELS = 64
-BLOCK_SECONDS = 10
+BLOCK_SAMPLES = 1_000_000  # of all channels together: 4 MB
+# A file that says how many frames it has says less than this; a container's length, less than that.
+UNKNOWN_FRAMES, UNKNOWN_BYTES = 2**62, 0x7FFF0000
+# Floating-point samples may lie outside [-1, 1], but no sound gets this loud, and the resampler
+# turns numbers at the end of the range into none.
+LOUDEST = 1e6
 
 
 def decode_audio(
@@ -42,11 +47,13 @@ def decode_audio(
     """
     import soundfile
 
+    _check_container(data, name)
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
-            _check_header(file, name)
-            samples = np.concatenate(list(_mono_blocks(file, name, max_seconds)))
-            rate, declared = file.samplerate, file.frames
+        with soundfile.SoundFile(_Tape(data)) as file:
+            _check_header(file, name, max_seconds)
+            blocks = _mono_blocks(file, name, max_seconds)
+            samples = np.concatenate(list(_resampled(blocks, file.samplerate)))
+            return np.clip(samples, -1, 1, out=samples)
     except UnreadableFile:
         raise
     except soundfile.LibsndfileError as error:
@@ -58,49 +65,83 @@ def decode_audio(
         raise UnreadableFile(
             f"{name}: damaged or empty sound ({error})", hint="replace it by a whole copy"
         ) from error
-    # A compressed file may say a little more than it holds; half of it missing is a torn file.
-    if 0 < declared < 2**62 and len(samples) < 0.5 * declared:
-        raise UnreadableFile(
-            f"{name}: truncated: {len(samples)} of {declared} samples",
-            hint="replace it by a whole copy",
-        )
-    return np.clip(_resample(samples, rate), -1, 1)
 
 
-def _check_header(file: Any, name: str | Path) -> None:
+class _Tape(io.BytesIO):
+    """Bytes in which a damaged header may seek before the first one: the position stays."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            # Raised, it would be printed by the callback that libsndfile reads through.
+            return self.tell()
+
+
+def _check_container(data: bytes, name: str | Path) -> None:
+    """Refuse a WAV or AIFF of which the greater part is missing: libsndfile takes what is left.
+
+    Who writes into a pipe does not know the length and says the largest one.
+    """
+    order: Literal["little", "big"] = "little" if data[:4] == b"RIFF" else "big"
+    if data[:4] in (b"RIFF", b"RIFX", b"FORM"):
+        length = int.from_bytes(data[4:8], order)
+        if 2 * len(data) < length < UNKNOWN_BYTES:
+            raise _truncated(name, f"{len(data)} of {length + 8} bytes")
+
+
+def _truncated(name: str | Path, rest: str) -> UnreadableFile:
+    return UnreadableFile(f"{name}: truncated: {rest}", hint="replace it by a whole copy")
+
+
+def _check_header(file: Any, name: str | Path, max_seconds: float) -> None:
     if not MIN_RATE <= file.samplerate <= MAX_RATE or not 1 <= file.channels <= MAX_CHANNELS:
         raise UnreadableFile(
             f"{name}: a sound of {file.channels} channels at {file.samplerate} Hz",
             hint="convert it to mono or stereo at a usual rate",
         )
+    if max_seconds * file.samplerate < file.frames < UNKNOWN_FRAMES:
+        raise _too_long(name, max_seconds)
+
+
+def _too_long(name: str | Path, max_seconds: float) -> UnreadableFile:
+    return UnreadableFile(
+        f"{name}: longer than the limit of {max_seconds:g} seconds",
+        hint="cut it, or raise --max-seconds",
+    )
 
 
 def _mono_blocks(file: Any, name: str | Path, max_seconds: float) -> Iterator[NDArray[np.float32]]:
-    limit = int(max_seconds * file.samplerate)
     total = 0
     while True:
-        block = file.read(BLOCK_SECONDS * file.samplerate, dtype="float32", always_2d=True)
+        block = file.read(BLOCK_SAMPLES // file.channels, dtype="float32", always_2d=True)
         if not len(block):
             break
         total += len(block)
-        if total > limit:
-            raise UnreadableFile(
-                f"{name}: longer than the limit of {max_seconds:g} seconds",
-                hint="cut it, or raise --max-seconds",
-            )
-        mono = block.mean(axis=1)
-        if not np.isfinite(mono).all():
+        if total > max_seconds * file.samplerate:
+            raise _too_long(name, max_seconds)
+        if not np.isfinite(block).all():
             raise UnreadableFile(f"{name}: holds samples that are no numbers", hint="replace it")
-        yield mono
+        yield np.clip(block, -LOUDEST, LOUDEST).mean(axis=1)
     if not total:
         raise UnreadableFile(f"{name}: a sound without samples", hint="replace or remove it")
+    # A compressed file may say a little more than it holds; half of it missing is a torn file.
+    if total < 0.5 * file.frames and file.frames < UNKNOWN_FRAMES:
+        raise _truncated(name, f"{total} of {file.frames} samples")
 
 
-def _resample(samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
+def _resampled(blocks: Iterator[NDArray[np.float32]], rate: int) -> Iterator[NDArray[np.float32]]:
     if rate == SAMPLE_RATE:
-        return samples
+        yield from blocks
+        return
     import soxr
 
-    resampled: NDArray[np.float32] = soxr.resample(samples, rate, SAMPLE_RATE, quality="HQ")
+    stream = soxr.ResampleStream(rate, SAMPLE_RATE, num_channels=1, dtype="float32", quality="HQ")
+    made = 0
+    for block in blocks:
+        resampled = stream.resample_chunk(block)
+        made += len(resampled)
+        yield resampled
+    rest = stream.resample_chunk(np.zeros(0, np.float32), last=True)
     # Fewer samples than the filter needs give none; a click is still a sound.
-    return resampled if len(resampled) else np.zeros(1, np.float32)
+    yield rest if made or len(rest) else np.zeros(1, np.float32)
