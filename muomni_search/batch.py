@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from muomni_search import durable
 from muomni_search.collection import Collection
 from muomni_search.errors import Conflict, InvalidInput, MuomniError, NotFound, UnreadableFile
 from muomni_search.filters import parse_filter
@@ -336,8 +337,7 @@ class _Run:
             errors.replace(self._errors)
         else:
             self._errors.unlink(missing_ok=True)
-        whole.replace(self._output)
-        _sync_folder(self._output.parent)
+        durable.replace(whole, self._output)
         return failed
 
 
@@ -584,8 +584,8 @@ def _write_parquet(path: Path, answers: Sequence[tuple[str | int, Sequence[Ranke
             "how": pa.array([row[2].how for row in rows], pa.string()),
         }
     )
-    pq.write_table(table, path.with_suffix(".partial"))
-    _sync_as(path.with_suffix(".partial"), path)
+    with durable.whole_file(path) as partial:
+        pq.write_table(table, partial)
 
 
 def _merge_parquet(parts: Sequence[Path], target: Path) -> None:
@@ -594,41 +594,24 @@ def _merge_parquet(parts: Sequence[Path], target: Path) -> None:
     if not parts:
         _write_parquet(target, [])
         return
-    with pq.ParquetWriter(target, pq.read_schema(parts[0])) as writer:
+    with (
+        durable.whole_file(target) as partial,
+        pq.ParquetWriter(partial, pq.read_schema(parts[0])) as writer,
+    ):
         for part in parts:
             writer.write_table(pq.read_table(part))
-    _sync_as(target, target)
 
 
 def _concatenate(parts: Sequence[Path], target: Path) -> None:
-    with target.open("wb") as out:
+    with durable.whole_file(target) as partial, partial.open("wb") as out:
         for part in parts:
             with part.open("rb") as file:
                 shutil.copyfileobj(file, out)
-    _sync_as(target, target)
 
 
 def _write_whole(path: Path, data: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
-    _sync_as(partial, path)
-
-
-def _sync_as(partial: Path, path: Path) -> None:
-    """Bring a finished file to the disk, then give it its name."""
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    if partial != path:
-        partial.replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with durable.whole_file(path) as partial:
+        partial.write_bytes(data)
 
 
 def _count_lines(path: Path) -> int:

@@ -21,12 +21,12 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from muomni_search import durable
 from muomni_search.collection import Collection
 from muomni_search.errors import MuomniError, NotFound
 from muomni_search.ingest.audio import SAMPLE_RATE
 from muomni_search.ingest.read import Limits, decode, read_file
 from muomni_search.items import Hit, Item, Modality, Part, Query, Span
-from muomni_search.store import durable
 from muomni_search.store.engine import disk_errors
 
 __all__ = ["Section", "asked_parts", "write_page"]
@@ -91,18 +91,14 @@ def write_page(path: str | Path, title: str, sections: Sequence[Section]) -> Non
         MuomniError: It cannot be written.
     """
     target = Path(path)
-    partial = target.with_name(f"{target.name}.partial")
-    with disk_errors(target):
-        try:
-            # The name of a file may hold bytes that are no character.
-            with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
-                # Rendered piece by piece: no more than one hit's media is in memory.
-                file.writelines(_rendered(title, sections))
-                file.flush()
-                durable.fsync_file(file.fileno())
-            durable.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
+    with (
+        disk_errors(target),
+        durable.whole_file(target) as partial,
+        # The name of a file may hold bytes that are no character.
+        partial.open("w", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        # Rendered piece by piece: no more than one hit's media is in memory.
+        file.writelines(_rendered(title, sections))
 
 
 def _rendered(title: str, sections: Sequence[Section]) -> Iterator[str]:

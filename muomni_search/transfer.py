@@ -22,12 +22,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from muomni_search import durable
 from muomni_search.collection import Collection, Report
 from muomni_search.errors import Conflict, CorruptData, InvalidInput, NotFound
 from muomni_search.ingest.rows import parse_json
 from muomni_search.items import DIM, Item, Modality, Span
 from muomni_search.pipeline import Progress, Silent
-from muomni_search.store import durable
 from muomni_search.store.engine import disk_errors
 from muomni_search.store.snapshot import SPAN_UNITS, Snapshot
 from muomni_search.store.store import NewItem
@@ -71,17 +71,8 @@ def export_collection(collection: Collection, path: str | Path) -> int:
         MuomniError: It cannot be written.
     """
     target = Path(path)
-    partial = target.with_name(f"{target.name}.partial")
-    with disk_errors(target):
-        try:
-            with collection.view() as view:
-                exported = _write(view.snapshot, partial)
-            with partial.open("rb") as file:
-                durable.fsync_file(file.fileno())
-            durable.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
-    return exported
+    with disk_errors(target), durable.whole_file(target) as partial, collection.view() as view:
+        return _write(view.snapshot, partial)
 
 
 def _write(snapshot: Snapshot, path: Path) -> int:

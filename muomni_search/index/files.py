@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from muomni_search import durable
 from muomni_search.errors import CorruptData, NotFound
 from muomni_search.items import DIM
 
@@ -49,7 +50,7 @@ def save(index: FourBitScan, directory: Path, stem: str) -> Saved:
     """Write an index to a file of its own and bring it to the disk.
 
     The name carries a part of the checksum, so a file that readers still use is never written
-    over; whoever dies half-way leaves a ``.partial`` file that nothing refers to.
+    over.
 
     Args:
         index: What to write.
@@ -62,25 +63,9 @@ def save(index: FourBitScan, directory: Path, stem: str) -> Saved:
     checksum = hashlib.sha256(data).hexdigest()
     name = f"{stem}.{checksum[:12]}.faiss"
     directory.mkdir(exist_ok=True)
-    partial = directory / f".{name}.{os.getpid()}.partial"
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(directory / name)
-    finally:
-        partial.unlink(missing_ok=True)
-    _sync_directory(directory)
+    with durable.whole_file(directory / name) as partial:
+        partial.write_bytes(data)
     return Saved(name, len(data), checksum, {"kind": index.kind})
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def load(path: Path, *, bytes: int, checksum: str) -> FourBitScan:  # noqa: A002

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import exc, select, text
 
+from muomni_search import durable
 from muomni_search.items import DIM, Modality
-from muomni_search.store import durable, tables
+from muomni_search.store import tables
 from muomni_search.store.engine import DATABASE, disk_errors
 from muomni_search.store.files import is_leftover, unrecorded
 from muomni_search.store.records import Fault, RowFile

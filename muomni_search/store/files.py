@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from muomni_search import durable
 from muomni_search.items import Modality
-from muomni_search.store import durable
 from muomni_search.store.snapshot import INDEX, VECTORS, State
 
 __all__ = ["is_leftover", "sweep", "unrecorded"]

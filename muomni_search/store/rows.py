@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from muomni_search import durable
 from muomni_search.errors import CorruptData
 from muomni_search.items import DIM
-from muomni_search.store import durable
 
 __all__ = [
     "BLOCK_ROWS",

@@ -17,8 +17,9 @@ from typing import Self
 
 from sqlalchemy import Connection, Engine, insert
 
+from muomni_search import durable
 from muomni_search.errors import Conflict, CorruptData, NotFound
-from muomni_search.store import durable, tables
+from muomni_search.store import tables
 from muomni_search.store.engine import (
     DATABASE,
     LOCK_SECONDS,

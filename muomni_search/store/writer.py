@@ -20,9 +20,10 @@ from sqlalchemy import Connection, Table, bindparam, delete, func, insert, selec
 from sqlalchemy.dialects.sqlite import dialect
 from sqlalchemy.dialects.sqlite import insert as upsert
 
+from muomni_search import durable
 from muomni_search.errors import Conflict, InvalidInput, MuomniError
 from muomni_search.items import DIM, Modality, Problem, Record
-from muomni_search.store import durable, rows, tables
+from muomni_search.store import rows, tables
 from muomni_search.store.engine import disk_errors, driver_connection
 from muomni_search.store.records import IndexFile, Job, NewItem, RowFile
 from muomni_search.store.snapshot import INDEX, WANTED, Snapshot, State, read_state, row_path

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from muomni_search import durable
 from muomni_search.errors import Conflict, CorruptData, InvalidInput, MuomniError, NotFound
 from muomni_search.filters import parse_filter
 from muomni_search.items import DIM, Modality, Problem, Record, Span
-from muomni_search.store import durable
 from muomni_search.store.store import Fault, IndexFile, Job, NewItem, Snapshot, Store
 from muomni_search.vectors import normalise
 

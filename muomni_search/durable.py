@@ -8,9 +8,20 @@ is tried.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["cut", "fsync_directory", "fsync_file", "replace", "step", "unlink", "write_all"]
+__all__ = [
+    "cut",
+    "fsync_directory",
+    "fsync_file",
+    "replace",
+    "step",
+    "unlink",
+    "whole_file",
+    "write_all",
+]
 
 
 def step(name: str) -> None:
@@ -57,6 +68,27 @@ def replace(source: Path, target: Path) -> None:
     source.replace(target)
     step("after rename")
     fsync_directory(target.parent)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a path to write to; what was written there gets the name ``path`` when it is whole.
+
+    Who dies half-way leaves a ``.partial`` file that nothing refers to. Errors of the file system
+    name ``path``, which is the name that people know.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        with partial.open("rb") as file:
+            fsync_file(file.fileno())
+        replace(partial, path)
+    except OSError as error:
+        if error.filename in (partial, str(partial)):
+            error.filename, error.filename2 = str(path), None
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def unlink(path: Path) -> None:
