@@ -1,0 +1,1 @@
+"""μOmni's own encoders: Thinker, ViT-Tiny and AuT-Tiny, in PyTorch."""

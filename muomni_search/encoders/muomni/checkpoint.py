@@ -1,0 +1,444 @@
+"""Checkpoints of μOmni on disk, in every layout that the reference writes, read without unpickling.
+
+One directory, its direct subdirectories too, or one file:
+
+    model.safetensors + config.json      the one-file export: every part behind its name
+    omni.pt                              thinker, proj_a, proj_v: trained together, so they go first
+    thinker.pt + tokenizer.model         model or thinker, or the bare tensors
+    vision.pt                            vit, img_proj
+    audio_enc.pt                         enc
+
+``thinker_step_1000.pt`` stands in for a ``thinker.pt`` that is not there; the highest step counts.
+Names may carry ``_orig_mod.``, which ``torch.compile`` leaves. Sizes come from the tensors; what
+they do not tell (heads, rotary base, context) from the configuration beside, else from defaults.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from muomni_search.encoders.muomni.aut import AuTConfig
+from muomni_search.encoders.muomni.network import MuOmni
+from muomni_search.encoders.muomni.thinker import ThinkerConfig
+from muomni_search.encoders.muomni.vit import ViTConfig
+from muomni_search.errors import CheckpointError
+
+__all__ = ["CONFIG", "TOKENIZER", "WEIGHTS", "Found", "find_checkpoint", "load_network"]
+
+WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.model"
+Tensors = dict[str, Tensor]
+FITTING = "name a checkpoint of Thinker, ViT-Tiny or AuT-Tiny"
+COPY_AGAIN = "copy or save it again"
+LFS_POINTER = b"version https://git-lfs"
+# How many names an error lists of each kind.
+NAMES_SHOWN = 6
+
+
+class Place(NamedTuple):
+    """Where a part of the network may be: a file, and what its names begin with there."""
+
+    part: str
+    file: str
+    prefix: str
+
+
+# In order of preference.
+PLACES = (
+    *(
+        Place(part, WEIGHTS, f"{part}.")
+        for part in ("thinker", "vision_encoder", "audio_encoder", "proj_v", "proj_a")
+    ),
+    Place("thinker", "omni.pt", "thinker."),
+    Place("thinker", "thinker.pt", "model."),
+    Place("thinker", "thinker.pt", "thinker."),
+    Place("thinker", "thinker.pt", ""),
+    Place("vision_encoder", "vision.pt", "vit."),
+    Place("audio_encoder", "audio_enc.pt", "enc."),
+    Place("proj_v", "omni.pt", "proj_v."),
+    Place("proj_v", "vision.pt", "img_proj."),
+    Place("proj_a", "omni.pt", "proj_a."),
+)
+# What a checkpoint may hold beside the encoders: heads for training and for speech.
+IGNORED = ("lm_head.",)
+# What the configuration calls each part.
+SECTIONS = {"thinker": "thinker", "vision_encoder": "vision", "audio_encoder": "audio"}
+
+
+@dataclass(frozen=True)
+class Found:
+    """The files of a checkpoint.
+
+    Args:
+        path: The directory or file that was named.
+        files: The path of each file that ``PLACES`` names and that is there.
+        tokenizer: The tokenizer, where there is one.
+    """
+
+    path: Path
+    files: Mapping[str, Path]
+    tokenizer: Path | None
+
+    @cached_property
+    def configs(self) -> list[Path]:
+        """Return the configurations beside the files, the nearest ones last."""
+        folders = {self.path if self.path.is_dir() else self.path.parent: None}
+        folders |= dict.fromkeys(path.parent for path in self.files.values())
+        names = [CONFIG, *(f"{folder.name}.json" for folder in folders)]
+        return [folder / name for folder in folders for name in names if (folder / name).is_file()]
+
+
+def find_checkpoint(path: Path) -> Found | None:
+    """Return the files of the checkpoint at a path, or None when there is none."""
+    if path.is_file():
+        name = _role(path.name)
+        files = {name: path} if name else {}
+        folders = [path.parent]
+    elif path.is_dir():
+        folders = [path, *sorted(child for child in path.iterdir() if child.is_dir())]
+        files = {}
+        for folder in folders:
+            for role, file in _roles(folder):
+                files.setdefault(role, file)
+    else:
+        return None
+    if not files:
+        return None
+    tokenizers = [folder / TOKENIZER for folder in folders if (folder / TOKENIZER).is_file()]
+    return Found(path, files, tokenizers[0] if tokenizers else None)
+
+
+def _role(name: str) -> str | None:
+    """Return which of the files of ``PLACES`` a name is, or stands in for."""
+    role = re.sub(r"_step_\d+\.pt$", ".pt", name)
+    return role if role in {place.file for place in PLACES} else None
+
+
+def _roles(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the files of a folder that have a role: whole ones, then by falling step."""
+
+    def order(path: Path) -> tuple[bool, int]:
+        step = re.search(r"_step_(\d+)\.pt$", path.name)
+        return step is not None, -int(step[1]) if step else 0
+
+    for path in sorted(folder.iterdir(), key=order):
+        role = _role(path.name)
+        if role and path.is_file():
+            yield role, path
+
+
+def load_network(found: Found) -> MuOmni:
+    """Return the network of a checkpoint, float32, in evaluation mode.
+
+    Raises:
+        CheckpointError: A file is damaged, would run code, or its tensors do not fit; the error
+            lists what is missing, unexpected or of the wrong shape.
+    """
+    tensors = {name: _read(path) for name, path in found.files.items()}
+    parts = dict(_parts(tensors))
+    if not parts:
+        raise CheckpointError(
+            f"{found.path} holds none of μOmni's encoders", hint="name the folder of a checkpoint"
+        )
+    told = _configuration(found)
+    configs: dict[str, Any] = {
+        part: CONFIGS[part](_Reader(found, part, parts[part], told.get(SECTIONS[part], {})))
+        for part in SECTIONS
+        if part in parts
+    }
+    network = MuOmni(
+        configs.get("thinker"),
+        configs.get("vision_encoder"),
+        configs.get("audio_encoder"),
+        projects_vision="proj_v" in parts,
+        projects_audio="proj_a" in parts,
+    )
+    _fill(network, parts, found)
+    return network.eval().requires_grad_(False)
+
+
+def _parts(tensors: Mapping[str, Tensors]) -> Iterator[tuple[str, Tensors]]:
+    """Yield each part that is there with its tensors, from the first place that has it."""
+    seen = set()
+    for place in PLACES:
+        found = {
+            name.removeprefix(place.prefix): tensor
+            for name, tensor in tensors.get(place.file, {}).items()
+            if name.startswith(place.prefix)
+        }
+        if found and place.part not in seen:
+            seen.add(place.part)
+            yield place.part, found
+
+
+def _fill(network: MuOmni, parts: Mapping[str, Tensors], found: Found) -> None:
+    """Give the network its tensors.
+
+    Raises:
+        CheckpointError: They are not exactly those that it needs.
+    """
+    given = {
+        f"{part}.{name}": tensor
+        for part, tensors in parts.items()
+        if getattr(network, part) is not None
+        for name, tensor in _split_fused(tensors).items()
+        if not name.startswith(IGNORED)
+    }
+    needed = network.state_dict()
+    _refuse(
+        found,
+        {
+            "missing": sorted(needed.keys() - given.keys()),
+            "unexpected": sorted(given.keys() - needed.keys()),
+            "of another shape": [
+                f"{name} {tuple(given[name].shape)}, not {tuple(needed[name].shape)}"
+                for name in sorted(needed.keys() & given.keys())
+                if given[name].shape != needed[name].shape
+            ],
+        },
+    )
+    for name, tensor in given.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"{found.path}: {name} holds NaN or infinity", hint="take an earlier checkpoint"
+            )
+    network.load_state_dict(given)
+
+
+def _split_fused(tensors: Tensors) -> Tensors:
+    """Return the tensors with ``attn.qkv`` cut into q, k and v, in this order."""
+    split: Tensors = {}
+    for name, tensor in tensors.items():
+        if name.endswith("attn.qkv.weight"):
+            for letter, third in zip("qkv", tensor.chunk(3), strict=False):
+                split[name.replace("qkv", letter)] = third
+        else:
+            split[name] = tensor
+    return split
+
+
+def _refuse(found: Found, faults: Mapping[str, list[str]]) -> None:
+    said = []
+    for kind, names in faults.items():
+        if names:
+            more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+            said.append(f"{kind}: {', '.join(names[:NAMES_SHOWN])}{more}")
+    if said:
+        raise CheckpointError(
+            f"{found.path} does not fit μOmni's encoders; {'; '.join(said)}",
+            hint=FITTING,
+        )
+
+
+# ---- sizes -----------------------------------------------------------------------------------
+
+
+class _Reader:
+    """The sizes of one part, as its tensors tell them, and what the configuration says besides."""
+
+    def __init__(self, found: Found, part: str, tensors: Tensors, told: Mapping[str, Any]) -> None:
+        self._found, self._part, self._tensors, self._told = found, part, tensors, told
+
+    def size(self, name: str, axis: int) -> int:
+        """Return the length of a tensor along an axis.
+
+        Raises:
+            CheckpointError: There is no such tensor, or it has no such axis.
+        """
+        tensor = self._tensors.get(name)
+        if tensor is None:
+            _refuse(self._found, {"missing": [f"{self._part}.{name}"]})
+        if tensor is None or tensor.dim() <= axis or not tensor.numel():
+            raise self.refusal(f"has no axis {axis} in {name}")
+        return int(tensor.shape[axis])
+
+    def has(self, name: str) -> bool:
+        """Whether a tensor's name contains this."""
+        return any(name in one for one in self._tensors)
+
+    def layers(self) -> int:
+        """Return how many blocks there are."""
+        numbers = [re.match(r"blocks\.(\d+)\.", name) for name in self._tensors]
+        return 1 + max((int(number[1]) for number in numbers if number), default=-1)
+
+    def told(self, name: str, default: float) -> float:
+        """Return a number of the configuration.
+
+        Raises:
+            CheckpointError: It is none, or not 1 or more.
+        """
+        value = self._told.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 1:
+            raise self.refusal(
+                f"has the {name} {value!r} in its configuration",
+                hint="mend the configuration beside the checkpoint",
+            )
+        return value
+
+    def heads(self, dim: int, default: int) -> int:
+        """Return the heads of a block: as the configuration says, else by default.
+
+        Raises:
+            CheckpointError: The width cannot be shared among so many.
+        """
+        heads = int(self.told("n_heads", default))
+        if dim % heads:
+            raise self.refusal(
+                f"is {dim} wide, which {heads} heads cannot share",
+                hint="put a configuration with its n_heads beside the checkpoint",
+            )
+        return heads
+
+    def refusal(self, what: str, *, hint: str = "") -> CheckpointError:
+        """Return an error about this part."""
+        return CheckpointError(f"{self._found.path}: {self._part} {what}", hint=hint or FITTING)
+
+
+def _thinker(read: _Reader) -> ThinkerConfig:
+    if read.has(".moe."):
+        raise read.refusal(
+            "is a mixture of experts, which cannot be read here",
+            hint="take a checkpoint with one MLP in each block",
+        )
+    default = ThinkerConfig()
+    dim = read.size("tok_emb.weight", 1)
+    heads = read.heads(dim, default.heads)
+    kv_heads = heads
+    if not read.has("attn.qkv."):
+        kv_dim = read.size("blocks.0.attn.k.weight", 0)
+        kv_heads = kv_dim * heads // dim
+        if not kv_heads or heads % kv_heads or kv_heads * (dim // heads) != kv_dim:
+            raise read.refusal(f"has keys {kv_dim} wide, which {heads} heads cannot share")
+    return ThinkerConfig(
+        vocabulary=read.size("tok_emb.weight", 0),
+        dim=dim,
+        layers=read.layers(),
+        heads=heads,
+        kv_heads=kv_heads,
+        hidden=read.size("blocks.0.mlp.gate_proj.weight", 0),
+        context=int(read.told("ctx_len", default.context)),
+        rope_theta=read.told("rope_theta", default.rope_theta),
+    )
+
+
+def _vit(read: _Reader) -> ViTConfig:
+    dim, patch = read.size("proj.weight", 0), read.size("proj.weight", 2)
+    squares = read.size("pos", 1) - 1
+    side = math.isqrt(squares)
+    if side * side != squares:
+        raise read.refusal(f"has {squares} positions, no square grid")
+    return ViTConfig(
+        size=side * patch,
+        patch=patch,
+        dim=dim,
+        layers=read.layers(),
+        heads=read.heads(dim, ViTConfig().heads),
+        hidden=read.size("blocks.0.linear1.weight", 0),
+    )
+
+
+def _aut(read: _Reader) -> AuTConfig:
+    downsample = 8 if read.has("down.0.net.") else 4
+    first = "down.0.net.0.weight" if downsample == 8 else "down.net.0.weight"
+    channels, dim = read.size(first, 0), read.size("proj.weight", 0)
+    return AuTConfig(
+        channels=channels,
+        bands=read.size("proj.weight", 1) // channels * downsample,
+        downsample=downsample,
+        dim=dim,
+        layers=read.layers(),
+        heads=read.heads(dim, AuTConfig().heads),
+        hidden=read.size("blocks.0.mlp.0.weight", 0),
+    )
+
+
+CONFIGS: Mapping[str, Callable[[_Reader], Any]] = {
+    "thinker": _thinker,
+    "vision_encoder": _vit,
+    "audio_encoder": _aut,
+}
+
+
+# ---- files -----------------------------------------------------------------------------------
+
+
+def _read(path: Path) -> Tensors:
+    """Return the tensors of a file as float32, nested names joined by dots.
+
+    Raises:
+        CheckpointError: It is no checkpoint, damaged, or would have to be unpickled.
+    """
+    try:
+        with path.open("rb") as file:
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise CheckpointError(
+                    f"{path} only points to a file that was not fetched", hint="run: git lfs pull"
+                )
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds more than tensors, and nothing of it was run",
+            hint="save its state_dict alone",
+        ) from error
+    except CheckpointError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror or error}", hint=COPY_AGAIN) from error
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path} cannot be read: {reason}", hint=COPY_AGAIN) from error
+    return {
+        name.replace("_orig_mod.", ""): tensor.float()
+        for name, tensor in _flatten(content)
+        if tensor.is_floating_point()
+    }
+
+
+def _flatten(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of nested dictionaries with their dotted names."""
+    if not isinstance(content, Mapping):
+        return
+    for name, value in content.items():
+        if isinstance(name, str) and isinstance(value, Tensor):
+            yield prefix + name, value
+        elif isinstance(name, str):
+            yield from _flatten(value, f"{prefix}{name}.")
+
+
+def _configuration(found: Found) -> dict[str, dict[str, Any]]:
+    """Return what the configurations beside a checkpoint say of each part.
+
+    One may have a section for each part, or be the one of the part whose folder bears its name.
+
+    Raises:
+        CheckpointError: One is no JSON object.
+    """
+    told: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS.values()}
+    for path in found.configs:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}", hint="mend it") from error
+        if not isinstance(content, dict):
+            raise CheckpointError(f"{path} holds no JSON object", hint="mend it")
+        sections = {name: content[name] for name in told if isinstance(content.get(name), dict)}
+        if not sections:
+            sections = {name: content for name in told if path.name.startswith(name)}
+        for name, section in sections.items():
+            told[name] |= section
+    return told

@@ -1,0 +1,62 @@
+"""How long contents become segments: passages of whole sentences, windows of a sound."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muomni_search.items import Span
+
+__all__ = ["passages", "windows"]
+
+# A sentence ends after . ! ? and closing marks, or with an empty line.
+SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*\s+|\n\s*\n\s*")
+SAMPLE_RATE = 16_000  # Hz: what every sound encoder here hears
+WHOLE_SECONDS = 12
+SEGMENT_SECONDS, SEGMENT_HOP_SECONDS = 10, 8
+
+
+def passages(text: str, offsets: NDArray[np.int64], room: int) -> Iterator[tuple[int, int]]:
+    """Yield (first, end) tokens of passages of whole sentences, each at most ``room`` tokens.
+
+    A sentence that is longer still is cut between tokens.
+
+    Args:
+        text: The text.
+        offsets: Where its tokens begin and end in it, (tokens, 2) in characters.
+        room: The most tokens of a passage.
+    """
+    ends = [match.end() for match in SENTENCE_END.finditer(text)]
+    # The first token of each sentence, then the end of all.
+    bounds = np.unique([0, *np.searchsorted(offsets[:, 0], ends), len(offsets)]).tolist()
+    start = 0
+    for sentence, end in pairwise(bounds):
+        if end - start > room and sentence > start:
+            yield start, sentence
+            start = sentence
+        while end - start > room:
+            yield start, start + room
+            start += room
+    if start < len(offsets):
+        yield start, len(offsets)
+
+
+def windows(samples: NDArray[np.float32]) -> list[tuple[int, int, Span | None]]:
+    """Return (start, end, span) in samples of each segment of a waveform at 16 kHz.
+
+    Up to 12 s are one segment, without a span; a longer sound becomes windows of 10 s that
+    overlap by 2 s, the last one flush with its end.
+    """
+    if len(samples) <= WHOLE_SECONDS * SAMPLE_RATE:
+        return [(0, len(samples), None)]
+    size, hop = SEGMENT_SECONDS * SAMPLE_RATE, SEGMENT_HOP_SECONDS * SAMPLE_RATE
+    starts = [*range(0, len(samples) - size, hop), len(samples) - size]
+    per_ms = SAMPLE_RATE // 1000
+    return [
+        (start, start + size, Span("ms", start // per_ms, (start + size) // per_ms))
+        for start in starts
+    ]
