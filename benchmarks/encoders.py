@@ -25,8 +25,9 @@ import torch
 from common import SEED, describe_machine, seconds, table
 from onnx import helper, numpy_helper
 
+from muomni_search.encoders.base.model import packaged_directory
 from muomni_search.encoders.base.session import Tower
-from muomni_search.encoders.model import SOUND_TOWER, load_model, packaged_directory
+from muomni_search.encoders.model import load_model
 
 CORPUS = Path(__file__).resolve().parent.parent / "examples/corpus"
 ROUNDS = 5
@@ -130,7 +131,7 @@ def towers(threads: int) -> Iterator[Sequence[str]]:
     rng = np.random.default_rng(SEED)
     weights = packaged_directory()
     tokens = rng.integers(1000, 20_000, (64, 32))
-    sound = load_model("base").fetched_path(SOUND_TOWER)
+    sound = load_model("base").sound_tower
     tasks: list[tuple[str, Path, Sequence[int], int, Arrays]] = [
         ("16 pictures", weights / "image.onnx", (1280, 1000), 16,
          {"image": rng.standard_normal((16, 3, 224, 224)).astype(np.float32)}),

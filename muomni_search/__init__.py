@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from muomni_search.batch import run_batch, write_neighbors
     from muomni_search.collection import Collection, Limits, Report
-    from muomni_search.encoders.model import Model, load_model
+    from muomni_search.encoders.model import load_model
+    from muomni_search.encoders.protocol import Model
     from muomni_search.errors import (
         CheckpointError,
         Conflict,
@@ -39,7 +40,7 @@ _HOMES = {
     "Item": "items",
     "Limits": "collection",
     "Modality": "items",
-    "Model": "encoders.model",
+    "Model": "encoders.protocol",
     "MuomniError": "errors",
     "NotFound": "errors",
     "Problem": "items",

@@ -18,7 +18,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from muomni_search.encoders.model import Model, load_model
+from muomni_search.encoders.model import load_model
+from muomni_search.encoders.protocol import Model
 from muomni_search.errors import Conflict, InvalidInput, MuomniError, NotFound
 from muomni_search.filters import parse_filter
 from muomni_search.index import files as index_files

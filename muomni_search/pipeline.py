@@ -26,8 +26,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from muomni_search.encoders.model import Model
-from muomni_search.encoders.protocol import Piece
+from muomni_search.encoders.protocol import Model, Piece
 from muomni_search.errors import Conflict, MuomniError, UnreadableFile
 from muomni_search.ingest.folder import Skipped
 from muomni_search.ingest.read import Limits, decode, read_file

@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muomni_search import ranking
-from muomni_search.encoders.model import Model
-from muomni_search.encoders.protocol import Piece
+from muomni_search.encoders.protocol import Model, Piece
 from muomni_search.errors import CorruptData, InvalidInput, MuomniError, NotFound
 from muomni_search.filters import Filter, parse_filter
 from muomni_search.index import files as index_files

@@ -32,15 +32,10 @@ from numpy.typing import NDArray
 
 from muomni_search.encoders.base.audio import AudioEncoder
 from muomni_search.encoders.base.image import ImageEncoder, fit_square
+from muomni_search.encoders.base.model import PREPROCESSING, SOUND_TOWER, packaged_directory
 from muomni_search.encoders.base.sound_tower import WHEEL_SHA256, fetch_sound_tower
 from muomni_search.encoders.base.text import WINDOW_TOKENS, TextEncoder
-from muomni_search.encoders.model import (
-    DESCRIPTION,
-    FORMAT,
-    PREPROCESSING,
-    SOUND_TOWER,
-    packaged_directory,
-)
+from muomni_search.encoders.description import DESCRIPTION, FORMAT
 from muomni_search.errors import UnreadableFile
 from muomni_search.ingest.audio import decode_audio
 from muomni_search.ingest.image import decode_image

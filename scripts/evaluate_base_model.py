@@ -29,7 +29,8 @@ from base_model.evaluation_sets import (
 from numpy.typing import NDArray
 
 from muomni_search.encoders.base.audio import PATCH_SAMPLES
-from muomni_search.encoders.model import Model, fetch_model, load_model
+from muomni_search.encoders.model import fetch_model, load_model
+from muomni_search.encoders.protocol import Model
 from muomni_search.evaluation import (
     Ranks,
     bootstrap_interval,

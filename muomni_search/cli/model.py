@@ -77,6 +77,31 @@ def fetch(model: str, wheel: Path | None, as_json: bool) -> None:
         click.echo("\n".join(map(str, written)) or "nothing is missing")
 
 
+@command.command("check", cls=Command, example="muomni model check checkpoints/")
+@click.argument("model", metavar="NAME|PATH")
+@json_option
+def check(model: str, as_json: bool) -> None:
+    """Load a model or a checkpoint: say what it is made of and what it can encode.
+
+    PATH is a model's directory, or a checkpoint of μOmni in any layout that its training writes.
+    """
+    from muomni_search import CheckpointError, Modality, MuomniError, load_model
+
+    loaded = load_model(model)
+    encodes: dict[str, bool] = {}
+    problems: dict[str, str] = {}
+    parts = loaded.parts()
+    for modality in Modality:
+        try:
+            encodes[modality] = loaded.encoder(modality).modality == modality
+        except MuomniError as error:
+            encodes[modality], problems[modality] = False, str(error)
+    if not any(encodes.values()):
+        raise CheckpointError("; ".join(dict.fromkeys(problems.values())))
+    found = {**_as_dict(loaded), "parts": parts, "encodes": encodes, "problems": problems}
+    (print_record if on_terminal(as_json) else print_json)(found)
+
+
 def _as_dict(model: Model) -> dict[str, Any]:
     return {
         "name": model.name,

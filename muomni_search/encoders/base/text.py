@@ -9,9 +9,7 @@ embeddings, projected to 256 dimensions and scaled to unit length again.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 
 from muomni_search.encoders.base.session import MEND, Tower, load_head
 from muomni_search.encoders.protocol import Piece
+from muomni_search.encoders.segments import length_groups, passages
 from muomni_search.errors import CheckpointError, InvalidInput
 from muomni_search.items import DIM, Modality, Span
 from muomni_search.vectors import normalise
@@ -27,8 +26,6 @@ __all__ = ["TextEncoder"]
 
 WIDTH = 384  # of MiniLM's embeddings
 WINDOW_TOKENS = 128  # what MiniLM saw in training, the two marks at the ends among them
-# A sentence ends after . ! ? and closing marks, or with an empty line.
-SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*\s+|\n\s*\n\s*")
 # Tokens, padding among them, in one run of the tower.
 BATCH_TOKENS = 4096
 
@@ -91,7 +88,7 @@ class TextEncoder:
                 self._framed(ids[start:end]),
                 Span("char", int(offsets[start, 0]), int(offsets[end - 1, 1])),
             )
-            for start, end in _passages(content, offsets, room)
+            for start, end in passages(content, offsets, room)
         ]
 
     def _framed(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -108,36 +105,10 @@ class TextEncoder:
         lengths = np.array([len(piece.data) for piece in batch])
         embeddings = np.empty((len(batch), len(self._mean)), np.float32)
         # Texts of like length go together, so that little is padded.
-        for group in _groups(np.argsort(lengths, kind="stable"), lengths):
+        for group in length_groups(lengths, BATCH_TOKENS):
             ids = np.zeros((len(group), int(lengths[group].max())), np.int64)
             for row, number in enumerate(group):
                 ids[row, : lengths[number]] = batch[number].data
             mask = (np.arange(ids.shape[1]) < lengths[group, None]).astype(np.int64)
             embeddings[group] = self._tower(ids=ids, mask=mask)[0]
         return normalise(embeddings)
-
-
-def _groups(order: NDArray[np.int64], lengths: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    """Cut an order of rising lengths into runs of at most BATCH_TOKENS, padding among them."""
-    start = 0
-    for end in range(1, len(order) + 1):
-        if end == len(order) or (end - start + 1) * lengths[order[end]] > BATCH_TOKENS:
-            yield order[start:end]
-            start = end
-
-
-def _passages(text: str, offsets: NDArray[np.int64], room: int) -> Iterator[tuple[int, int]]:
-    """Yield (first, end) tokens of passages of whole sentences, each at most ``room`` tokens."""
-    ends = [match.end() for match in SENTENCE_END.finditer(text)]
-    # The first token of each sentence, then the end of all.
-    bounds = np.unique([0, *np.searchsorted(offsets[:, 0], ends), len(offsets)]).tolist()
-    start = 0
-    for sentence, end in pairwise(bounds):
-        if end - start > room and sentence > start:
-            yield start, sentence
-            start = sentence
-        while end - start > room:
-            yield start, start + room
-            start += room
-    if start < len(offsets):
-        yield start, len(offsets)

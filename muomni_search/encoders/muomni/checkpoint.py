@@ -1,14 +1,5 @@
-"""Checkpoints of μOmni on disk, in every layout that the reference writes, read without unpickling.
+"""Read a checkpoint into a network, without unpickling anything but tensors.
 
-One directory, its direct subdirectories too, or one file:
-
-    model.safetensors + config.json      the one-file export: every part behind its name
-    omni.pt                              thinker, proj_a, proj_v: trained together, so they go first
-    thinker.pt + tokenizer.model         model or thinker, or the bare tensors
-    vision.pt                            vit, img_proj
-    audio_enc.pt                         enc
-
-``thinker_step_1000.pt`` stands in for a ``thinker.pt`` that is not there; the highest step counts.
 Names may carry ``_orig_mod.``, which ``torch.compile`` leaves. Sizes come from the tensors; what
 they do not tell (heads, rotary base, context) from the configuration beside, else from defaults.
 """
@@ -20,121 +11,29 @@ import math
 import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from muomni_search.encoders.muomni.aut import AuTConfig
+from muomni_search.encoders.muomni.layouts import PLACES, SECTIONS, Found
 from muomni_search.encoders.muomni.network import MuOmni
 from muomni_search.encoders.muomni.thinker import ThinkerConfig
 from muomni_search.encoders.muomni.vit import ViTConfig
 from muomni_search.errors import CheckpointError
 
-__all__ = ["CONFIG", "TOKENIZER", "WEIGHTS", "Found", "find_checkpoint", "load_network"]
+__all__ = ["load_network"]
 
-WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.model"
 Tensors = dict[str, Tensor]
 FITTING = "name a checkpoint of Thinker, ViT-Tiny or AuT-Tiny"
 COPY_AGAIN = "copy or save it again"
 LFS_POINTER = b"version https://git-lfs"
 # How many names an error lists of each kind.
 NAMES_SHOWN = 6
-
-
-class Place(NamedTuple):
-    """Where a part of the network may be: a file, and what its names begin with there."""
-
-    part: str
-    file: str
-    prefix: str
-
-
-# In order of preference.
-PLACES = (
-    *(
-        Place(part, WEIGHTS, f"{part}.")
-        for part in ("thinker", "vision_encoder", "audio_encoder", "proj_v", "proj_a")
-    ),
-    Place("thinker", "omni.pt", "thinker."),
-    Place("thinker", "thinker.pt", "model."),
-    Place("thinker", "thinker.pt", "thinker."),
-    Place("thinker", "thinker.pt", ""),
-    Place("vision_encoder", "vision.pt", "vit."),
-    Place("audio_encoder", "audio_enc.pt", "enc."),
-    Place("proj_v", "omni.pt", "proj_v."),
-    Place("proj_v", "vision.pt", "img_proj."),
-    Place("proj_a", "omni.pt", "proj_a."),
-)
 # What a checkpoint may hold beside the encoders: heads for training and for speech.
 IGNORED = ("lm_head.",)
-# What the configuration calls each part.
-SECTIONS = {"thinker": "thinker", "vision_encoder": "vision", "audio_encoder": "audio"}
-
-
-@dataclass(frozen=True)
-class Found:
-    """The files of a checkpoint.
-
-    Args:
-        path: The directory or file that was named.
-        files: The path of each file that ``PLACES`` names and that is there.
-        tokenizer: The tokenizer, where there is one.
-    """
-
-    path: Path
-    files: Mapping[str, Path]
-    tokenizer: Path | None
-
-    @cached_property
-    def configs(self) -> list[Path]:
-        """Return the configurations beside the files, the nearest ones last."""
-        folders = {self.path if self.path.is_dir() else self.path.parent: None}
-        folders |= dict.fromkeys(path.parent for path in self.files.values())
-        names = [CONFIG, *(f"{folder.name}.json" for folder in folders)]
-        return [folder / name for folder in folders for name in names if (folder / name).is_file()]
-
-
-def find_checkpoint(path: Path) -> Found | None:
-    """Return the files of the checkpoint at a path, or None when there is none."""
-    if path.is_file():
-        name = _role(path.name)
-        files = {name: path} if name else {}
-        folders = [path.parent]
-    elif path.is_dir():
-        folders = [path, *sorted(child for child in path.iterdir() if child.is_dir())]
-        files = {}
-        for folder in folders:
-            for role, file in _roles(folder):
-                files.setdefault(role, file)
-    else:
-        return None
-    if not files:
-        return None
-    tokenizers = [folder / TOKENIZER for folder in folders if (folder / TOKENIZER).is_file()]
-    return Found(path, files, tokenizers[0] if tokenizers else None)
-
-
-def _role(name: str) -> str | None:
-    """Return which of the files of ``PLACES`` a name is, or stands in for."""
-    role = re.sub(r"_step_\d+\.pt$", ".pt", name)
-    return role if role in {place.file for place in PLACES} else None
-
-
-def _roles(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the files of a folder that have a role: whole ones, then by falling step."""
-
-    def order(path: Path) -> tuple[bool, int]:
-        step = re.search(r"_step_(\d+)\.pt$", path.name)
-        return step is not None, -int(step[1]) if step else 0
-
-    for path in sorted(folder.iterdir(), key=order):
-        role = _role(path.name)
-        if role and path.is_file():
-            yield role, path
 
 
 def load_network(found: Found) -> MuOmni:

@@ -13,9 +13,8 @@ Preprocessing, all of it:
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from muomni_search.encoders.muomni.aut import mel_spectrogram
 from muomni_search.encoders.muomni.network import MuOmni
 from muomni_search.encoders.protocol import Piece
-from muomni_search.encoders.segments import passages, windows
+from muomni_search.encoders.segments import length_groups, passages, windows
 from muomni_search.errors import CheckpointError, InvalidInput
 from muomni_search.items import DIM, Modality, Span
 from muomni_search.vectors import normalise
@@ -125,7 +124,7 @@ class TextEncoder(_Encoder):
         """Return (n, 256) float32 unit rows."""
         rows = np.empty((len(batch), DIM), np.float32)
         lengths = np.array([len(piece.data) for piece in batch], np.int64)
-        for group in _groups(np.argsort(lengths, kind="stable"), lengths, BATCH_TOKENS):
+        for group in length_groups(lengths, BATCH_TOKENS):
             ids = np.zeros((len(group), int(lengths[group].max())), np.int64)
             for row, number in enumerate(group):
                 ids[row, : lengths[number]] = batch[number].data
@@ -228,12 +227,3 @@ def _pixels(batch: Sequence[Piece]) -> torch.Tensor:
 
 def _begun(ids: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate([[BOS], ids])
-
-
-def _groups(order: NDArray[Any], lengths: NDArray[Any], budget: int) -> Iterator[NDArray[Any]]:
-    """Cut an order of rising lengths into runs of at most ``budget``, padding among them."""
-    start = 0
-    for end in range(1, len(order) + 1):
-        if end == len(order) or (end - start + 1) * lengths[order[end]] > budget:
-            yield order[start:end]
-            start = end

@@ -9,7 +9,9 @@ The parts are named as in the reference's one-file export, so a file of ours is 
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +57,14 @@ class MuOmni(nn.Module):
         for projector in (self.proj_v, self.proj_a):
             if projector is not None:
                 initialise(projector)
+
+    def sizes(self) -> Iterator[tuple[str, nn.Module, dict[str, Any]]]:
+        """Yield the name of each part that is there, the part, and its sizes."""
+        for name, part in self.named_children():
+            if isinstance(part, Thinker | ViT | AuT):
+                yield name, part, asdict(part.config)
+            else:
+                yield name, part, {"dim": DIM}
 
     def embed_text(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """Return unit vectors (B, 256) of token ids (B, T), padded behind their lengths (B,)."""

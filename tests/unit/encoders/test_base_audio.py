@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from muomni_search.encoders.base import audio
 from muomni_search.encoders.model import load_model
+from muomni_search.encoders.segments import windows
 from muomni_search.items import Modality, Span
 
 RATE = 16_000
@@ -102,17 +103,17 @@ def test_a_sound_shorter_than_a_patch_is_padded_with_silence(rng: np.random.Gene
 
 
 def test_windows_of_ten_seconds_overlap_by_two_and_the_last_ends_with_the_sound() -> None:
-    spans = [span for _, _, span in audio.windows(np.zeros(30 * RATE, np.float32))]
+    spans = [span for _, _, span in windows(np.zeros(30 * RATE, np.float32))]
     assert spans == [
         Span("ms", 0, 10_000), Span("ms", 8_000, 18_000), Span("ms", 16_000, 26_000),
         Span("ms", 20_000, 30_000),
     ]  # fmt: skip
-    assert audio.windows(np.zeros(12 * RATE, np.float32)) == [(0, 12 * RATE, None)]
+    assert windows(np.zeros(12 * RATE, np.float32)) == [(0, 12 * RATE, None)]
 
 
 @given(st.integers(12 * RATE + 1, 300 * RATE))
 def test_windows_cover_every_sample_of_a_long_sound(samples: int) -> None:
-    found = audio.windows(np.broadcast_to(np.float32(0), samples))
+    found = windows(np.broadcast_to(np.float32(0), samples))
     starts = [start for start, _, _ in found]
     assert all(end - start == 10 * RATE for start, end, _ in found)
     assert (starts[0], found[-1][1]) == (0, samples)

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from muomni_search.encoders.base import image
+from muomni_search.encoders.base.model import packaged_directory
 from muomni_search.encoders.base.session import Tower
-from muomni_search.encoders.model import load_model, packaged_directory
+from muomni_search.encoders.model import load_model
 from muomni_search.items import Modality
 
 # Levels of 255: eight-bit rounding after each of the two passes.

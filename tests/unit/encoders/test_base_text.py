@@ -10,7 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from muomni_search.encoders.model import load_model, packaged_directory
+from muomni_search.encoders.base.model import packaged_directory
+from muomni_search.encoders.model import load_model
 from muomni_search.errors import InvalidInput
 from muomni_search.items import Modality
 

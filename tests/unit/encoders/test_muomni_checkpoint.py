@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from muomni_search.encoders.muomni.aut import AuTConfig
-from muomni_search.encoders.muomni.checkpoint import find_checkpoint, load_network
+from muomni_search.encoders.muomni.checkpoint import load_network
+from muomni_search.encoders.muomni.layouts import find_checkpoint
 from muomni_search.encoders.muomni.network import MuOmni
 from muomni_search.encoders.muomni.thinker import ThinkerConfig
 from muomni_search.encoders.muomni.vit import ViTConfig
