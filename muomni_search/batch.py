@@ -16,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import time
@@ -33,7 +34,14 @@ from muomni_search import durable
 from muomni_search.collection import Collection
 from muomni_search.errors import Conflict, InvalidInput, MuomniError, NotFound, UnreadableFile
 from muomni_search.filters import parse_filter
-from muomni_search.ingest.rows import TABLES, TEXT_COLUMNS, count_rows, parse_json, read_rows
+from muomni_search.ingest.rows import (
+    TABLES,
+    TEXT_COLUMNS,
+    count_rows,
+    parquet_columns,
+    parse_json,
+    read_rows,
+)
 from muomni_search.items import DIM, Query
 from muomni_search.pipeline import Progress, Silent
 from muomni_search.query_parts import make_part, parse_part
@@ -48,6 +56,7 @@ BLOCK_QUERIES = 2_048
 BLOCK_HITS = 100 * BLOCK_QUERIES
 FORMATS = (".jsonl", ".parquet", ".trec")
 RUN_TAG = "muomni"
+FILE_COLUMNS = {"image", "audio", "plus", "minus"}
 # In CSV these stay as they are written: an id of 007 is no number.
 QUERY_COLUMNS = ("query_id", "id", "plus", "minus", "where")
 
@@ -134,7 +143,11 @@ def run_batch(
         )
     default = Task(0, Query(()), k, modality, where)
     source = Source(
-        asked={**_options(k, modality, where), "input": _digest(queries)},
+        asked={
+            **_options(k, modality, where),
+            "input": _digest(queries),
+            "files": _digest_files(queries, default),
+        },
         count=lambda _: _count_queries(queries),
         read=lambda _: _read_tasks(queries, default),
     )
@@ -531,6 +544,39 @@ def _digest(path: Path) -> str:
         raise NotFound(f"{path}: no such file", hint="check its name") from error
     except OSError as error:
         raise UnreadableFile(f"{path}: {error.strerror}", hint="check its permissions") from error
+
+
+def _digest_files(path: Path, default: Task) -> str | None:
+    """Return a name for the files that the queries name, by path, size and time; None for none."""
+    if not _may_name_files(path):
+        return None
+    named = hashlib.sha256()
+    for task in _read_tasks(path, default):
+        if isinstance(task.query, MuomniError):
+            continue
+        for part in task.query.parts:
+            if part.kind in ("image", "audio"):
+                file = Path(part.value).absolute()
+                try:
+                    facts = file.stat()
+                    found = f"{facts.st_size} {facts.st_mtime_ns}"
+                except (OSError, ValueError):
+                    found = "missing"
+                named.update(f"{file}\0{found}\0".encode(errors="surrogateescape"))
+    return named.hexdigest()
+
+
+def _may_name_files(path: Path) -> bool:
+    """Whether a query file can have parts that are files, without reading its rows."""
+    if path.suffix.lower() == ".npy":
+        return False
+    if path.suffix.lower() == ".parquet":
+        return not FILE_COLUMNS.isdisjoint(parquet_columns(path))
+    with path.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return False
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return any(content.find(kind) >= 0 for kind in (b"image", b"audio"))
 
 
 # ---- writing answers -------------------------------------------------------------------------

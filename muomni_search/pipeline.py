@@ -32,6 +32,7 @@ from muomni_search.ingest.folder import Skipped
 from muomni_search.ingest.read import Limits, decode, read_file
 from muomni_search.items import Modality, Problem, Record, Span
 from muomni_search.store.store import Known, NewItem, Store, Writer
+from muomni_search.store.writer import to_json
 
 __all__ = ["Limits", "Pipeline", "Progress", "Report"]
 
@@ -157,6 +158,8 @@ class Pipeline:
         self._waiting_pieces = 0  # theirs, and one more for each
         self._moved_keys: set[str] = set()
         self._roots: set[str] = set()
+        self._tables: set[str] = set()
+        self._failed: set[str] = set()
         with store.snapshot() as snapshot:
             self._failing = {failure.source for failure in snapshot.failures()}
 
@@ -216,6 +219,8 @@ class Pipeline:
                 records.append(entry)
                 if entry.root is not None:
                     self._roots.add(entry.root)
+                else:
+                    self._tables.add(_table_of(entry.origin))
             elif isinstance(entry, Problem):
                 self._fail(entry)
             else:
@@ -240,6 +245,8 @@ class Pipeline:
             record.path is None
             or known.content_hash is None
             or record.modality != known.modality
+            # Another file may have the same size and time.
+            or record.source != known.source
             or (record.size, record.mtime_ns) != (known.size, known.mtime_ns)
         ):
             return False
@@ -287,7 +294,7 @@ class Pipeline:
     def _keep(self, record: Record, known: Known, content_hash: str) -> None:
         """Keep an item's vectors; write down what else changed about it."""
         outside = (record.source, record.root, record.size, record.mtime_ns)
-        same_metadata = dict(record.metadata) == known.metadata
+        same_metadata = to_json(record.metadata, record.key) == known.document
         if same_metadata:
             self.report.unchanged += 1
         else:
@@ -351,6 +358,7 @@ class Pipeline:
 
     def _fail(self, problem: Problem) -> None:
         self.report.failed += 1
+        self._failed.add(problem.source)
         self.report.problems.append(problem)
         self._staged.problems.append(problem)
         if self._strict:
@@ -380,9 +388,12 @@ class Pipeline:
             _write(writer, staged)
 
     def _forget_vanished_failures(self) -> None:
-        """Drop the failures of files that are gone from the folders that were read."""
-        for source in self._failing:
-            if any(source.startswith(root + os.sep) for root in self._roots) and is_gone(source):
+        """Drop the failures of files that are gone, and of rows that are mended or gone."""
+        read = self._tables - self._failed  # to their ends
+        for source in self._failing - self._failed:
+            is_below = any(source.startswith(root + os.sep) for root in self._roots)
+            is_row = source in read or _table_of(source) in read
+            if is_row or (is_below and is_gone(source)):
                 self._staged.mended.append(source)
 
 
@@ -412,6 +423,11 @@ def prune(store: Store, roots: Sequence[Path], *, force: bool, dry_run: bool) ->
         with store.write() as writer:
             writer.delete(gone)
     return len(gone)
+
+
+def _table_of(origin: str) -> str:
+    """Return the table of a row's origin, ``table.jsonl:12``."""
+    return origin.rpartition(":")[0]
 
 
 def is_gone(path: str) -> bool:

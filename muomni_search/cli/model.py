@@ -81,7 +81,9 @@ def fetch(model: str, wheel: Path | None, as_json: bool) -> None:
 @click.argument("model", metavar="NAME|PATH")
 @json_option
 def check(model: str, as_json: bool) -> None:
-    """Load a model or a checkpoint: say what it is made of and what it can encode.
+    """Load a model or checkpoint; say what it can encode.
+
+    What it is made of is said too, and why it cannot encode something.
 
     PATH is a model's directory, or a checkpoint of μOmni in any layout that its training writes.
     """

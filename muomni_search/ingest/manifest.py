@@ -46,7 +46,7 @@ def read_corpus(
         NotFound: A path does not exist; nothing was yielded yet.
         InvalidInput: ``vectors`` without exactly one table, or with another number of rows; or
             a pattern that is none.
-        UnreadableFile: A table cannot be read at all.
+        UnreadableFile: ``vectors`` cannot be read.
     """
     places = [Path(path) for path in paths]
     for place in places:
@@ -84,19 +84,26 @@ def _read_all(
 
 def _without_repeats(entries: Iterator[Entry]) -> Iterator[Entry]:
     """Turn the second record of a key into a problem."""
-    seen: set[bytes] = set()
+    # Where each key was first: a number for each root, for the sake of memory.
+    seen: dict[bytes, int] = {}
+    roots: dict[str | None, int] = {}
     for entry in entries:
         if isinstance(entry, Record):
             digest = hashlib.blake2b(
                 entry.key.encode(errors="surrogatepass"), digest_size=16
             ).digest()
+            root = roots.setdefault(entry.root, len(roots))
             if digest in seen:
+                elsewhere = seen[digest] != root
                 yield Problem(
                     entry.origin,
-                    f"{entry.origin}: the key {entry.key!r} was there before",
-                    "give each item a key of its own",
+                    f"{entry.origin}: the key {entry.key!r} was there before"
+                    + ", under another root" * elsewhere,
+                    "add one of the two with --prefix"
+                    if elsewhere
+                    else "give each item a key of its own",
                     entry.key,
                 )
                 continue
-            seen.add(digest)
+            seen[digest] = root
         yield entry

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import csv
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ __all__ = [
     "Numbered",
     "Row",
     "count_rows",
+    "parquet_columns",
     "parse_json",
     "read_rows",
 ]
@@ -83,6 +85,17 @@ def count_rows(path: Path) -> int:
         return sum(1 for _ in _jsonl_lines(path))
     except OSError as error:
         raise _unreadable(path, error.strerror or error, "check its permissions") from error
+
+
+def parquet_columns(path: Path) -> list[str]:
+    """Return the names of a Parquet table's columns.
+
+    Raises:
+        UnreadableFile: The table cannot be read.
+    """
+    with _open_parquet(path) as file:
+        names: list[str] = file.schema_arrow.names
+        return names
 
 
 def _unreadable(path: Path, reason: object, hint: str) -> UnreadableFile:
@@ -165,9 +178,10 @@ def _is_unicode(text: str) -> bool:
 
 # ---- CSV -------------------------------------------------------------------------------------
 
-INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
+INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,99})")
 # 007 is a name, not a number: it would not come back as it was.
-NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][-+]?[0-9]{1,2})?(?<=[0-9.])(?<!^\.)")
+NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][-+]?[0-9]{1,3})?(?<=[0-9.])(?<!^\.)")
+EXACT_FLOATS = 2**53  # above, not every integer is a float
 FLAG = re.compile("true|false", re.IGNORECASE)
 
 
@@ -264,7 +278,7 @@ def _csv_kinds(path: Path, texts: Sequence[str]) -> list[Callable[[str], Any]]:
             if cell and before is not str:
                 found = _kind_of(cell)
                 if before not in (None, found):
-                    found = float if {before, found} == {int, float} else str
+                    found = _number if {before, found} == {int, _number} else str
                 kinds[column] = found
     return [kind or str for kind in kinds]
 
@@ -272,9 +286,16 @@ def _csv_kinds(path: Path, texts: Sequence[str]) -> list[Callable[[str], Any]]:
 def _kind_of(cell: str) -> Callable[[str], Any]:
     if INTEGER.fullmatch(cell):
         return int
-    if NUMBER.fullmatch(cell):
-        return float
+    if NUMBER.fullmatch(cell) and math.isfinite(float(cell)):
+        return _number
     return _is_true if FLAG.fullmatch(cell) else str
+
+
+def _number(cell: str) -> float:
+    """Return a number of a column that has fractions; an integer too long for a float stays one."""
+    if INTEGER.fullmatch(cell) and abs(int(cell)) > EXACT_FLOATS:
+        return int(cell)
+    return float(cell)
 
 
 def _is_true(cell: str) -> bool:

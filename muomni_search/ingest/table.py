@@ -3,14 +3,19 @@
 Columns: ``key``, ``modality``, one of ``text``, ``image``, ``audio`` (an inline text, or the path
 of a file relative to the table's folder) or ``path`` with a modality, or ``vector``; ``source``
 and ``text`` may go with a vector. A column ``metadata`` that holds an object, and every other
-column, is metadata.
+column, is metadata: JSON values, with times as ISO 8601 and a NaN, which is how tables spell a
+gap, as nothing.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import itertools
+import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +32,9 @@ __all__ = ["read_table"]
 
 CONTENT_COLUMNS = ("text", "image", "audio", "path")
 RESERVED = {"key", "modality", "source", "vector", "metadata", *CONTENT_COLUMNS}
+# A row with a vector needs no file, so that columns which would name one are metadata.
+RESERVED_BESIDE_VECTORS = {"key", "modality", "source", "vector", "metadata", "text"}
+URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 
 
 def read_table(path: Path, *, prefix: str = "", vectors: Path | None = None) -> Iterator[Entry]:
@@ -37,9 +45,11 @@ def read_table(path: Path, *, prefix: str = "", vectors: Path | None = None) -> 
         prefix: Put before each key.
         vectors: A ``.npy`` of (rows, 256) whose row i belongs to row i of the table.
 
+    A table that cannot be read, or no further, ends with a problem of its own.
+
     Raises:
         InvalidInput: The vectors are not (rows, 256) numbers, or not one a row.
-        UnreadableFile: The table cannot be read at all.
+        UnreadableFile: The vectors cannot be read.
     """
     rows = read_rows(path)
     if vectors is not None:
@@ -51,8 +61,11 @@ def read_table(path: Path, *, prefix: str = "", vectors: Path | None = None) -> 
                 hint="row i of the vectors must belong to row i of the table",
             )
         rows = _with_vectors(rows, matrix)
-    while batch := list(itertools.islice(rows, BATCH_ROWS)):
-        yield from _Batch(path, prefix, batch).entries()
+    try:
+        while batch := list(itertools.islice(rows, BATCH_ROWS)):
+            yield from _Batch(path, prefix, batch).entries()
+    except UnreadableFile as error:
+        yield Problem(str(path), error.what, error.hint)
 
 
 class _Batch:
@@ -98,9 +111,12 @@ class _Batch:
             key = str(key)
         if not isinstance(key, str) or not key:
             raise InvalidInput(f"the key {key!r} is no text", hint="give each row a text as key")
+        if "\0" in key:
+            raise InvalidInput(f"the key {key!r} holds a NUL", hint="give it a name without NUL")
         key = self._prefix + key
-        metadata = _metadata(row)
-        if row.get("vector") is not None:
+        has_vector = row.get("vector") is not None
+        metadata = _metadata(row, RESERVED_BESIDE_VECTORS if has_vector else RESERVED)
+        if has_vector:
             return self._vector_record(number, row, key, origin, metadata)
         column, modality = _content_column(row)
         value = row[column]
@@ -125,6 +141,8 @@ class _Batch:
         for name, value in (("text", text), ("source", source)):
             if value is not None and not isinstance(value, str):
                 raise InvalidInput(f"{name} is {value!r}, no text", hint="give a text")
+        if source and not URL.match(source):
+            source = os.path.normpath(self._path.parent.resolve() / source)
         return Record(
             key, modality, origin, vector=vector, text=text, source=source, metadata=metadata
         )
@@ -193,9 +211,12 @@ def _modality(value: Any) -> Modality | None:
         raise InvalidInput(f"no modality {value!r}", hint="say text, image or audio") from error
 
 
-def _metadata(row: Row) -> dict[str, Any]:
-    metadata = {name: value for name, value in row.items() if name not in RESERVED}
-    metadata = {name: value for name, value in metadata.items() if value is not None}
+def _metadata(row: Row, reserved: Collection[str]) -> dict[str, Any]:
+    metadata = {
+        name: plain
+        for name, value in row.items()
+        if name not in reserved and (plain := _plain(name, value)) is not None
+    }
     given = row.get("metadata")
     if isinstance(given, str):
         try:
@@ -206,7 +227,37 @@ def _metadata(row: Row) -> dict[str, Any]:
         return metadata
     if not isinstance(given, dict):
         raise InvalidInput(f"metadata is {given!r}, no object")
-    return {**given, **metadata}
+    return {**_plain("metadata", given), **metadata}
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Return a cell as a JSON value.
+
+    Raises:
+        InvalidInput: It is none and has no plain form, or could not be found by a filter.
+    """
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, str):
+        if "\0" in value:
+            raise InvalidInput(f"{name} holds a NUL, which no filter finds", hint="take it out")
+        return value
+    if isinstance(value, float | Decimal):
+        number = float(value)
+        if math.isinf(number):
+            raise InvalidInput(f"{name} is infinite", hint="give a finite number, or none")
+        return None if math.isnan(number) else number
+    if isinstance(value, dt.date | dt.time):
+        return value.isoformat()
+    if isinstance(value, dt.timedelta):
+        return value.total_seconds()
+    if isinstance(value, Mapping):
+        return {_plain(name, str(key)): _plain(name, one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(name, one) for one in value]
+    raise InvalidInput(
+        f"{name} holds {type(value).__name__}, which metadata cannot", hint="leave the column out"
+    )
 
 
 # ---- vectors beside a table ------------------------------------------------------------------

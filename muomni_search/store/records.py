@@ -82,7 +82,7 @@ class Known:
     size: int | None
     mtime_ns: int | None
     content_hash: str | None
-    metadata: dict[str, Any]
+    document: str  # its metadata as JSON, in which 1, 1.0 and true differ
 
 
 class Match(NamedTuple):

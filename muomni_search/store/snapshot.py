@@ -508,5 +508,5 @@ def _known(row: Row[Any]) -> Known:
         size=row.size,
         mtime_ns=row.mtime_ns,
         content_hash=row.content_hash,
-        metadata=json.loads(row.metadata),
+        document=row.metadata,
     )

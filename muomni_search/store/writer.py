@@ -7,6 +7,7 @@ an exception, a full disk or a kill leaves behind them is cut off by this writer
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -531,6 +532,7 @@ def _outside(record: Record) -> dict[str, Any]:
     }
 
 
+ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 ENCODER = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
 )
@@ -552,6 +554,11 @@ def to_json(metadata: Mapping[str, Any] | None, key: str) -> str:
             f"the metadata of {legible(key)} is no JSON object: {error}",
             hint="use valid text, finite numbers, true, false, null, lists and objects",
         ) from error
+    if "\\u0000" in text and ESCAPED_NUL.search(text):
+        # SQLite's JSON ends texts there, and filters would see half of them.
+        raise InvalidInput(
+            f"the metadata of {legible(key)} holds a NUL", hint="take it out of the text"
+        )
     return text
 
 

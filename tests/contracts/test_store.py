@@ -383,7 +383,7 @@ def test_touching_changes_what_is_outside_of_the_content(store: Store) -> None:
     with store.snapshot() as snapshot:
         known = snapshot.known(["a"])["a"]
         assert (known.source, known.root, known.size, known.mtime_ns) == ("/new/a", "/new", 3, 4)
-        assert (known.metadata, known.content_hash) == ({"n": 2}, "hash")
+        assert (known.document, known.content_hash) == ('{"n":2}', "hash")
         assert vectors_of(snapshot, "a").tobytes() == VECTORS[[1]].tobytes()
         assert snapshot.counts() == {TEXT: {"items": 1, "segments": 1}}
 

@@ -60,7 +60,7 @@ def mixed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Co
     with Collection.create(tmp_path_factory.mktemp("mixed") / "c", model="hashing") as collection:
         collection.add(read_corpus([folder]))
         metadata: dict[str, Any] = {
-            "Titel": "Straße \u2028 \u0000 \U0001f989",
+            "Titel": "Straße \u2028 \u0001 \U0001f989",
             "n": 2**53,
             "x": [0.1, None, True, {}],
         }
