@@ -24,7 +24,7 @@ from muomni_search.errors import Conflict, InvalidInput, MuomniError, NotFound
 from muomni_search.filters import parse_filter
 from muomni_search.index import files as index_files
 from muomni_search.index import planner
-from muomni_search.ingest.folder import Skipped
+from muomni_search.ingest.manifest import Corpus, Skipped, read_records
 from muomni_search.ingest.read import Limits
 from muomni_search.items import Hit, Item, Modality, Problem, Query, Record
 from muomni_search.pipeline import Pipeline, Progress, Report, prune
@@ -134,7 +134,7 @@ class Collection:
 
     def add(
         self,
-        corpus: Iterable[Record | Problem | Skipped],
+        corpus: Corpus | Iterable[Record | Problem | Skipped],
         *,
         prune_roots: Sequence[Path] = (),
         force: bool = False,
@@ -146,7 +146,7 @@ class Collection:
         """Bring the collection up to date with a corpus.
 
         Args:
-            corpus: What ``read_corpus`` yields.
+            corpus: What ``read_corpus`` returns, or records of your own.
             prune_roots: Folders whose vanished files are removed from the collection.
             force: Remove them even when more than half of a folder vanished.
             dry_run: Say what would happen, and do nothing.
@@ -169,8 +169,14 @@ class Collection:
             dry_run=dry_run,
             progress=progress,
         )
-        report = pipeline.run(corpus)
-        report.removed = prune(self._store, prune_roots, force=force, dry_run=dry_run)
+        report = pipeline.run(corpus if isinstance(corpus, Corpus) else read_records(corpus))
+        report.removed = prune(
+            self._store,
+            prune_roots,
+            force=force,
+            dry_run=dry_run,
+            moved=pipeline.moved_keys if dry_run else (),
+        )
         if not dry_run:
             self.refresh_indexes()
         return report

@@ -6,45 +6,55 @@
                        counted        moved? touched? ──▶ encode by modality ──▶ one commit
 
 A worker reads a file once and hashes those bytes; when the hash is the stored one it stops
-there. Encoding and committing happen in the calling thread while the workers read ahead. A
-commit comes every few seconds at the latest, so an interruption loses little and breaks nothing.
+there. Encoding and committing happen in the calling thread while the workers read ahead, as far
+as their memory goes. A commit comes every few seconds at the latest, and when somebody stops the
+run, so an interruption loses little and breaks nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from itertools import islice
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from muomni_search.documents import to_json
 from muomni_search.encoders.protocol import Model, Piece
 from muomni_search.errors import Conflict, MuomniError, UnreadableFile
-from muomni_search.ingest.folder import Skipped
+from muomni_search.ingest.folder import Entry
+from muomni_search.ingest.manifest import Corpus
 from muomni_search.ingest.read import Limits, decode, read_file
+from muomni_search.ingest.rows import TABLES
 from muomni_search.items import Modality, Problem, Record, Span
 from muomni_search.store.store import Known, NewItem, Store, Writer
-from muomni_search.store.writer import to_json
 
 __all__ = ["Limits", "Pipeline", "Progress", "Report"]
 
 # How many records are looked up in the store at once.
 CHUNK_RECORDS = 2_000
-# How many pieces are encoded together, and how many items or seconds a commit gathers. A piece
-# is at most some 600 KB (a picture), so this many stay under 100 MB.
+# How many pieces are encoded together, and how many items or seconds a commit gathers.
 BATCH_PIECES = 128
 COMMIT_ITEMS = 10_000
 COMMIT_SECONDS = 5.0
-# How many records are read ahead of the encoder.
+# How many records are read ahead of the encoder, by how many threads at most: each may hold one
+# decoded file.
 READ_AHEAD = 32
+READERS = 8
+# What may wait in memory at each of four places: records that were looked up together, what was
+# read ahead, what will be encoded next, and what the next commit holds. One item may be larger.
+WAITING_BYTES = 64_000_000
+# About what an item takes beside its texts and pieces.
+ITEM_BYTES = 2_000
 
 
 class Progress(Protocol):
@@ -108,6 +118,56 @@ class _Read:
     text: str | None = None
     pieces: Sequence[Piece] | None = None
 
+    @property
+    def bytes(self) -> int:
+        """About how much memory it holds."""
+        pieces = sum(getattr(piece.data, "nbytes", ITEM_BYTES) for piece in self.pieces or ())
+        return ITEM_BYTES + pieces + _length(self.text) + _length(self.record.text)
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether this is the content that the item has already."""
+        known = self.known
+        return (
+            known is not None
+            and known.content_hash == self.content_hash
+            and known.modality == self.record.modality
+        )
+
+
+class _Budget:
+    """How much of what was read may wait in memory; whoever is the next in line goes on always."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._used = 0
+        self._next = 0
+        self._is_open = True
+        self._changed = threading.Condition()
+
+    def hold(self, ticket: int, size: int) -> None:
+        """Wait until there is room for so many bytes, or this ticket is the next one taken."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: (
+                    ticket == self._next or self._used + size <= self._limit or not self._is_open
+                )
+            )
+            self._used += size
+
+    def release(self, size: int) -> None:
+        """Give back what the next ticket held; the one after it is the next then."""
+        with self._changed:
+            self._used -= size
+            self._next += 1
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Let everybody go on, for nobody takes what they have."""
+        with self._changed:
+            self._is_open = False
+            self._changed.notify_all()
+
 
 @dataclass(slots=True)
 class _Staged:
@@ -118,6 +178,7 @@ class _Staged:
     moved: list[tuple[Known, Record]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     mended: list[str] = field(default_factory=list)
+    bytes: int = 0
     since: float = field(default_factory=time.monotonic)
 
     def __len__(self) -> int:
@@ -147,6 +208,7 @@ class Pipeline:
         progress: Progress | None = None,
     ) -> None:
         self.report = Report()
+        self.moved_keys: set[str] = set()
         self._store = store
         self._model = model
         self._limits = limits
@@ -156,14 +218,13 @@ class Pipeline:
         self._staged = _Staged()
         self._waiting: list[_Read] = []  # read, not yet encoded
         self._waiting_pieces = 0  # theirs, and one more for each
-        self._moved_keys: set[str] = set()
-        self._roots: set[str] = set()
-        self._tables: set[str] = set()
+        self._waiting_bytes = 0
+        self._budget = _Budget(WAITING_BYTES)
         self._failed: set[str] = set()
         with store.snapshot() as snapshot:
             self._failing = {failure.source for failure in snapshot.failures()}
 
-    def run(self, corpus: Iterable[Record | Problem | Skipped]) -> Report:
+    def run(self, corpus: Corpus) -> Report:
         """Bring the store up to date with ``corpus``; return what was done.
 
         Raises:
@@ -173,15 +234,19 @@ class Pipeline:
         started = time.monotonic()
         self._progress.start(None, "adding")
         try:
-            with ThreadPoolExecutor(os.cpu_count() or 1, "read") as pool:
+            with ThreadPoolExecutor(min(os.cpu_count() or 1, READERS), "read") as pool:
                 try:
-                    self._consume(iter(corpus), pool)
+                    self._consume(corpus, pool)
                 except BaseException:
+                    self._budget.close()
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
             self._encode_waiting()
-            self._forget_vanished_failures()
+            self._forget_mended_failures(corpus.roots)
             self._commit()
+        except KeyboardInterrupt:
+            self._commit()
+            raise
         finally:
             self._progress.finish()
         self.report.seconds = time.monotonic() - started
@@ -189,11 +254,16 @@ class Pipeline:
 
     # ---- reading -------------------------------------------------------------------------
 
-    def _consume(
-        self, corpus: Iterator[Record | Problem | Skipped], pool: ThreadPoolExecutor
-    ) -> None:
+    def _consume(self, corpus: Corpus, pool: ThreadPoolExecutor) -> None:
         ahead: deque[Future[_Read | Problem]] = deque()
-        while chunk := list(islice(corpus, CHUNK_RECORDS)):
+        tickets = count()
+
+        def take_first() -> None:
+            read = ahead.popleft().result()
+            self._budget.release(_held(read))
+            self._take(read)
+
+        for chunk in _chunks(corpus):
             records = self._sort_out(chunk)
             with self._store.snapshot() as snapshot:
                 known = snapshot.known([record.key for record in records])
@@ -201,26 +271,21 @@ class Pipeline:
                 old = known.get(record.key)
                 if self._settled(record, old):
                     self._progress.advance()
-                    continue
-                if record.vector is not None:
-                    self._take(_read_vector(record, old))
-                    continue
-                ahead.append(pool.submit(self._read, record, old))
-                if len(ahead) >= READ_AHEAD:
-                    self._take(ahead.popleft().result())
+                elif record.vector is not None:
+                    self._take(self._read(record, old))
+                else:
+                    ahead.append(pool.submit(self._read_ahead, record, old, next(tickets)))
+                    if len(ahead) >= READ_AHEAD:
+                        take_first()
         while ahead:
-            self._take(ahead.popleft().result())
+            take_first()
 
-    def _sort_out(self, chunk: Sequence[Record | Problem | Skipped]) -> list[Record]:
+    def _sort_out(self, chunk: Sequence[Entry]) -> list[Record]:
         """Count what is no record; return the records."""
         records = []
         for entry in chunk:
             if isinstance(entry, Record):
                 records.append(entry)
-                if entry.root is not None:
-                    self._roots.add(entry.root)
-                else:
-                    self._tables.add(_table_of(entry.origin))
             elif isinstance(entry, Problem):
                 self._fail(entry)
             else:
@@ -253,46 +318,66 @@ class Pipeline:
         self._keep(record, known, known.content_hash)
         return True
 
+    def _read_ahead(self, record: Record, known: Known | None, ticket: int) -> _Read | Problem:
+        """Read in a worker thread, and wait with what was read until there is room for it."""
+        read = self._read(record, known)
+        self._budget.hold(ticket, _held(read))
+        return read
+
     def _read(self, record: Record, known: Known | None) -> _Read | Problem:
-        """Read, hash and decode one record's content; runs in a worker thread."""
+        """Read, hash and decode one record's content; any thread may."""
         try:
+            if record.vector is not None:
+                return self._read_vector(record, known)
             data = _content_bytes(record, self._limits)
             digest = hashlib.blake2b(data, digest_size=16).hexdigest()
-            same = known is not None and known.content_hash == digest
-            if (same and known is not None and known.modality == record.modality) or self._dry_run:
-                return _Read(record, known, digest)
+            read = _Read(record, known, digest)
+            if read.is_unchanged:
+                return read
             name = record.path if record.path is not None else Path(record.origin)
             content = decode(record.modality, data, name, self._limits)
+            if self._dry_run:
+                return read
             pieces = self._model.encoder(record.modality).prepare(content)
             text = content if isinstance(content, str) else None
             return _Read(record, known, digest, text, pieces)
         except MuomniError as error:
             return Problem(record.origin, error.what, error.hint, record.key)
 
+    def _read_vector(self, record: Record, known: Known | None) -> _Read:
+        if record.text is not None:
+            self._limits.check_size(Modality.TEXT, record.origin, len(record.text))
+        digest = hashlib.blake2b(np.ascontiguousarray(record.vector).tobytes(), digest_size=16)
+        digest.update((record.text or "").encode())
+        return _Read(record, known, digest.hexdigest(), record.text)
+
     def _take(self, read: _Read | Problem) -> None:
         """Take one finished read, in input order."""
         self._progress.advance()
+        self._settle(read)
+
+    def _settle(self, read: _Read | Problem) -> None:
         if isinstance(read, Problem):
             self._fail(read)
             return
-        known = read.known
-        unchanged = (
-            known is not None
-            and known.content_hash == read.content_hash
-            and known.modality == read.record.modality
-        )
-        if known is not None and unchanged:
-            self._keep(read.record, known, read.content_hash)
+        if read.known is not None and read.is_unchanged:
+            self._keep(read.record, read.known, read.content_hash)
             return
         self._waiting.append(read)
         self._waiting_pieces += len(read.pieces or ()) + 1
-        if self._waiting_pieces >= (BATCH_PIECES if read.record.vector is None else COMMIT_ITEMS):
+        self._waiting_bytes += read.bytes
+        most = BATCH_PIECES if read.record.vector is None else COMMIT_ITEMS
+        if self._waiting_pieces >= most or self._waiting_bytes >= WAITING_BYTES:
             self._encode_waiting()
 
     # ---- deciding ------------------------------------------------------------------------
 
     def _keep(self, record: Record, known: Known, content_hash: str) -> None:
         """Keep an item's vectors; write down what else changed about it."""
+        if known.key in self.moved_keys:
+            # In this run its vectors went to a file of another name: this is a new item.
+            self._settle(self._read(record, None))
+            return
         outside = (record.source, record.root, record.size, record.mtime_ns)
         same_metadata = to_json(record.metadata, record.key) == known.document
         if same_metadata:
@@ -307,10 +392,10 @@ class Pipeline:
     def _encode_waiting(self) -> None:
         """Encode what was read, save what only moved, and stage both."""
         waiting, self._waiting = self._waiting, []
-        self._waiting_pieces = 0
+        self._waiting_pieces = self._waiting_bytes = 0
         if not waiting:
             return
-        fresh = [read for read in waiting if not self._moved(read)]
+        fresh = self._not_moved(waiting)
         for read in fresh:
             if read.known is None:
                 self.report.added += 1
@@ -318,29 +403,39 @@ class Pipeline:
                 self.report.updated += 1
         if not self._dry_run:
             for read, vectors in self._encode(fresh):
-                self._staged.items.append(_new_item(read, vectors))
+                item = _new_item(read, vectors)
+                self._staged.items.append(item)
+                self._staged.bytes += ITEM_BYTES + vectors.nbytes + _length(item.text)
                 self._mend(read.record)
         self._commit_when_due()
 
-    def _moved(self, read: _Read) -> bool:
-        """Whether this is a known item under a new name; if so, stage the move."""
-        if read.known is not None or read.record.path is None:
-            return False
-        with self._store.snapshot() as snapshot:
-            candidates = snapshot.by_hash([read.content_hash]).get(read.content_hash, [])
-        for old in candidates:
-            if (
-                old.modality == read.record.modality
-                and old.key not in self._moved_keys
-                and old.source is not None
-                and is_gone(old.source)
-            ):
-                self._moved_keys.add(old.key)
-                self._staged.moved.append((old, read.record))
-                self._mend(read.record)
-                self.report.moved += 1
-                return True
-        return False
+    def _not_moved(self, reads: Sequence[_Read]) -> list[_Read]:
+        """Stage those that are known items under a new name; return the others."""
+        new = {read.content_hash for read in reads if _may_have_moved(read)}
+        known: dict[str, list[Known]] = {}
+        if new:
+            with self._store.snapshot() as snapshot:
+                known = snapshot.by_hash(new)
+        others = []
+        for read in reads:
+            candidates = known.get(read.content_hash, []) if _may_have_moved(read) else []
+            old = next((one for one in candidates if self._has_moved(one, read)), None)
+            if old is None:
+                others.append(read)
+                continue
+            self.moved_keys.add(old.key)
+            self._staged.moved.append((old, read.record))
+            self._mend(read.record)
+            self.report.moved += 1
+        return others
+
+    def _has_moved(self, old: Known, read: _Read) -> bool:
+        return (
+            old.modality == read.record.modality
+            and old.key not in self.moved_keys
+            and old.source is not None
+            and is_gone(old.source)
+        )
 
     def _encode(self, reads: Sequence[_Read]) -> Iterator[tuple[_Read, NDArray[np.float32]]]:
         """Yield each read with its vectors, encoded in one batch a modality."""
@@ -376,6 +471,7 @@ class Pipeline:
     def _commit_when_due(self) -> None:
         if (
             len(self._staged) >= COMMIT_ITEMS
+            or self._staged.bytes >= WAITING_BYTES
             or time.monotonic() - self._staged.since > COMMIT_SECONDS
         ):
             self._commit()
@@ -387,18 +483,34 @@ class Pipeline:
         with self._store.write() as writer:
             _write(writer, staged)
 
-    def _forget_vanished_failures(self) -> None:
-        """Drop the failures of files that are gone, and of rows that are mended or gone."""
-        read = self._tables - self._failed  # to their ends
+    def _forget_mended_failures(self, roots: Sequence[str]) -> None:
+        """Drop the failures of what was read whole and did not fail again: mended, or gone."""
         for source in self._failing - self._failed:
-            is_below = any(source.startswith(root + os.sep) for root in self._roots)
-            is_row = source in read or _table_of(source) in read
-            if is_row or (is_below and is_gone(source)):
+            table = _table_of(source)
+            if table is None:
+                is_read = any(source == root or source.startswith(root + os.sep) for root in roots)
+            else:
+                is_read = table in roots and table not in self._failed
+            if is_read:
                 self._staged.mended.append(source)
 
 
-def prune(store: Store, roots: Sequence[Path], *, force: bool, dry_run: bool) -> int:
+def prune(
+    store: Store,
+    roots: Sequence[Path],
+    *,
+    force: bool,
+    dry_run: bool,
+    moved: Collection[str] = (),
+) -> int:
     """Delete the items of ``roots`` whose files are gone; return how many.
+
+    Args:
+        store: Where the items are.
+        roots: Their folders.
+        force: Delete them whatever happened to the folder.
+        dry_run: Count them, and delete nothing.
+        moved: Keys that a dry run found under a new name.
 
     Raises:
         Conflict: A root is missing, or more than half of its items are gone, and not ``force``:
@@ -411,23 +523,59 @@ def prune(store: Store, roots: Sequence[Path], *, force: bool, dry_run: bool) ->
                 f"{root} is missing, so nothing of it was removed", hint="-f removes its items"
             )
         with store.snapshot() as snapshot:
-            known = list(snapshot.known_under(str(root)))
-        vanished = [item.key for item in known if item.source is None or is_gone(item.source)]
+            known = [item for item in snapshot.known_under(str(root)) if item.key not in moved]
+        vanished = [item.key for item in known if _has_vanished(item)]
         if 2 * len(vanished) > len(known) and not force:
             raise Conflict(
                 f"{len(vanished)} of {len(known)} files of {root} are gone, nothing was removed",
                 hint="check that the disk is mounted; -f removes them all the same",
             )
         gone += vanished
-    if gone and not dry_run:
-        with store.write() as writer:
-            writer.delete(gone)
-    return len(gone)
+    if not gone or dry_run:
+        return len(gone)
+    with store.write() as writer:
+        # Looked at again under the lock: somebody may have put one back meanwhile.
+        return writer.delete(
+            [key for key, item in writer.known(gone).items() if _has_vanished(item)]
+        )
 
 
-def _table_of(origin: str) -> str:
-    """Return the table of a row's origin, ``table.jsonl:12``."""
-    return origin.rpartition(":")[0]
+def _has_vanished(item: Known) -> bool:
+    return item.source is None or is_gone(item.source)
+
+
+def _chunks(corpus: Iterator[Entry]) -> Iterator[list[Entry]]:
+    """Yield what is looked up in the store together."""
+    chunk: list[Entry] = []
+    size = 0
+    for entry in corpus:
+        chunk.append(entry)
+        if isinstance(entry, Record):
+            size += ITEM_BYTES + _length(entry.text)
+        if len(chunk) == CHUNK_RECORDS or size >= WAITING_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _length(text: str | None) -> int:
+    return 0 if text is None else len(text)
+
+
+def _held(read: _Read | Problem) -> int:
+    return read.bytes if isinstance(read, _Read) else 0
+
+
+def _may_have_moved(read: _Read) -> bool:
+    return read.known is None and read.record.path is not None
+
+
+def _table_of(source: str) -> str | None:
+    """Return the table of a row's origin, ``table.jsonl:12``; None for what is no row's."""
+    table, _, number = source.rpartition(":")
+    is_row = number.isdecimal() and table.lower().endswith(TABLES)
+    return table if is_row else None
 
 
 def is_gone(path: str) -> bool:
@@ -457,12 +605,6 @@ def _content_bytes(record: Record, limits: Limits) -> bytes:
         limits.check_size(record.modality, record.origin, len(data))
         return data
     return read_file(record.modality, record.path, limits)
-
-
-def _read_vector(record: Record, known: Known | None) -> _Read:
-    digest = hashlib.blake2b(np.ascontiguousarray(record.vector).tobytes(), digest_size=16)
-    digest.update((record.text or "").encode())
-    return _Read(record, known, digest.hexdigest(), record.text)
 
 
 def _new_item(read: _Read, vectors: NDArray[np.float32]) -> NewItem:

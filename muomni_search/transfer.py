@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from muomni_search import durable
 from muomni_search.collection import Collection, Report
+from muomni_search.documents import to_json
 from muomni_search.errors import Conflict, CorruptData, InvalidInput, NotFound
 from muomni_search.ingest.rows import parse_json
 from muomni_search.items import DIM, Item, Modality, Span
@@ -139,7 +140,7 @@ def _stored(snapshot: Snapshot, keys: Sequence[str]) -> dict[str, _Stored]:
     return {
         key: _Stored(
             item,
-            _document(item.metadata),
+            to_json(item.metadata, key),
             rows[key],
             [spans[item.modality, row] for row in rows[key].tolist()],
             hashes[key],
@@ -449,13 +450,9 @@ def _is_same(new: NewItem, old: _Stored, snapshot: Snapshot) -> bool:
     return (
         (new.modality, new.source, new.text, new.content_hash, new.spans)
         == (old.item.modality, old.item.source, old.item.text, old.content_hash, old.spans)
-        and _document(new.metadata) == old.metadata
+        and to_json(new.metadata, new.key) == old.metadata
         and np.array_equal(new.vectors, snapshot.vectors(new.modality)[old.rows])
     )
-
-
-def _document(metadata: Mapping[str, Any] | None) -> str:
-    return json.dumps(dict(metadata or {}), ensure_ascii=False, sort_keys=True)
 
 
 def _damaged(path: Path, reason: str) -> CorruptData:

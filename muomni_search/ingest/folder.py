@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from muomni_search.errors import InvalidInput
+from muomni_search.ingest.rows import TABLES
 from muomni_search.ingest.sniff import HEAD_BYTES, claimed_modality, sniff
 from muomni_search.items import Modality, Problem, Record
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Entry", "Skipped", "read_file_record", "read_folder", "read_patterns"]
 
 IGNORE_FILE = ".muomniignore"
-TABLE_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".parquet", ".npy")
+TABLE_SUFFIXES = (*TABLES, ".npy")
 # What to do about a file that is not what its name says.
 MENDS = {
     Modality.TEXT: "convert it to UTF-8, or remove it",
@@ -125,6 +126,10 @@ def read_file_record(path: Path, key: str, root: Path, *, named: bool = False) -
     """
     source = str(path)
     try:
+        source.encode()
+    except UnicodeEncodeError:
+        return _unspeakable(path)
+    try:
         facts = path.stat()
         is_file = stat.S_ISREG(facts.st_mode)  # a pipe would block who opens it
         head = _read_head(path) if is_file else b""
@@ -186,6 +191,11 @@ def _read_head(path: Path) -> bytes:
         return file.read(HEAD_BYTES)
 
 
+def _unspeakable(path: Path) -> Problem:
+    shown = os.fsencode(path).decode(errors="replace")
+    return Problem(shown, "the name is no valid UTF-8", "rename it")
+
+
 def _left_out(
     entry: os.DirEntry[str], path: Path, relative: str, root: Path, ignore: _Ignore
 ) -> Problem | Skipped | None:
@@ -193,8 +203,7 @@ def _left_out(
     try:
         entry.name.encode()
     except UnicodeEncodeError:
-        shown = entry.name.encode(errors="surrogateescape").decode(errors="replace")
-        return Problem(str(path.parent / shown), "the name is no valid UTF-8", "rename it")
+        return _unspeakable(path)
     if entry.name.startswith("."):
         return Skipped(str(path), "a hidden name")
     if ignore.matches(relative):
@@ -210,4 +219,21 @@ def _left_out(
     if target.is_dir():
         # What it leads to is below the root and read there; following it could not end.
         return Skipped(str(path), "a link to a folder that is read itself")
+    if _is_kept_out(target.relative_to(root), root, ignore.excluded):
+        return Skipped(str(path), "a link to what is left out")
     return None
+
+
+def _is_kept_out(relative: Path, root: Path, excluded: GitIgnoreSpec | None) -> bool:
+    """Whether a file below the root is hidden or excluded, itself or by a folder above it."""
+    ignore, folder = _Ignore(excluded), ""
+    for place, name in enumerate(relative.parts):
+        last = place == len(relative.parts) - 1
+        try:
+            ignore = ignore.below(root / folder, folder)
+        except (OSError, InvalidInput):
+            return True
+        if name.startswith(".") or ignore.matches(folder + name + "/" * (not last)):
+            return True
+        folder += f"{name}/"
+    return False

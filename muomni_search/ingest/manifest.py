@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from muomni_search.documents import check_key, check_texts, to_json
 from muomni_search.errors import InvalidInput, NotFound
 from muomni_search.ingest.folder import (
     Entry,
@@ -18,11 +20,31 @@ from muomni_search.ingest.folder import (
 from muomni_search.ingest.rows import TABLES
 from muomni_search.ingest.table import read_table
 from muomni_search.items import Problem, Record
+from muomni_search.vectors import check_vectors
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
 
-__all__ = ["Skipped", "read_corpus"]
+__all__ = ["Corpus", "Skipped", "read_corpus", "read_records"]
+
+
+class Corpus(Iterator[Entry]):
+    """A stream of what there is to add: records, what cannot be used, and what was skipped.
+
+    No key comes twice, and keys, metadata and vectors are what may be stored.
+
+    Args:
+        entries: The stream.
+        roots: The folders and tables that are read whole: what failed of them before and does
+            not fail again is mended or gone.
+    """
+
+    def __init__(self, entries: Iterator[Entry], roots: Sequence[str] = ()) -> None:
+        self._entries = _without_repeats(entries)
+        self.roots = tuple(roots)
+
+    def __next__(self) -> Entry:
+        return next(self._entries)
 
 
 def read_corpus(
@@ -31,8 +53,8 @@ def read_corpus(
     prefix: str | None = None,
     vectors: str | Path | None = None,
     exclude: Sequence[str] = (),
-) -> Iterator[Entry]:
-    """Yield what a corpus holds: records, what cannot be used, what was skipped.
+) -> Corpus:
+    """Return what a corpus holds, as a stream.
 
     Args:
         paths: Folders (read recursively), texts, pictures, sounds, and tables (``.jsonl``,
@@ -61,7 +83,41 @@ def read_corpus(
     start += "/" * bool(start)
     matrix = None if vectors is None else Path(vectors)
     excluded = read_patterns(exclude) if exclude else None
-    return _without_repeats(_read_all(places, start, matrix, excluded))
+    roots = [
+        str(place.resolve() if place.is_dir() else place.absolute())
+        for place in places
+        if place.is_dir() or place.suffix.lower() in TABLES
+    ]
+    return Corpus(_read_all(places, start, matrix, excluded), roots)
+
+
+def read_records(records: Iterable[Record | Problem | Skipped]) -> Corpus:
+    """Return records that a program made as a corpus.
+
+    A record that cannot be stored becomes a problem; a vector is normalised.
+
+    Raises:
+        InvalidInput: Something among them is no record.
+    """
+    return Corpus(map(_checked, records))
+
+
+def _checked(entry: Record | Problem | Skipped) -> Entry:
+    if not isinstance(entry, Record):
+        if not isinstance(entry, Problem | Skipped):
+            raise InvalidInput(
+                f"{entry!r} is no record", hint="give records, or what read_corpus returns"
+            )
+        return entry
+    try:
+        check_key(entry.key)
+        check_texts(entry.key, entry.text, entry.source, entry.root)
+        to_json(entry.metadata, entry.key)
+        if entry.vector is None:
+            return entry
+        return replace(entry, vector=check_vectors([entry.vector], "the vector")[0])
+    except InvalidInput as error:
+        return Problem(entry.origin, error.what, error.hint or "mend the record", entry.key)
 
 
 def _read_all(

@@ -324,7 +324,7 @@ def _read_parquet(path: Path) -> Iterator[Numbered]:
         others = [name for name in names if name != "vector"]
         number = 0
         try:
-            for batch in file.iter_batches(BATCH_ROWS):
+            for batch in file.iter_batches(_rows_at_once(file)):
                 vectors = _vectors_of(batch) if "vector" in names else None
                 for place, row in enumerate(_plain_times(batch.select(others)).to_pylist()):
                     number += 1
@@ -334,6 +334,14 @@ def _read_parquet(path: Path) -> Iterator[Numbered]:
         # Numbers that are no dates raise of several kinds on their way to Python.
         except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
             raise _unreadable(path, error, "write the Parquet table again") from error
+
+
+def _rows_at_once(file: Any) -> int:
+    """Return how many rows are some megabytes: fewer than usual where rows are long."""
+    groups = [file.metadata.row_group(one) for one in range(file.metadata.num_row_groups)]
+    size = sum(group.total_byte_size for group in groups)
+    per_row = max(1, size // max(1, file.metadata.num_rows))
+    return int(min(BATCH_ROWS, max(1, MAX_LINE_BYTES // per_row)))
 
 
 def _plain_times(batch: Any) -> Any:

@@ -10,7 +10,6 @@ gap, as nothing.
 from __future__ import annotations
 
 import datetime as dt
-import itertools
 import math
 import os
 import re
@@ -32,6 +31,7 @@ __all__ = ["read_table"]
 
 CONTENT_COLUMNS = ("text", "image", "audio", "path")
 RESERVED = {"key", "modality", "source", "vector", "metadata", *CONTENT_COLUMNS}
+BATCH_CHARACTERS = 16_000_000
 # A row with a vector needs no file, so that columns which would name one are metadata.
 RESERVED_BESIDE_VECTORS = {"key", "modality", "source", "vector", "metadata", "text"}
 URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
@@ -62,10 +62,26 @@ def read_table(path: Path, *, prefix: str = "", vectors: Path | None = None) -> 
             )
         rows = _with_vectors(rows, matrix)
     try:
-        while batch := list(itertools.islice(rows, BATCH_ROWS)):
+        for batch in _batches(rows):
             yield from _Batch(path, prefix, batch).entries()
     except UnreadableFile as error:
         yield Problem(str(path), error.what, error.hint)
+
+
+def _batches(rows: Iterator[Numbered]) -> Iterator[list[Numbered]]:
+    """Yield some rows at a time, fewer where they hold long texts."""
+    batch: list[Numbered] = []
+    size = 0
+    for numbered in rows:
+        batch.append(numbered)
+        row = numbered[1]
+        if isinstance(row, dict):
+            size += sum(len(value) for value in row.values() if isinstance(value, str))
+        if len(batch) == BATCH_ROWS or size > BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 class _Batch:
@@ -162,10 +178,13 @@ class _Batch:
                 f"the path {value!r} leaves the folder of the table",
                 hint="put the file beside the table",
             )
-        if not path.exists():
-            raise InvalidInput(f"no file {path}", hint="mend the path or add the file")
-        if not path.resolve().is_relative_to(folder):
-            raise InvalidInput(f"{path} is a link that leaves the folder of the table")
+        try:
+            if not path.exists():
+                raise InvalidInput(f"no file {path}", hint="mend the path or add the file")
+            if not path.resolve().is_relative_to(folder):
+                raise InvalidInput(f"{path} is a link that leaves the folder of the table")
+        except OSError as error:  # a name that is too long, a folder that is closed
+            raise InvalidInput(f"{path}: {error.strerror}", hint="mend the path") from error
         entry = read_file_record(path, key, folder, named=True)
         if isinstance(entry, Problem):
             raise InvalidInput(entry.error, hint=entry.hint)

@@ -7,7 +7,6 @@ an exception, a full disk or a kill leaves behind them is cut off by this writer
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from sqlalchemy.dialects.sqlite import dialect
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from muomni_search import durable
+from muomni_search.documents import check_key, check_texts, legible, to_json
 from muomni_search.errors import Conflict, InvalidInput, MuomniError
 from muomni_search.items import DIM, Modality, Problem, Record
 from muomni_search.store import rows, tables
@@ -218,7 +218,7 @@ class Writer(Snapshot):
         Raises:
             Conflict: The new key is another item's.
         """
-        _check_key(record.key)
+        check_key(record.key)
         values = _outside(record)
         if record.key != key and record.key in self.item_ids([record.key]):
             raise Conflict(
@@ -477,32 +477,13 @@ def now() -> str:
 
 
 def _check(item: NewItem) -> None:
-    _check_key(item.key)
-    _check_texts(item.key, item.source, item.root, item.text)
+    check_key(item.key)
+    check_texts(item.key, item.source, item.root, item.text)
     if len(item.spans) != len(item.vectors) or not len(item.vectors):
         raise InvalidInput(
             f"{item.key}: {len(item.vectors)} vectors for {len(item.spans)} segments, "
             "expected one each and at least one"
         )
-
-
-def _check_key(key: str) -> None:
-    _check_texts(key, key)
-    if not key or "\0" in key:
-        # SQLite's JSON, by which keys are looked up, ends texts at a NUL.
-        raise InvalidInput(f"{key!r} cannot be a key", hint="give it a name without NUL")
-
-
-def _check_texts(key: str, *texts: str | None) -> None:
-    try:
-        for text in texts:
-            if text is not None:
-                text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidInput(
-            f"{legible(key)} has a text with half a character in it: {error}",
-            hint="save it as valid UTF-8",
-        ) from error
 
 
 def _stack(items: Sequence[NewItem]) -> NDArray[np.float32]:
@@ -522,7 +503,7 @@ def _stack(items: Sequence[NewItem]) -> NDArray[np.float32]:
 
 def _outside(record: Record) -> dict[str, Any]:
     """Return what can change about an item while its content stays."""
-    _check_texts(record.key, record.source, record.root)
+    check_texts(record.key, record.source, record.root)
     return {
         "source": record.source,
         "root": record.root,
@@ -530,38 +511,3 @@ def _outside(record: Record) -> dict[str, Any]:
         "size": record.size,
         "mtime_ns": record.mtime_ns,
     }
-
-
-ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-ENCODER = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
-)
-
-
-def to_json(metadata: Mapping[str, Any] | None, key: str) -> str:
-    """Return metadata as JSON, its keys sorted.
-
-    Raises:
-        InvalidInput: It is not JSON: NaN, dates, bytes, …
-    """
-    if not metadata:
-        return "{}"
-    try:
-        text = ENCODER.encode(dict(metadata))
-        text.encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidInput(
-            f"the metadata of {legible(key)} is no JSON object: {error}",
-            hint="use valid text, finite numbers, true, false, null, lists and objects",
-        ) from error
-    if "\\u0000" in text and ESCAPED_NUL.search(text):
-        # SQLite's JSON ends texts there, and filters would see half of them.
-        raise InvalidInput(
-            f"the metadata of {legible(key)} holds a NUL", hint="take it out of the text"
-        )
-    return text
-
-
-def legible(text: str) -> str:
-    """Return a text with what is no character in it replaced, so that it can be shown."""
-    return text.encode(errors="replace").decode()

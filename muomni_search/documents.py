@@ -1,0 +1,75 @@
+"""What may be stored of an item beside its vectors: keys, texts, and metadata as JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from muomni_search.errors import InvalidInput
+
+__all__ = ["check_key", "check_texts", "legible", "to_json"]
+
+ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+ENCODER = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
+)
+
+
+def to_json(metadata: Mapping[str, Any] | None, key: str) -> str:
+    """Return metadata as JSON, its keys sorted.
+
+    Raises:
+        InvalidInput: It is not JSON: NaN, dates, bytes, …
+    """
+    if not metadata:
+        return "{}"
+    try:
+        text = ENCODER.encode(dict(metadata))
+        text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInput(
+            f"the metadata of {legible(key)} is no JSON object: {error}",
+            hint="use valid text, finite numbers, true, false, null, lists and objects",
+        ) from error
+    if "\\u0000" in text and ESCAPED_NUL.search(text):
+        # SQLite's JSON ends texts there, and filters would see half of them.
+        raise InvalidInput(
+            f"the metadata of {legible(key)} holds a NUL", hint="take it out of the text"
+        )
+    return text
+
+
+def check_key(key: str) -> None:
+    """Refuse what cannot be a key.
+
+    Raises:
+        InvalidInput: It is empty, holds a NUL, or is no valid text.
+    """
+    check_texts(key, key)
+    if not key or "\0" in key:
+        # SQLite's JSON, by which keys are looked up, ends texts at a NUL.
+        raise InvalidInput(f"{key!r} cannot be a key", hint="give it a name, without NUL")
+
+
+def check_texts(key: str, *texts: str | None) -> None:
+    """Refuse texts of an item that UTF-8 cannot write.
+
+    Raises:
+        InvalidInput: One of them holds half a surrogate pair.
+    """
+    try:
+        for text in texts:
+            if text is not None:
+                text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(
+            f"{legible(key)} has a text with half a character in it: {error}",
+            hint="save it as valid UTF-8",
+        ) from error
+
+
+def legible(text: str) -> str:
+    """Return a text with what is no character in it replaced, so that it can be shown."""
+    return text.encode(errors="replace").decode()
