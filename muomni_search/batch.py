@@ -141,6 +141,8 @@ def run_batch(
         raise InvalidInput(
             f"{queries}: no format of queries", hint=f"one of {', '.join((*TABLES, '.npy'))}"
         )
+    if output.exists() and queries.exists() and output.samefile(queries):
+        raise InvalidInput(f"{output} holds the queries", hint="name another output")
     default = Task(0, Query(()), k, modality, where)
     source = Source(
         asked={
@@ -225,6 +227,7 @@ class _Run:
             raise InvalidInput(f"{output} is a folder", hint="name a file")
         if not output.parent.is_dir():
             raise NotFound(f"{output.parent} does not exist", hint="make the folder first")
+        collection.check_output(output)
         self._collection = collection
         self._output = output
         self._source = source
@@ -240,14 +243,16 @@ class _Run:
             fingerprint = self._fingerprint(view)
             job = view.snapshot.job(str(self._output))
             is_own = job is not None and job.fingerprint == fingerprint
-            if job is not None and is_own and job.state == "done" and self._output.exists():
+            if job is not None and is_own and job.state == "done" and job.mark == self._mark():
                 done = blocks = job.done
                 failed = _count_lines(self._errors)
             else:
-                done = self._claim(fingerprint, is_own=is_own)
+                done = self._claim(
+                    fingerprint, is_own=job is not None and is_own and job.mark == self._mark()
+                )
                 blocks = self._write_parts(view, total, done)
                 failed = self._merge(blocks)
-                self._keep(Job(str(self._output), fingerprint, blocks, blocks, "done"))
+                self._keep(Job(str(self._output), fingerprint, blocks, "done", self._mark()))
             _clear(self._parts)
         return BatchReport(total - failed, failed, time.monotonic() - started, done)
 
@@ -291,11 +296,23 @@ class _Run:
                     hint="name another output, or begin anew with --force",
                 )
         _clear(self._parts)
-        self._keep(Job(str(self._output), fingerprint, 0, 0, "running"))
+        self._keep(Job(str(self._output), fingerprint, 0, "running"))
         _write_whole(mark, b"")
         return 0
 
+    def _mark(self) -> str:
+        """Return what the output is known again by: its size and time; empty when it is gone."""
+        try:
+            facts = self._output.stat()
+        except OSError:
+            return ""
+        return f"{facts.st_size} {facts.st_mtime_ns}"
+
     def _keep(self, job: Job) -> None:
+        # A collection that one may only read is searched all the same; without its books a
+        # finished job is not known again.
+        if not os.access(self._collection.store.database, os.W_OK):
+            return
         with self._collection.store.write() as writer:
             writer.set_job(job)
 
@@ -366,6 +383,9 @@ def _held(folder: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Who held it may have removed it just now.
+            if not folder.exists() or folder.stat().st_ino != os.fstat(descriptor).st_ino:
+                raise BlockingIOError
         except BlockingIOError as error:
             raise Conflict(
                 f"{folder} is in use: another process makes this output", hint="wait for it"
@@ -380,7 +400,8 @@ def _held(folder: Path) -> Iterator[None]:
 
 
 def _clear(folder: Path) -> None:
-    for path in folder.iterdir():
+    # The mark first: without it, what a kill leaves of the parts is nobody's.
+    for path in sorted(folder.iterdir(), key=lambda path: path.suffix != ".job"):
         path.unlink()
 
 

@@ -9,7 +9,7 @@ commit or a rebuild in between is not seen by it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -18,17 +18,18 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from muomni_search.encoders.model import load_model
+from muomni_search.encoders.model import is_name, load_model
 from muomni_search.encoders.protocol import Model
-from muomni_search.errors import Conflict, InvalidInput, MuomniError, NotFound
+from muomni_search.errors import CheckpointError, Conflict, InvalidInput, MuomniError, NotFound
 from muomni_search.filters import parse_filter
 from muomni_search.index import files as index_files
 from muomni_search.index import planner
 from muomni_search.ingest.manifest import Corpus, Skipped, read_records
 from muomni_search.ingest.read import Limits
 from muomni_search.items import Hit, Item, Modality, Problem, Query, Record
-from muomni_search.pipeline import Pipeline, Progress, Report, prune
+from muomni_search.pipeline import Pipeline, Progress, Report, encode_again, prune
 from muomni_search.store.engine import disk_errors
+from muomni_search.store.files import is_own
 from muomni_search.store.records import Failure, Fault, IndexFile
 from muomni_search.store.snapshot import INDEX, Snapshot
 from muomni_search.store.store import Store
@@ -44,9 +45,9 @@ class Collection:
     context manager.
     """
 
-    def __init__(self, store: Store, model: str | Path, *, loaded: Model | None = None) -> None:
+    def __init__(self, store: Store, load: Callable[[], Model]) -> None:
         self._store = store
-        self._loaded = Loaded(store.directory, lambda: loaded or load_model(model))
+        self._loaded = Loaded(store.directory, load)
 
     # ---- life ----------------------------------------------------------------------------
 
@@ -59,9 +60,9 @@ class Collection:
             NotFound: No such model.
         """
         loaded = load_model(model)
-        name = str(model) if loaded.name == model else str(Path(model).resolve())
+        name = str(model) if is_name(model) else str(Path(model).resolve())
         store = Store.create(Path(directory), model=name, fingerprint=loaded.fingerprint())
-        return cls(store, name, loaded=loaded)
+        return cls(store, lambda: loaded)
 
     @classmethod
     def open(cls, directory: str | Path, *, model: str | Path | None = None) -> Self:
@@ -78,26 +79,19 @@ class Collection:
         """
         store = Store.open(Path(directory))
         try:
-            with store.snapshot() as snapshot:
-                made_with, fingerprint = snapshot.model, snapshot.fingerprint
-            loaded = None
+            load = _loader(store, model)
             try:
-                loaded = load_model(made_with if model is None else model)
-            except NotFound:
-                # Ids, vectors and look-ups need no model; encoding will say that it is gone.
+                loaded = load()
+            except (NotFound, CheckpointError):
+                # Ids, vectors and look-ups need no model; encoding will say what is wrong with it.
                 if model is not None:
                     raise
-            if loaded is not None and loaded.fingerprint() != fingerprint:
-                raise Conflict(
-                    f"{directory} holds vectors of the model {made_with!r} "
-                    f"({fingerprint[:12]}), not of {loaded.name!r} "
-                    f"({loaded.fingerprint()[:12]})",
-                    hint="give its own model with --model, or make a new collection",
-                )
+            else:
+                return cls(store, lambda: loaded)
         except BaseException:
             store.close()
             raise
-        return cls(store, made_with if model is None else model, loaded=loaded)
+        return cls(store, load)
 
     @property
     def directory(self) -> Path:
@@ -181,14 +175,14 @@ class Collection:
             self.refresh_indexes()
         return report
 
-    def delete(self, keys: Sequence[str] = (), *, where: Where = None) -> int:
-        """Delete items by key, by filter, or both; return how many.
+    def delete(self, keys: str | Sequence[str] = (), *, where: Where = None) -> int:
+        """Delete items by key (one or several), by filter, or both; return how many.
 
         Raises:
             NotFound: A key is not there; nothing was deleted.
         """
         with self._store.write() as writer:
-            doomed = set(keys)
+            doomed = {keys} if isinstance(keys, str) else set(keys)
             missing = doomed - writer.item_ids(list(doomed)).keys()
             if missing:
                 raise NotFound(f"no item {', '.join(sorted(missing))} in {self.directory}")
@@ -257,14 +251,14 @@ class Collection:
         with self._store.snapshot() as snapshot:
             yield View(self.directory, self._loaded, snapshot)
 
-    def get(self, keys: Sequence[str], *, vectors: bool = False) -> list[Item]:
-        """Return the items of ``keys``, in that order; with vectors on demand.
+    def get(self, keys: str | Sequence[str], *, vectors: bool = False) -> list[Item]:
+        """Return the items of ``keys`` (one or several), in that order; with vectors on demand.
 
         Raises:
             NotFound: A key is not there.
         """
         with self.view() as view:
-            return view.get(keys, vectors=vectors)
+            return view.get([keys] if isinstance(keys, str) else keys, vectors=vectors)
 
     def items(
         self, *, where: Where = None, modality: Modalities = None, limit: int | None = None
@@ -334,9 +328,12 @@ class Collection:
         include_self: bool = False,
     ) -> list[list[Hit]]:
         """Answer several queries from one view; see ``query``."""
-        if k < 1 or offset < 0:
+        if not (isinstance(k, int) and k >= 1 and isinstance(offset, int) and offset >= 0):
             raise InvalidInput(f"k must be 1 or more and offset 0 or more, not {k} and {offset}")
         asked = [Query.text(query) if isinstance(query, str) else query for query in queries]
+        for query in asked:
+            if not isinstance(query, Query) or not query.parts:
+                raise InvalidInput(f"{query!r} is no query", hint="give words, or a Query")
         with self.view() as view:
             answers = []
             for query, vector in zip(asked, view.resolve_many(asked), strict=True):
@@ -404,6 +401,19 @@ class Collection:
             "index": index_stats,
         }
 
+    # ---- outputs ---------------------------------------------------------------------------
+
+    def check_output(self, path: Path) -> None:
+        """Refuse to write an answer over one of the collection's own files.
+
+        Raises:
+            InvalidInput: It is one of them, or would lie among them.
+        """
+        if is_own(self.directory, path):
+            raise InvalidInput(
+                f"{path} is where {self.directory} keeps its own files", hint="name another file"
+            )
+
     # ---- checking ------------------------------------------------------------------------
 
     def verify(self) -> list[Fault]:
@@ -413,10 +423,36 @@ class Collection:
     def repair(self) -> list[str]:
         """Mend what can be derived; return a line for each thing done.
 
-        Indexes are built anew from the rows. Items whose rows are damaged become failures, which
-        the next ``add`` of their files encodes again.
+        Indexes are built anew from the rows. Items whose rows are damaged are encoded again, from
+        the text that is stored or from a file that did not change since; the others become
+        failures, which the next ``add`` of their files encodes again.
+
+        Raises:
+            NotFound: The model is not here, or not all of it; nothing was changed.
         """
-        done = self._store.repair()
+        done = self._store.repair(lambda items: list(encode_again(self.model, items)))
         self._loaded.forget()
         self.refresh_indexes()
         return done
+
+
+def _loader(store: Store, model: str | Path | None) -> Callable[[], Model]:
+    """Return what loads the model of a collection, by default the one it was made with.
+
+    What it returns raises NotFound or CheckpointError where there is no such model, and Conflict
+    where there is another one.
+    """
+    with store.snapshot() as snapshot:
+        made_with, fingerprint = snapshot.model, snapshot.fingerprint
+
+    def load() -> Model:
+        loaded = load_model(made_with if model is None else model)
+        if loaded.fingerprint() != fingerprint:
+            raise Conflict(
+                f"{store.directory} holds vectors of the model {made_with!r} "
+                f"({fingerprint[:12]}), not of {loaded.name!r} ({loaded.fingerprint()[:12]})",
+                hint="give its own model with --model, or make a new collection",
+            )
+        return loaded
+
+    return load

@@ -7,13 +7,20 @@ is tried.
 
 from __future__ import annotations
 
+import errno
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from muomni_search.errors import Conflict
+
 __all__ = [
+    "WHOLE",
+    "check_kind",
     "cut",
+    "disk_hint",
     "fsync_directory",
     "fsync_file",
     "replace",
@@ -77,7 +84,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     Who dies half-way leaves a ``.partial`` file that nothing refers to. Errors of the file system
     name ``path``, which is the name that people know.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Two threads may write the same file at once.
+    own = f"{os.getpid()}-{threading.get_ident()}"
+    partial = path.with_name(f".{path.name}.{own}.partial")
     try:
         yield partial
         with partial.open("rb") as file:
@@ -91,8 +100,35 @@ def whole_file(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def check_kind(path: Path, magic: bytes) -> None:
+    """Refuse to replace a file that does not begin as what will be written does.
+
+    Raises:
+        Conflict: There is a file of another kind.
+    """
+    if path.is_file():
+        with path.open("rb") as file:
+            head = file.read(len(magic))
+        if head and head.lower() != magic.lower():
+            raise Conflict(f"{path} is there, and something else", hint="name another file")
+
+
 def unlink(path: Path) -> None:
     """Remove a file that nothing refers to any more."""
     step("before unlink")
     path.unlink(missing_ok=True)
     step("after unlink")
+
+
+# ---- what to do about a disk that refuses -----------------------------------------------------
+
+WHOLE = "what was stored before is whole"
+
+
+def disk_hint(number: int | None) -> str:
+    """Return what to do about an error of the file system, by its number."""
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"free some space and try again; {WHOLE}"
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"mend the permissions and try again; {WHOLE}"
+    return f"check the path and the disk; {WHOLE}"

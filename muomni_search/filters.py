@@ -79,12 +79,12 @@ class Not:
 Filter = Test | And | Or | Not
 
 
-def parse_filter(expr: str | Mapping[str, Any] | None) -> Filter | None:
+def parse_filter(expr: str | Mapping[str, Any] | Filter | None) -> Filter | None:
     """Return the tree of a filter, or None for no filter.
 
     Args:
-        expr: The text form (``year >= 2020 and kind = 'photo'``) or the dict form
-            (``{"year": {"$gte": 2020}, "kind": "photo"}``).
+        expr: The text form (``year >= 2020 and kind = 'photo'``), the dict form
+            (``{"year": {"$gte": 2020}, "kind": "photo"}``), or a tree, which is returned.
 
     Raises:
         InvalidInput: It is malformed; the message shows where.
@@ -99,6 +99,8 @@ def parse_filter(expr: str | Mapping[str, Any] | None) -> Filter | None:
         return None
     if isinstance(expr, str):
         return _Parser(expr).parse()
+    if isinstance(expr, Filter):
+        return expr
     return _from_dict(expr, 0)
 
 

@@ -20,7 +20,7 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,12 +30,12 @@ from numpy.typing import NDArray
 
 from muomni_search.documents import to_json
 from muomni_search.encoders.protocol import Model, Piece
-from muomni_search.errors import Conflict, MuomniError, UnreadableFile
+from muomni_search.errors import Conflict, InvalidInput, MuomniError, NotFound, UnreadableFile
 from muomni_search.ingest.folder import Entry
 from muomni_search.ingest.manifest import Corpus
 from muomni_search.ingest.read import Limits, decode, read_file
 from muomni_search.ingest.rows import TABLES
-from muomni_search.items import Modality, Problem, Record, Span
+from muomni_search.items import Item, Modality, Problem, Record, Span
 from muomni_search.store.store import Known, NewItem, Store, Writer
 
 __all__ = ["Limits", "Pipeline", "Progress", "Report"]
@@ -402,7 +402,7 @@ class Pipeline:
             else:
                 self.report.updated += 1
         if not self._dry_run:
-            for read, vectors in self._encode(fresh):
+            for read, vectors in _encode(self._model, fresh):
                 item = _new_item(read, vectors)
                 self._staged.items.append(item)
                 self._staged.bytes += ITEM_BYTES + vectors.nbytes + _length(item.text)
@@ -436,20 +436,6 @@ class Pipeline:
             and old.source is not None
             and is_gone(old.source)
         )
-
-    def _encode(self, reads: Sequence[_Read]) -> Iterator[tuple[_Read, NDArray[np.float32]]]:
-        """Yield each read with its vectors, encoded in one batch a modality."""
-        for modality in Modality:
-            group = [read for read in reads if read.record.modality == modality]
-            pieces = [piece for read in group for piece in read.pieces or ()]
-            vectors = self._model.encoder(modality).encode(pieces) if pieces else None
-            start = 0
-            for read in group:
-                if read.record.vector is not None:
-                    yield read, read.record.vector[np.newaxis]
-                elif vectors is not None and read.pieces:
-                    yield read, vectors[start : start + len(read.pieces)]
-                    start += len(read.pieces)
 
     def _fail(self, problem: Problem) -> None:
         self.report.failed += 1
@@ -493,6 +479,71 @@ class Pipeline:
                 is_read = table in roots and table not in self._failed
             if is_read:
                 self._staged.mended.append(source)
+
+
+def encode_again(model: Model, items: Sequence[tuple[Item, Known]]) -> Iterator[NewItem]:
+    """Yield items with new vectors, of which the content is still what it was.
+
+    Of a text that is what the store holds of it, of a picture or a sound its file. What came as a
+    ready vector, or from a file that is gone or changed since, is left out.
+
+    Raises:
+        NotFound: The model is not here, or not all of it.
+        CheckpointError: The model is damaged.
+    """
+    reads: list[_Read] = []
+    for item, known in items:
+        read = _read_again(model, item, known)
+        if read is not None:
+            reads.append(read)
+        if sum(len(one.pieces or ()) for one in reads) >= BATCH_PIECES:
+            yield from (_new_item(one, vectors) for one, vectors in _encode(model, reads))
+            reads = []
+    yield from (_new_item(one, vectors) for one, vectors in _encode(model, reads))
+
+
+def _read_again(model: Model, item: Item, known: Known) -> _Read | None:
+    encoder = model.encoder(item.modality)
+    record = Record(
+        key=item.key,
+        modality=item.modality,
+        origin=item.source or item.key,
+        path=None if item.source is None else Path(item.source),
+        text=item.text,
+        source=item.source,
+        metadata=item.metadata,
+        root=known.root,
+        size=known.size,
+        mtime_ns=known.mtime_ns,
+    )
+    limits = Limits(max_bytes=known.size)
+    for one in (replace(record, path=None), record):
+        if one.path is None and one.text is None:
+            continue
+        try:
+            data = _content_bytes(one, limits)
+            if hashlib.blake2b(data, digest_size=16).hexdigest() != known.content_hash:
+                continue
+            content = decode(item.modality, data, record.origin, limits)
+            return _Read(record, None, known.content_hash, item.text, encoder.prepare(content))
+        except (InvalidInput, NotFound):
+            continue
+    return None
+
+
+def _encode(model: Model, reads: Sequence[_Read]) -> Iterator[tuple[_Read, NDArray[np.float32]]]:
+    """Yield each read with its vectors, encoded in one batch a modality."""
+    for modality in Modality:
+        group = [read for read in reads if read.record.modality == modality]
+        pieces = [piece for read in group for piece in read.pieces or ()]
+        vectors = model.encoder(modality).encode(pieces) if pieces else None
+        start = 0
+        for read in group:
+            if read.record.vector is not None:
+                yield read, read.record.vector[np.newaxis]
+            elif vectors is not None and read.pieces:
+                yield read, vectors[start : start + len(read.pieces)]
+                start += len(read.pieces)
 
 
 def prune(

@@ -83,14 +83,17 @@ def write_page(path: str | Path, title: str, sections: Sequence[Section]) -> Non
     The file has its name only when it is whole.
 
     Args:
-        path: The file; one that is there is replaced.
+        path: The file; a page that is there is replaced.
         title: The heading of the page.
         sections: The questions, in order.
 
     Raises:
+        Conflict: A file of another kind has this name.
         MuomniError: It cannot be written.
     """
     target = Path(path)
+    with disk_errors(target):
+        durable.check_kind(target, b"<!doctype html")
     with (
         disk_errors(target),
         durable.whole_file(target) as partial,

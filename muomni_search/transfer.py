@@ -66,12 +66,19 @@ def export_collection(collection: Collection, path: str | Path) -> int:
 
     Args:
         collection: What to export.
-        path: The file to write; one that is there is replaced.
+        path: The file to write, ``….parquet``; an export that is there is replaced.
 
     Raises:
+        InvalidInput: The name is not one of a Parquet file, or one of the collection's own.
+        Conflict: A file of another kind has this name.
         MuomniError: It cannot be written.
     """
     target = Path(path)
+    collection.check_output(target)
+    if target.suffix.lower() != ".parquet":
+        raise InvalidInput(f"{target} is no name of an export", hint="call it ….parquet")
+    with disk_errors(target):
+        durable.check_kind(target, b"PAR1")
     with disk_errors(target), durable.whole_file(target) as partial, collection.view() as view:
         return _write(view.snapshot, partial)
 

@@ -58,16 +58,20 @@ def check_vectors(rows: Any, where: str, *, dim: int = DIM) -> NDArray[np.float3
         raise InvalidInput(f"{where}: not a vector of {dim} numbers") from error
     if array.ndim != 2 or array.shape[1] != dim:
         width = array.shape[-1] if array.ndim else 0
-        raise InvalidInput(f"{where}: {width} numbers a vector, expected {dim}")
+        found = f"{width} numbers" if array.ndim <= 2 else f"{array.shape[1:]} numbers"
+        raise InvalidInput(f"{where}: {found} a vector, expected {dim}")
     bad = ~np.isfinite(array).all(axis=1)
     if bad.any():
-        raise InvalidInput(f"{where}: vector {int(np.argmax(bad))} holds NaN or infinity")
+        raise InvalidInput(f"{where}: {_number(bad)}holds NaN or infinity")
     zero = ~array.any(axis=1)
     if zero.any():
-        raise InvalidInput(
-            f"{where}: vector {int(np.argmax(zero))} is all zeros and has no direction"
-        )
+        raise InvalidInput(f"{where}: {_number(zero)}is all zeros and has no direction")
     return normalise(array)
+
+
+def _number(which: Any) -> str:
+    """Return which of several vectors is meant; of one, nothing."""
+    return f"vector {int(np.argmax(which))} " if len(which) > 1 else ""
 
 
 def cosines(rows: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray[np.float32]:

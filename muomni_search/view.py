@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from muomni_search import ranking
 from muomni_search.encoders.protocol import Model, Piece
-from muomni_search.errors import CorruptData, InvalidInput, MuomniError, NotFound
+from muomni_search.errors import CheckpointError, CorruptData, InvalidInput, MuomniError, NotFound
 from muomni_search.filters import Filter, parse_filter
 from muomni_search.index import files as index_files
 from muomni_search.index import planner
@@ -84,7 +84,7 @@ class Loaded:
         """Return what the model knows of cosines of such a query with such items."""
         try:
             return ranking.prior_for(self.model.prior, asked_with, modality)
-        except NotFound:
+        except (NotFound, CheckpointError):
             return None
 
     # ---- caches --------------------------------------------------------------------------
@@ -265,7 +265,7 @@ class View:
             segments: Let every row stand for itself.
             include_self: Keep the items that the query names.
         """
-        condition = parse_filter(where) if isinstance(where, str | Mapping) else where
+        condition = parse_filter(where)
         named = [part.value for part in query.parts if part.kind == "id"]
         left_out = set() if include_self else set(self.snapshot.item_ids(named).values())
         asked_with = tuple(dict.fromkeys(part.kind for part in query.parts))

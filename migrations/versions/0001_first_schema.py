@@ -78,8 +78,8 @@ STATEMENTS = [
         output TEXT NOT NULL,
         fingerprint TEXT NOT NULL,
         done INTEGER NOT NULL,
-        total INTEGER NOT NULL,
         state TEXT NOT NULL,
+        mark TEXT NOT NULL,
         updated VARCHAR(32) NOT NULL,
         PRIMARY KEY (output)
     )

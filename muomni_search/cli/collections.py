@@ -57,7 +57,7 @@ def _collections(parent: Path) -> Iterator[dict[str, Any]]:
                 stats = collection.stats()
         except NotFound:
             continue
-        except MuomniError as error:
+        except (MuomniError, OSError) as error:
             yield one | dict.fromkeys(("items", *MODALITIES), 0) | {"error": str(error)}
         else:
             counts = {name: stats[name]["items"] for name in MODALITIES}

@@ -58,6 +58,7 @@ def _drop(directory: Path) -> None:
         for suffix in ("", "-wal", "-shm"):
             Path(f"{store.database}{suffix}").unlink(missing_ok=True)
         for name in (VECTORS, INDEX):
-            shutil.rmtree(store.directory / name)
+            with suppress(FileNotFoundError):
+                shutil.rmtree(store.directory / name)
     with suppress(OSError):  # other files in it, or a link to it
         directory.rmdir()

@@ -62,7 +62,7 @@ class Commands(click.Group):
         try:
             result = super().invoke(ctx)
             # What is still buffered must fail here, not in silence while Python shuts down.
-            sys.stdout.flush()
+            _flush()
             return result
         except (click.ClickException, click.exceptions.Exit):
             raise
@@ -75,14 +75,23 @@ class Commands(click.Group):
         except MuomniError as error:
             _end(ctx, error, f"error: {error}")
         except Exception as error:  # noqa: BLE001  the last line of defence: no traceback for users
-            hint = "" if wants_debug(ctx) else ": --debug shows more"
+            is_told = wants_debug(ctx) or isinstance(error, OSError)
+            hint = "" if is_told else ": --debug shows more"
             _end(ctx, error, f"error: {_describe(error)}{hint}")
 
 
 def _describe(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        from muomni_search.durable import disk_hint
+
+        # Files name themselves; what has no name was being printed.
+        return f"{error.filename or 'stdout'}: {error.strerror}: {disk_hint(error.errno)}"
     return f"{type(error).__name__}: {error}"
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # somebody may have closed it: `muomni list >&-`
+        sys.stdout.flush()
 
 
 def _end(ctx: click.Context, error: BaseException, line: str, *, code: int = 1) -> NoReturn:
@@ -90,7 +99,7 @@ def _end(ctx: click.Context, error: BaseException, line: str, *, code: int = 1) 
         traceback.print_exception(error)
     complain(line)
     try:
-        sys.stdout.flush()
+        _flush()
     except OSError:
         _drop_buffered_output()
     ctx.exit(code)

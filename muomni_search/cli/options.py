@@ -21,7 +21,6 @@ DIRECTORY = click.Path(file_okay=False, path_type=Path)
 OUTPUT_FILE = click.Path(dir_okay=False, path_type=Path)
 # Not `readable`: that a file cannot be read is told by what tries to read it, with the cause.
 INPUT_FILE = click.Path(exists=True, dir_okay=False, readable=False, path_type=Path)
-INPUT_PATH = click.Path(exists=True, readable=False, path_type=Path)
 
 
 class Command(click.Command):

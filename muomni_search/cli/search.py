@@ -143,6 +143,7 @@ def command(
     with Collection.open(directory, model=model) as collection:
         hits = collection.query(query, k, modality=modalities or None, **options)
         if html is not None:
+            collection.check_output(html)
             _write_page(html, collection, query, spelled, hits)
     if on_terminal(as_json):
         _print_hits(hits)

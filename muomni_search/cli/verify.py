@@ -18,8 +18,9 @@ def command(repair: bool, as_json: bool, directory: Path) -> None:
     """Check database, vectors and indexes against each other.
 
     Checksums, lengths, dimensions, unit lengths, orphans. With --repair, indexes are built anew
-    and items whose vectors are damaged are listed as failures, which the next `muomni add` of
-    their files encodes again. The exit code is 1 while problems are left.
+    and items whose vectors are damaged are encoded again, from the text that is stored or from
+    their file; of what is neither, `muomni failures` tells. The exit code is 1 while problems
+    are left.
     """
     from muomni_search import Collection
     from muomni_search.errors import CorruptData
@@ -43,5 +44,7 @@ def command(repair: bool, as_json: bool, directory: Path) -> None:
     else:
         click.echo("everything fits together")
     if faults:
-        mend = "restore what is left from a copy" if repair else "muomni verify --repair"
+        # What SQLite itself finds damaged, nothing here can derive.
+        is_beyond = repair or any(fault.kind == "database" for fault in faults)
+        mend = "restore it from a copy" if is_beyond else "muomni verify --repair"
         raise CorruptData(f"{directory}: {len(faults)} problems", hint=mend)

@@ -13,7 +13,9 @@ from muomni_search.encoders.description import DESCRIPTION, read_description
 from muomni_search.encoders.protocol import Model
 from muomni_search.errors import CheckpointError, NotFound
 
-__all__ = ["fetch_model", "list_models", "load_model"]
+__all__ = ["fetch_model", "is_name", "list_models", "load_model"]
+
+NAMES = ("base", "hashing")
 
 
 def load_model(name: str | Path, *, threads: int | None = None) -> Model:
@@ -54,9 +56,14 @@ def load_model(name: str | Path, *, threads: int | None = None) -> Model:
     return kinds[kind](directory, description, threads=threads)
 
 
+def is_name(model: str | Path) -> bool:
+    """Whether this is the name of a model that comes with the package, and no path."""
+    return str(model) in NAMES
+
+
 def list_models() -> list[Model]:
     """Return the models that come with the package."""
-    return [load_model("base"), load_model("hashing")]
+    return [load_model(name) for name in NAMES]
 
 
 def fetch_model(

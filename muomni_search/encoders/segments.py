@@ -11,13 +11,30 @@ from numpy.typing import NDArray
 
 from muomni_search.items import Span
 
-__all__ = ["length_groups", "passages", "windows"]
+__all__ = ["chunks", "length_groups", "passages", "windows"]
 
 # A sentence ends after . ! ? and closing marks, or with an empty line.
 SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*\s+|\n\s*\n\s*")
+CHUNK_CHARACTERS = 100_000
 SAMPLE_RATE = 16_000  # Hz: what every sound encoder here hears
 WHOLE_SECONDS = 12
 SEGMENT_SECONDS, SEGMENT_HOP_SECONDS = 10, 8
+
+
+def chunks(text: str) -> Iterator[tuple[int, int]]:
+    """Yield (start, end) of parts of a text that are tokenised one at a time.
+
+    Tokens take some hundred times the memory of their characters. A part ends with a sentence
+    where it has one, else with a word.
+    """
+    start = 0
+    while len(text) - start > CHUNK_CHARACTERS:
+        part = text[start : start + CHUNK_CHARACTERS]
+        ends = [match.end() for match in SENTENCE_END.finditer(part)]
+        end = start + (ends[-1] if ends else part.rfind(" ") + 1 or CHUNK_CHARACTERS)
+        yield start, end
+        start = end
+    yield start, len(text)
 
 
 def passages(text: str, offsets: NDArray[np.int64], room: int) -> Iterator[tuple[int, int]]:

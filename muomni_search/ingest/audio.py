@@ -27,6 +27,11 @@ MAX_CHANNELS = 64
 BLOCK_SAMPLES = 1_000_000  # of all channels together: 4 MB
 # A file that says how many frames it has says less than this; a container's length, less than that.
 UNKNOWN_FRAMES, UNKNOWN_BYTES = 2**62, 0x7FFF0000
+# Less of what was said is a torn file: encoders pad, and headers round.
+WHOLE_SHARE, GUESSED_SHARE = 0.95, 0.5
+OGG_END = 4  # the flag of a stream's last page
+# In the first frame of an MP3: a header with the number of frames follows.
+MP3_MARKS, MP3_HEAD = (b"Xing", b"Info", b"VBRI"), 200_000
 # Floating-point samples may lie outside [-1, 1], but no sound gets this loud, and the resampler
 # turns numbers at the end of the range into none.
 LOUDEST = 1e6
@@ -51,7 +56,8 @@ def decode_audio(
     try:
         with soundfile.SoundFile(_Tape(data)) as file:
             _check_header(file, name, max_seconds)
-            blocks = _mono_blocks(file, name, max_seconds)
+            is_counted = file.format != "MP3" or any(mark in data[:MP3_HEAD] for mark in MP3_MARKS)
+            blocks = _mono_blocks(file, name, max_seconds, is_counted=is_counted)
             samples = np.concatenate(list(_resampled(blocks, file.samplerate)))
             return np.clip(samples, -1, 1, out=samples)
     except UnreadableFile:
@@ -79,15 +85,20 @@ class _Tape(io.BytesIO):
 
 
 def _check_container(data: bytes, name: str | Path) -> None:
-    """Refuse a WAV or AIFF of which the greater part is missing: libsndfile takes what is left.
+    """Refuse a WAV, AIFF or OGG of which a part is missing: libsndfile takes what is left.
 
     Who writes into a pipe does not know the length and says the largest one.
     """
     order: Literal["little", "big"] = "little" if data[:4] == b"RIFF" else "big"
     if data[:4] in (b"RIFF", b"RIFX", b"FORM"):
         length = int.from_bytes(data[4:8], order)
-        if 2 * len(data) < length < UNKNOWN_BYTES:
+        if len(data) < WHOLE_SHARE * length and length < UNKNOWN_BYTES:
             raise _truncated(name, f"{len(data)} of {length + 8} bytes")
+    if data[:4] == b"OggS":
+        # The last page of a stream says that it is; a file that was cut has none.
+        last = data.rfind(b"OggS")
+        if last + 5 >= len(data) or not data[last + 5] & OGG_END:
+            raise _truncated(name, f"{len(data)} bytes, and no end of the stream")
 
 
 def _truncated(name: str | Path, rest: str) -> UnreadableFile:
@@ -107,11 +118,13 @@ def _check_header(file: Any, name: str | Path, max_seconds: float) -> None:
 def _too_long(name: str | Path, max_seconds: float) -> UnreadableFile:
     return UnreadableFile(
         f"{name}: longer than the limit of {max_seconds:g} seconds",
-        hint="cut it, or raise --max-seconds",
+        hint="cut it, or raise the limit (--max-seconds)",
     )
 
 
-def _mono_blocks(file: Any, name: str | Path, max_seconds: float) -> Iterator[NDArray[np.float32]]:
+def _mono_blocks(
+    file: Any, name: str | Path, max_seconds: float, *, is_counted: bool
+) -> Iterator[NDArray[np.float32]]:
     total = 0
     while True:
         block = file.read(BLOCK_SAMPLES // file.channels, dtype="float32", always_2d=True)
@@ -125,8 +138,9 @@ def _mono_blocks(file: Any, name: str | Path, max_seconds: float) -> Iterator[ND
         yield np.clip(block, -LOUDEST, LOUDEST).mean(axis=1)
     if not total:
         raise UnreadableFile(f"{name}: a sound without samples", hint="replace or remove it")
-    # A compressed file may say a little more than it holds; half of it missing is a torn file.
-    if total < 0.5 * file.frames and file.frames < UNKNOWN_FRAMES:
+    # An MP3 without a count of its frames lets only guess how long it is.
+    share = WHOLE_SHARE if is_counted else GUESSED_SHARE
+    if total < share * file.frames and file.frames < UNKNOWN_FRAMES:
         raise _truncated(name, f"{total} of {file.frames} samples")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from muomni_search.documents import check_texts
 from muomni_search.errors import InvalidInput, NotFound, UnreadableFile
 from muomni_search.ingest.audio import MAX_SECONDS, decode_audio
 from muomni_search.ingest.image import MAX_PIXELS, decode_image
@@ -40,7 +41,7 @@ class Limits:
         if size is not None and size > limit:
             raise UnreadableFile(
                 f"{name}: {size} bytes, more than the limit of {limit}",
-                hint="split it or scale it down, or raise --max-bytes",
+                hint="split it or scale it down, or raise the limit (--max-bytes)",
             )
 
 
@@ -92,6 +93,7 @@ def read_content(modality: Modality, value: str | Path) -> Content:
     if modality == Modality.TEXT:
         if not str(value).strip():
             raise InvalidInput("the query has no words", hint="write some, or leave it out")
+        check_texts("the query", str(value))
         return str(value)
     limits = Limits()
     path = Path(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from sqlalchemy import exc, select, text
 
 from muomni_search import durable
-from muomni_search.items import DIM, Modality
+from muomni_search.items import DIM, Item, Modality
 from muomni_search.store import tables
 from muomni_search.store.engine import DATABASE, disk_errors
-from muomni_search.store.files import is_leftover, unrecorded
-from muomni_search.store.records import Fault, RowFile
+from muomni_search.store.files import is_abandoned, is_leftover, unrecorded
+from muomni_search.store.records import Fault, Known, NewItem, RowFile
 from muomni_search.store.rows import BLOCK_ROWS, ROW_BYTES, are_unit, cut_rows, read_blocks
 from muomni_search.store.snapshot import INDEX, Snapshot
 from muomni_search.store.writer import Writer
@@ -153,18 +153,24 @@ def _sha256(path: Path) -> str:
 # ---- mending -------------------------------------------------------------------------------------
 
 
-def repair(directory: Path, writer: Writer) -> list[str]:
+# Returns those of some items that could be encoded again from what is left of them.
+Rescue = Callable[[Sequence[tuple[Item, Known]]], list[NewItem]]
+
+
+def repair(directory: Path, writer: Writer, rescue: Rescue) -> list[str]:
     """Mend what can be derived; return a line for each thing done."""
     done = _repair_database(directory, writer)
     for path in unrecorded(directory, writer.state):
-        with disk_errors(path):
-            durable.unlink(path)
-        done.append(f"removed {path}, which nothing refers to")
+        # A stranger goes too: these folders are the store's alone.
+        if is_abandoned(path, writer.state) or not is_leftover(path):
+            with disk_errors(path):
+                durable.unlink(path)
+            done.append(f"removed {path}, which nothing refers to")
     for modality in Modality:
         if any(True for _ in _check_index(directory, writer, modality)):
             writer.drop_index(modality)
             done.append(f"dropped the damaged index of {modality}; it is built anew from the rows")
-        done += _repair_rows(writer, modality)
+        done += _repair_rows(writer, modality, rescue)
         done += _repair_numbers(writer, modality)
     return done
 
@@ -179,8 +185,8 @@ def _repair_database(directory: Path, writer: Writer) -> list[str]:
     return [f"{directory / DATABASE}: made its indexes anew and dropped segments without an item"]
 
 
-def _repair_rows(writer: Writer, modality: Modality) -> list[str]:
-    """Save the rows that are whole; forget the items of those that are not."""
+def _repair_rows(writer: Writer, modality: Modality, rescue: Rescue) -> list[str]:
+    """Save the rows that are whole; encode the items of the others again, or forget them."""
     file = writer.row_file(modality)
     if file is None or not file.rows:
         return []
@@ -194,12 +200,22 @@ def _repair_rows(writer: Writer, modality: Modality) -> list[str]:
         except FileNotFoundError:
             good[:] = False
     owners = writer.row_items(modality)[~good]
-    keys = writer.lose_items(np.unique(owners[owners >= 0]).tolist(), "its vectors were damaged")
+    hurt = writer.items(np.unique(owners[owners >= 0]).tolist())
+    known = writer.known([item.key for item in hurt.values()])
+    saved = rescue([(item, known[item.key]) for item in hurt.values()])
+    kept = {item.key for item in saved}
+    lost = writer.lose_items(
+        [number for number, item in hurt.items() if item.key not in kept],
+        "its vectors were damaged",
+    )
     writer.replace_row_file(modality, _mended(file, good))
-    return [
-        f"{file.path}: {int((~good).sum())} rows were damaged or missing; their {len(keys)} items "
-        "are listed by `muomni failures` and come back when they are added again"
-    ]
+    writer.put(saved)
+    told = f"{file.path}: {int((~good).sum())} rows were damaged or missing"
+    if saved:
+        told += f"; {len(saved)} items were encoded again"
+    if lost:
+        told += f"; {len(lost)} items are gone and listed by `muomni failures`: add them again"
+    return [told]
 
 
 def _repair_length(file: RowFile) -> list[str]:

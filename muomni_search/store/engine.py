@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event, exc
 
+from muomni_search.durable import disk_hint
 from muomni_search.errors import Conflict, CorruptData, InvalidInput, MuomniError, NotFound
 from muomni_search.store.tables import APPLICATION_ID, HEAD
 
@@ -142,19 +143,8 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise MuomniError(
-            f"{error.filename or path}: {error.strerror or error}", hint=_disk_hint(error.errno)
+            f"{error.filename or path}: {error.strerror or error}", hint=disk_hint(error.errno)
         ) from error
-
-
-WHOLE = "what was stored before is whole"
-
-
-def _disk_hint(number: int | None) -> str:
-    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"free some space and try again; {WHOLE}"
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"mend the permissions and try again; {WHOLE}"
-    return f"check the path and the disk; {WHOLE}"
 
 
 def _from_sqlite(path: Path, error: BaseException) -> MuomniError:
@@ -185,8 +175,8 @@ def _from_sqlite(path: Path, error: BaseException) -> MuomniError:
         return InvalidInput(f"{path}: {error}", hint="split what is larger than a gigabyte")
     # The latter: the log's index cannot grow, so that a full disk cannot even be read from.
     if code == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_SHMSIZE:
-        return MuomniError(f"{path}: {error}", hint=_disk_hint(errno.ENOSPC))
-    return MuomniError(f"{path}: {error}", hint=_disk_hint(None))
+        return MuomniError(f"{path}: {error}", hint=disk_hint(errno.ENOSPC))
+    return MuomniError(f"{path}: {error}", hint=disk_hint(None))
 
 
 # ---- the schema ----------------------------------------------------------------------------------

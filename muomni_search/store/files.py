@@ -11,13 +11,14 @@ from pathlib import Path
 
 from muomni_search import durable
 from muomni_search.items import Modality
+from muomni_search.store.engine import DATABASE
 from muomni_search.store.snapshot import INDEX, VECTORS, State
 
-__all__ = ["is_leftover", "sweep", "unrecorded"]
+__all__ = ["is_abandoned", "is_leftover", "is_own", "sweep", "unrecorded"]
 
 MODALITIES = "|".join(Modality)
 ROW_FILE = re.compile(rf"({MODALITIES})\.\d+\.f32")
-INDEX_FILE = re.compile(rf"\.?({MODALITIES})\.\d+\.[0-9a-f]{{12}}\.faiss(\.\d+\.partial)?")
+INDEX_FILE = re.compile(rf"\.?({MODALITIES})\.\d+\.[0-9a-f]{{12}}\.faiss(\.[\d-]+\.partial)?")
 # An index is written before the lock is taken: one that is younger may be about to be recorded.
 STALE_SECONDS = 3600.0
 
@@ -34,6 +35,14 @@ def unrecorded(directory: Path, state: State) -> Iterator[Path]:
                     yield path
 
 
+def is_own(directory: Path, path: Path) -> bool:
+    """Whether a path is one that only the store of a directory may write to."""
+    place = path.resolve()
+    folders = {(directory / name).resolve() for name in (VECTORS, INDEX)}
+    is_database = place.parent == directory.resolve() and place.name.startswith(DATABASE)
+    return is_database or not folders.isdisjoint(place.parents)
+
+
 def is_leftover(path: Path) -> bool:
     """Whether a file has a name that only the store gives."""
     return (ROW_FILE if path.parent.name == VECTORS else INDEX_FILE).fullmatch(
@@ -45,11 +54,14 @@ def sweep(directory: Path, state: State) -> None:
     """Remove what writers that died have left; under the write lock only."""
     with suppress(OSError):  # they harm nobody but the disk
         for path in unrecorded(directory, state):
-            if is_leftover(path) and _is_abandoned(path, state):
+            if is_abandoned(path, state):
                 durable.unlink(path)
 
 
-def _is_abandoned(path: Path, state: State) -> bool:
+def is_abandoned(path: Path, state: State) -> bool:
+    """Whether an unrecorded file is the store's own, and nobody can need it any more."""
+    if not is_leftover(path):
+        return False
     match = ROW_FILE.fullmatch(path.name)
     if match is None:
         return time.time() - path.stat().st_mtime > STALE_SECONDS

@@ -109,13 +109,22 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A long job with an output file: how far it is, and what it was asked."""
+    """A long job with an output file: what it was asked, and how far it is.
+
+    Args:
+        output: The file.
+        fingerprint: A name for all that decides about it.
+        done: Blocks that are finished.
+        state: Whether the file is there.
+        mark: Size and time of the finished file, by which it is known again.
+        updated: When this was written down.
+    """
 
     output: str
     fingerprint: str
     done: int
-    total: int
     state: Literal["running", "done"]
+    mark: str = ""
     updated: str = ""
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muomni_search import durable
+from muomni_search.durable import disk_hint
 from muomni_search.errors import CorruptData
 from muomni_search.items import DIM
 
@@ -106,7 +107,7 @@ class MappedRows:
         except FileNotFoundError as error:
             raise CorruptData(f"{path} is missing", hint=HINT) from error
         except OSError as error:
-            raise CorruptData(f"{path}: {error.strerror}", hint=HINT) from error
+            raise CorruptData(f"{path}: {error.strerror}", hint=disk_hint(error.errno)) from error
         self._vectors = np.frombuffer(self._map, ROW_TYPE).reshape(rows, DIM)
 
     def vectors(self) -> NDArray[np.float32]:

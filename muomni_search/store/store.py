@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine, insert
 
 from muomni_search import durable
 from muomni_search.errors import Conflict, CorruptData, NotFound
+from muomni_search.items import Item
 from muomni_search.store import tables
 from muomni_search.store.engine import (
     DATABASE,
@@ -63,6 +64,10 @@ __all__ = [
 
 # What a database is called until it is whole.
 UNBORN = f"{DATABASE}.new"
+
+
+# How often a check is made that a writer disturbed.
+CHECKS = 3
 
 
 class Store:
@@ -213,21 +218,34 @@ class Store:
         """Yield what does not fit together: SQLite, row files, index files, each against each."""
         from muomni_search.store.check import check
 
-        with database_errors(self.database), self._engine.connect() as connection:
-            # Read anew, for who damages a database counts no revision up.
-            state = read_state(connection, self.directory)
-            yield from check(self.directory, Snapshot(connection, state))
+        faults: list[Fault] = []
+        with database_errors(self.database):
+            for _ in range(CHECKS):
+                with self._engine.connect() as connection:
+                    # Read anew, for who damages a database counts no revision up.
+                    state = read_state(connection, self.directory)
+                    faults = list(check(self.directory, Snapshot(connection, state)))
+                with self._engine.connect() as connection:
+                    after = read_state(connection, self.directory)
+                # A file that somebody replaced meanwhile is no fault: look again.
+                if not faults or after.revision == state.revision:
+                    break
+        yield from faults
 
-    def repair(self) -> list[str]:
+    def repair(
+        self,
+        rescue: Callable[[Sequence[tuple[Item, Known]]], list[NewItem]] = lambda _: [],
+    ) -> list[str]:
         """Mend what can be derived; return a line for each thing done.
 
-        Items whose vectors are damaged are deleted and listed as failures, so that adding them
-        again encodes them anew; nothing else is lost.
+        Args:
+            rescue: Given the items whose vectors are damaged, returns those that it could encode
+                again. The others are deleted and listed as failures.
         """
         from muomni_search.store.check import repair
 
         with self.write() as writer:
-            return repair(self.directory, writer)
+            return repair(self.directory, writer, rescue)
 
 
 # ---- making one ------------------------------------------------------------------------------

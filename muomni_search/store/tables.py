@@ -140,7 +140,7 @@ jobs = Table(
     Column("output", Text, primary_key=True),
     Column("fingerprint", Text, nullable=False),
     Column("done", Integer, nullable=False),
-    Column("total", Integer, nullable=False),
     Column("state", Text, nullable=False),
+    Column("mark", Text, nullable=False),
     Column("updated", String(32), nullable=False),
 )

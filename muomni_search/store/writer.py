@@ -324,8 +324,8 @@ class Writer(Snapshot):
         values = {
             "fingerprint": job.fingerprint,
             "done": job.done,
-            "total": job.total,
             "state": job.state,
+            "mark": job.mark,
             "updated": now(),
         }
         statement = upsert(tables.jobs).values(output=job.output, **values)
@@ -334,17 +334,12 @@ class Writer(Snapshot):
             statement.on_conflict_do_update(index_elements=["output"], set_=values)
         )
 
-    def drop_job(self, output: str) -> None:
-        """Forget a job."""
-        self._changes(items=False)
-        self.connection.execute(delete(tables.jobs).where(tables.jobs.c.output == output))
-
     # ---- mending -----------------------------------------------------------------------------
 
     def lose_items(self, item_ids: Iterable[int], reason: str) -> list[str]:
         """Delete items that cannot be had back, list them as failures; return their keys."""
         lost = [item for _, item in sorted(self.items(item_ids).items())]
-        hint = "add it again, which encodes it anew"
+        hint = "add it again, from its file or its table"
         self.fail(
             [
                 Problem(item.source or item.key, f"{item.key}: {reason}", hint, item.key)

@@ -36,7 +36,7 @@ def add_other_export(place: Path) -> None:
 
 
 def add_old_export(place: Path) -> None:
-    (place / "all.parquet").write_bytes(b"an older export")
+    (place / "all.parquet").write_bytes(b"PAR1, an older export")
 
 
 def add_queries(place: Path) -> None:

@@ -158,7 +158,7 @@ def workload(place: Path, acknowledge: Callable[[int], None], *, until: int = WR
     while (done := writes_done(store)) < until:
         with store.write() as writer:
             do(writer, store, done)
-            writer.set_job(Job("workload", "f", done + 1, WRITES, "running"))
+            writer.set_job(Job("workload", "f", done + 1, "running"))
         acknowledge(done + 1)
 
 
@@ -247,7 +247,7 @@ def batches(place: Path, acknowledge: Callable[[int], None]) -> None:
                     writer.delete([f"k{number}" for number in range(50)])
                 rows = [(done + number) % len(VECTORS) for number in range(100)]
                 put(writer, TEXT, **{f"k{number}": [row] for number, row in enumerate(rows)})
-                writer.set_job(Job("workload", "f", done + 1, 0, "running"))
+                writer.set_job(Job("workload", "f", done + 1, "running"))
             acknowledge(done + 1)
 
 

@@ -47,7 +47,7 @@ def test_lists_of_numbers_become_unit_rows():
         (np.float64(3), "0 numbers a vector"),
         (np.ones((1, 2, 256)), "expected 256"),
         (np.where(np.arange(512).reshape(2, 256) == 300, np.nan, 1.0), "vector 1 holds NaN"),
-        (np.where(np.arange(256) == 9, np.inf, 1.0)[None], "vector 0 holds NaN or infinity"),
+        (np.where(np.arange(256) == 9, np.inf, 1.0)[None], "rows.npy: holds NaN or infinity"),
         (np.stack([np.ones(256), np.zeros(256)]), "vector 1 is all zeros"),
         ([["a"] * 256], "not a vector of 256 numbers"),
         ([[1.0], [1.0, 2.0]], "not a vector of 256 numbers"),

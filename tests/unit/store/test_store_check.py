@@ -124,7 +124,7 @@ def test_damaged_rows_are_found_and_only_their_blocks_are_lost(
     assert kind in kinds(store)
     done = store.repair()
     assert len(done) == 1
-    assert f"their {len(lost)} items are listed by `muomni failures`" in done[0]
+    assert f"{len(lost)} items are gone and listed by `muomni failures`" in done[0]
     assert texts_left(store) == ALL - lost
     assert failed(store) == lost
     assert kinds(store) == set()
