@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 COLLECTION := indexes/demo
 READY := $(VENV)/.ready
 
-.PHONY: help demo test check types lint layers docs bench model clean
+.PHONY: help setup demo test check types lint layers unit docs bench model clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 12
@@ -54,4 +54,4 @@ model: $(READY) ## rebuild the model `base` from the named packages and compare
 	$(BIN)/python scripts/build_base_model.py --check
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) $(COLLECTION) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(COLLECTION) $(COLLECTION)-records .pytest_cache .mypy_cache .ruff_cache .hypothesis

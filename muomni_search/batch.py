@@ -34,6 +34,7 @@ from muomni_search import durable
 from muomni_search.collection import Collection
 from muomni_search.errors import Conflict, InvalidInput, MuomniError, NotFound, UnreadableFile
 from muomni_search.filters import parse_filter
+from muomni_search.ingest.matrix import load_matrix
 from muomni_search.ingest.rows import (
     TABLES,
     TEXT_COLUMNS,
@@ -42,7 +43,7 @@ from muomni_search.ingest.rows import (
     parse_json,
     read_rows,
 )
-from muomni_search.items import DIM, Query
+from muomni_search.items import Query
 from muomni_search.pipeline import Progress, Silent
 from muomni_search.query_parts import make_part, parse_part
 from muomni_search.store.engine import disk_errors
@@ -458,13 +459,13 @@ def _answer(view: View, block: Sequence[Task]) -> list[Answer]:
 
 
 def _count_queries(path: Path) -> int:
-    return len(_load_matrix(path)) if path.suffix.lower() == ".npy" else count_rows(path)
+    return len(load_matrix(path)) if path.suffix.lower() == ".npy" else count_rows(path)
 
 
 def _read_tasks(path: Path, default: Task) -> Iterator[Task]:
     """Yield the queries of a file; rows without a ``query_id`` are numbered from 0."""
     if path.suffix.lower() == ".npy":
-        for number, vector in enumerate(_load_matrix(path)):
+        for number, vector in enumerate(load_matrix(path)):
             yield default._replace(query_id=number, query=Query.vector(vector))
         return
     for number, (_, row) in enumerate(read_rows(path, texts=(*TEXT_COLUMNS, *QUERY_COLUMNS))):
@@ -541,20 +542,6 @@ def _listed(text: str) -> Any:
         return parse_json(text)
     except ValueError as error:
         raise InvalidInput(f"{text!r} is no JSON list: {error}") from error
-
-
-def _load_matrix(path: Path) -> NDArray[Any]:
-    try:
-        matrix = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UnreadableFile(
-            f"{path}: no array of numbers ({error})", hint="write it with numpy.save"
-        ) from error
-    if not isinstance(matrix, np.ndarray) or matrix.dtype.kind not in "fiu":
-        raise UnreadableFile(f"{path}: no array of numbers", hint="write it with numpy.save")
-    if matrix.ndim != 2 or matrix.shape[1] != DIM:
-        raise InvalidInput(f"{path} has the shape {matrix.shape}, expected (queries, {DIM})")
-    return np.asarray(matrix)
 
 
 def _digest(path: Path) -> str:

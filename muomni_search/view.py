@@ -270,12 +270,7 @@ class View:
         left_out = set() if include_self else set(self.snapshot.item_ids(named).values())
         asked_with = tuple(dict.fromkeys(part.kind for part in query.parts))
         ranked: list[Ranked] = []
-        for one in modalities_of(modality):
-            if len(self.snapshot.vectors(one)) == 0:
-                continue
-            allowed = None if condition is None else self.snapshot.matching_rows(one, condition)
-            if allowed is not None and len(allowed) == 0:
-                continue
+        for one, allowed in self._searched(modality, condition):
             background = ranking.background(
                 vector,
                 self._loaded.sample(self.snapshot, one),
@@ -283,10 +278,18 @@ class View:
             )
             found = self._top(one, vector, k, allowed, left_out, exact=exact, segments=segments)
             ranked += [match._replace(score=background.score(match.cosine)) for match in found]
-        ranked.sort(
-            key=lambda match: (-match.score, match.key, match.span.start if match.span else 0)
-        )
-        return ranked[:k]
+        return sorted(ranked, key=_order)[:k]
+
+    def _searched(
+        self, modality: Modalities, condition: Filter | None
+    ) -> Iterator[tuple[Modality, NDArray[np.int64] | None]]:
+        """Yield each modality asked for that can have hits, with the rows that a filter allows."""
+        for one in modalities_of(modality):
+            if len(self.snapshot.vectors(one)) == 0:
+                continue
+            allowed = None if condition is None else self.snapshot.matching_rows(one, condition)
+            if allowed is None or len(allowed):
+                yield one, allowed
 
     def _top(
         self,
@@ -349,19 +352,12 @@ class View:
             {ids[part.value] for part in query.parts if part.kind == "id"} for query in queries
         ]
         ranked: list[list[Ranked]] = [[] for _ in queries]
-        for one in modalities_of(modality):
-            if len(self.snapshot.vectors(one)) == 0:
-                continue
-            allowed = None if condition is None else self.snapshot.matching_rows(one, condition)
-            if allowed is not None and len(allowed) == 0:
-                continue
+        for one, allowed in self._searched(modality, condition):
             backgrounds = self._backgrounds(queries, vectors, one)
             for number, found in enumerate(self._top_many(one, vectors, k, allowed, left_out)):
                 score = backgrounds[number].score
                 ranked[number] += [match._replace(score=score(match.cosine)) for match in found]
-        for found in ranked:
-            found.sort(key=lambda match: (-match.score, match.key))
-        return [found[:k] for found in ranked]
+        return [sorted(found, key=_order)[:k] for found in ranked]
 
     def _backgrounds(
         self, queries: Sequence[Query], vectors: NDArray[np.float32], modality: Modality
@@ -424,6 +420,11 @@ class View:
             _hit(rank, match, items[match.item_id])
             for rank, match in enumerate(ranked, start=first_rank)
         ]
+
+
+def _order(match: Ranked) -> tuple[float, str, int]:
+    """Return what hits are ordered by: score down, then key, then place in the item."""
+    return -match.score, match.key, match.span.start if match.span else 0
 
 
 def _hit(rank: int, match: Ranked, item: Item) -> Hit:

@@ -19,8 +19,8 @@ from muomni_search.cli.output import harmless, note, on_terminal, print_json
 def command(force: bool, as_json: bool, directory: Path) -> None:
     """Delete a collection, with all its vectors and indexes.
 
-    Asks first. The files that its items came from stay, and so does what is none of the
-    collection's own in its directory.
+    Asks first. The files that its items came from stay, and so do other files beside its
+    database; its folders vectors and index go with all that is in them.
     """
     from muomni_search import MuomniError
 

@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from muomni_search.errors import InvalidInput, NotFound, UnreadableFile
+from muomni_search.errors import InvalidInput, UnreadableFile
 from muomni_search.ingest.folder import Entry, Skipped, read_file_record
+from muomni_search.ingest.matrix import load_matrix
 from muomni_search.ingest.rows import BATCH_ROWS, Numbered, Row, count_rows, parse_json, read_rows
-from muomni_search.items import DIM, Modality, Problem, Record
+from muomni_search.items import Modality, Problem, Record
 from muomni_search.vectors import check_vectors
 
 __all__ = ["read_table"]
@@ -53,7 +54,7 @@ def read_table(path: Path, *, prefix: str = "", vectors: Path | None = None) -> 
     """
     rows = read_rows(path)
     if vectors is not None:
-        matrix = _load_vectors(vectors)
+        matrix = load_matrix(vectors)
         count = count_rows(path)
         if count != len(matrix):
             raise InvalidInput(
@@ -280,24 +281,6 @@ def _plain(name: str, value: Any) -> Any:
 
 
 # ---- vectors beside a table ------------------------------------------------------------------
-
-
-def _load_vectors(path: Path) -> NDArray[Any]:
-    """Return a .npy as a memory map (rows, 256); a pickle is refused."""
-    try:
-        matrix = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise NotFound(f"{path}: no such file", hint="check its name") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise UnreadableFile(
-            f"{path}: no array of numbers ({error})", hint="write it with numpy.save"
-        ) from error
-    if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or matrix.shape[1] != DIM:
-        shape = getattr(matrix, "shape", "of another kind")
-        raise InvalidInput(f"{path} has the shape {shape}, expected (rows, {DIM})")
-    if matrix.dtype.kind not in "fiu":
-        raise InvalidInput(f"{path} holds {matrix.dtype}, expected numbers")
-    return matrix
 
 
 def _with_vectors(rows: Iterator[Numbered], matrix: NDArray[Any]) -> Iterator[Numbered]:
