@@ -51,10 +51,10 @@ class _Ignore(NamedTuple):
 
     def matches(self, relative: str) -> bool:
         """Whether a path below the root (of a folder: with a slash at its end) is left out."""
-        if self.excluded is not None and self.excluded.match_file(relative):
+        if self.excluded is not None and _verdict(self.excluded, relative):
             return True
         for folder, spec in reversed(self.rules):
-            verdict = spec.check_file(relative[len(folder) :]).include
+            verdict = _verdict(spec, relative[len(folder) :])
             if verdict is not None:
                 return verdict
         return False
@@ -68,8 +68,22 @@ class _Ignore(NamedTuple):
         file = folder / IGNORE_FILE
         if not file.is_file():
             return self
-        lines = file.read_text("utf-8", errors="replace").splitlines()
+        lines = file.read_text("utf-8-sig", errors="replace").splitlines()
         return self._replace(rules=(*self.rules, (relative, read_patterns(lines))))
+
+
+def _verdict(spec: GitIgnoreSpec, path: str) -> bool | None:
+    """Return what the last pattern that matches a path says of it; None when none does.
+
+    As git does it, a pattern is held against the path alone: whoever walks the folders does not
+    enter what is left out. pathspec's own matching also looks at the folders above, so that
+    ``!a`` would take back what is below ``a``.
+    """
+    for pattern in reversed(list(spec.patterns)):
+        regex = pattern.regex
+        if regex is not None and re.search(rf"(?:{regex.pattern})\Z", path):
+            return pattern.include
+    return None
 
 
 def read_folder(
@@ -177,7 +191,7 @@ def read_patterns(lines: Iterable[str]) -> GitIgnoreSpec:
 
     # For pathspec `a/**` is the folder a too; for git it is what the folder holds, so that a
     # later `!a/b` can take something back.
-    meant = [re.sub(r"/\*\*\s*$", "/**/*", line) for line in lines]
+    meant = [re.sub(r"/\*\*(/?)\s*$", r"/**/*\1", line) for line in lines]
     try:
         return GitIgnoreSpec.from_lines(meant)
     except (ValueError, re.error) as error:
@@ -192,20 +206,23 @@ def _read_head(path: Path) -> bytes:
 
 
 def _unspeakable(path: Path) -> Problem:
-    shown = os.fsencode(path).decode(errors="replace")
-    return Problem(shown, "the name is no valid UTF-8", "rename it")
+    return Problem(_shown(path), "the name is no valid UTF-8", "rename it")
+
+
+def _shown(path: Path) -> str:
+    return os.fsencode(path).decode(errors="replace")
 
 
 def _left_out(
     entry: os.DirEntry[str], path: Path, relative: str, root: Path, ignore: _Ignore
 ) -> Problem | Skipped | None:
     """Return why an entry is left out, or None when it is not."""
+    if entry.name.startswith("."):
+        return Skipped(_shown(path), "a hidden name")
     try:
         entry.name.encode()
     except UnicodeEncodeError:
         return _unspeakable(path)
-    if entry.name.startswith("."):
-        return Skipped(str(path), "a hidden name")
     if ignore.matches(relative):
         return Skipped(str(path), "excluded")
     if not entry.is_symlink():
@@ -217,8 +234,8 @@ def _left_out(
     if not target.is_relative_to(root):
         return Skipped(str(path), "a link that leaves the folder")
     if target.is_dir():
-        # What it leads to is below the root and read there; following it could not end.
-        return Skipped(str(path), "a link to a folder that is read itself")
+        # What it leads to is below the root and has its turn there; following it could not end.
+        return Skipped(str(path), "a link to a folder below this one")
     if _is_kept_out(target.relative_to(root), root, ignore.excluded):
         return Skipped(str(path), "a link to what is left out")
     return None

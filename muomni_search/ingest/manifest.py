@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -72,9 +73,9 @@ def read_corpus(
     """
     places = [Path(path) for path in paths]
     for place in places:
-        if not place.exists():
+        if not os.path.exists(place):  # noqa: PTH110  Path.exists raises for a name that is too long
             raise NotFound(f"{place} does not exist", hint="check the path")
-    if vectors is not None and (len(places) != 1 or places[0].suffix.lower() not in TABLES):
+    if vectors is not None and (len(places) != 1 or not _is_table(places[0])):
         raise InvalidInput(
             "--vectors belongs to exactly one table",
             hint="muomni add rows.jsonl --vectors rows.npy",
@@ -86,7 +87,7 @@ def read_corpus(
     roots = [
         str(place.resolve() if place.is_dir() else place.absolute())
         for place in places
-        if place.is_dir() or place.suffix.lower() in TABLES
+        if place.is_dir() or _is_table(place)
     ]
     return Corpus(_read_all(places, start, matrix, excluded), roots)
 
@@ -126,7 +127,7 @@ def _read_all(
     for place in places:
         if place.is_dir():
             yield from read_folder(place.resolve(), prefix=prefix, excluded=excluded)
-        elif place.suffix.lower() in TABLES:
+        elif _is_table(place):
             yield from read_table(place.absolute(), prefix=prefix, vectors=vectors)
         elif place.suffix.lower() == ".npy":
             raise InvalidInput(
@@ -136,6 +137,10 @@ def _read_all(
         else:
             path = place.absolute()
             yield read_file_record(path, prefix + path.name, path.parent.resolve(), named=True)
+
+
+def _is_table(place: Path) -> bool:
+    return place.suffix.lower() in TABLES and place.is_file()
 
 
 def _without_repeats(entries: Iterator[Entry]) -> Iterator[Entry]:

@@ -31,8 +31,10 @@ def decode_text(data: bytes, name: str | Path) -> str:
     try:
         text = data.decode(_encoding(data))
     except UnicodeDecodeError as error:
+        # The codec counts from behind the byte order mark.
+        skipped = len(codecs.BOM_UTF8) * data.startswith(codecs.BOM_UTF8)
         raise UnreadableFile(
-            f"{name}: no UTF-8 text (byte {error.start})", hint="convert it to UTF-8"
+            f"{name}: no UTF-8 text (byte {error.start + skipped})", hint="convert it to UTF-8"
         ) from error
     control = CONTROL.search(text)
     if control:

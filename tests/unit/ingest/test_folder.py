@@ -246,7 +246,7 @@ def test_a_name_that_is_no_utf_8_is_a_problem_that_can_be_written_down(root: Pat
 LEAVES, NOTHING, LOOPS = (
     "a link that leaves the folder",
     "! a link to nothing",
-    "a link to a folder that is read itself",
+    "a link to a folder below this one",
 )
 
 
@@ -343,6 +343,13 @@ LAYOUT = ["#x.txt", "a.md", "a.txt", "b.txt", "a/a.md", "a/a.txt", "a/b/a.txt", 
     ("rules", "expected"),
     [
         ({"": ""}, LAYOUT),
+        # As git has it: `!a` takes nothing back that is below a, the last match counts, and
+        # `!*/` opens folders.
+        ({"": "a/b/\n!a"}, [name for name in LAYOUT if not name.startswith("a/b/")]),
+        ({"": "!*\na/"}, [name for name in LAYOUT if not name.startswith("a/")]),
+        ({"": "*\n!*/\n!*.md"}, ["a.md", "a/a.md"]),
+        ({"": "a/**/"}, [name for name in LAYOUT if not name.startswith("a/b/")]),
+        ({"": "\ufeffa.txt"}, ["#x.txt", "a.md", "b.txt", "a/a.md"]),
         ({"": "# a.txt\n\n   \n"}, LAYOUT),
         ({"": "a.txt"}, ["#x.txt", "a.md", "b.txt", "a/a.md"]),
         ({"": "a.txt\r\nb.txt  \r\n"}, ["#x.txt", "a.md", "a/a.md"]),

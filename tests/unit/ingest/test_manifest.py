@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -275,3 +276,29 @@ def test_a_key_whose_file_could_not_be_read_is_still_free(tmp_path: Path) -> Non
 
 def test_keys_that_differ_in_case_only_are_two(tmp_path: Path) -> None:
     assert keys(read_corpus([table(tmp_path / "rows.jsonl", "a", "A")])) == ["a", "A"]
+
+
+# ---- names that cannot be --------------------------------------------------------------------
+
+
+def test_a_name_that_is_too_long_is_not_found() -> None:
+    with pytest.raises(NotFound, match="does not exist"):
+        read_corpus(["a" * 300])
+
+
+def test_a_name_that_is_no_utf8_is_a_problem_also_when_it_is_given(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xff.txt"))
+    path.write_text("a text")
+    (entry,) = read_corpus([path])
+    assert isinstance(entry, Problem)
+    assert entry.error == "the name is no valid UTF-8"
+
+
+def test_a_pipe_or_a_folder_named_like_a_table_is_none(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (entry,) = read_corpus([tmp_path / "pipe.jsonl"])
+    assert isinstance(entry, Problem)
+    (tmp_path / "rows.csv").mkdir()
+    assert list(read_corpus([tmp_path / "rows.csv"])) == []
+    with pytest.raises(InvalidInput, match="exactly one table"):
+        read_corpus([tmp_path / "rows.csv"], vectors=tmp_path / "v.npy")
