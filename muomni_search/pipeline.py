@@ -221,6 +221,8 @@ class Pipeline:
         self._waiting_bytes = 0
         self._budget = _Budget(WAITING_BYTES)
         self._failed: set[str] = set()
+        # Items that something else than their file, which may be gone, brought again.
+        self._kept: set[str] = set()
         with store.snapshot() as snapshot:
             self._failing = {failure.source for failure in snapshot.failures()}
 
@@ -264,33 +266,27 @@ class Pipeline:
             self._take(read)
 
         for chunk in _chunks(corpus):
-            records = self._sort_out(chunk)
             with self._store.snapshot() as snapshot:
-                known = snapshot.known([record.key for record in records])
-            for record in records:
-                old = known.get(record.key)
-                if self._settled(record, old):
+                known = snapshot.known([one.key for one in chunk if isinstance(one, Record)])
+            for entry in chunk:
+                if isinstance(entry, Problem):
+                    # Who stops at the first failure wants in what came before it.
+                    while ahead and self._strict:
+                        take_first()
+                    self._fail(entry)
+                elif not isinstance(entry, Record):
+                    self.report.skipped += 1
+                elif self._settled(entry, known.get(entry.key)):
                     self._progress.advance()
-                elif record.vector is not None:
-                    self._take(self._read(record, old))
+                elif entry.vector is not None:
+                    self._take(self._read(entry, known.get(entry.key)))
                 else:
-                    ahead.append(pool.submit(self._read_ahead, record, old, next(tickets)))
+                    old = known.get(entry.key)
+                    ahead.append(pool.submit(self._read_ahead, entry, old, next(tickets)))
                     if len(ahead) >= READ_AHEAD:
                         take_first()
         while ahead:
             take_first()
-
-    def _sort_out(self, chunk: Sequence[Entry]) -> list[Record]:
-        """Count what is no record; return the records."""
-        records = []
-        for entry in chunk:
-            if isinstance(entry, Record):
-                records.append(entry)
-            elif isinstance(entry, Problem):
-                self._fail(entry)
-            else:
-                self.report.skipped += 1
-        return records
 
     def _settled(self, record: Record, known: Known | None) -> bool:
         """Settle what needs no reading: a key of another root, and a file that did not change."""
@@ -378,6 +374,8 @@ class Pipeline:
             # In this run its vectors went to a file of another name: this is a new item.
             self._settle(self._read(record, None))
             return
+        if record.source != known.source:
+            self._kept.add(known.key)
         outside = (record.source, record.root, record.size, record.mtime_ns)
         same_metadata = to_json(record.metadata, record.key) == known.document
         if same_metadata:
@@ -433,6 +431,7 @@ class Pipeline:
         return (
             old.modality == read.record.modality
             and old.key not in self.moved_keys
+            and old.key not in self._kept
             and old.source is not None
             and is_gone(old.source)
         )

@@ -16,12 +16,15 @@ __all__ = [
     "combine",
     "cosines",
     "cosines_of_pairs",
+    "is_unit",
     "mean_vector",
     "normalise",
 ]
 
 # A sum shorter than this has cancelled out: its direction is rounding noise.
 MIN_LENGTH = 1e-6
+# What float32 may miss of a length of 1 by rounding alone.
+UNIT_TOLERANCE = 1e-5
 # How many queries are compared with their rows at a time: some megabytes of products.
 PAIRS_AT_ONCE = 128
 
@@ -72,6 +75,16 @@ def check_vectors(rows: Any, where: str, *, dim: int = DIM) -> NDArray[np.float3
 def _number(which: Any) -> str:
     """Return which of several vectors is meant; of one, nothing."""
     return f"vector {int(np.argmax(which))} " if len(which) > 1 else ""
+
+
+def is_unit(vector: Any) -> bool:
+    """Whether this is a unit vector (256,) of float32 already, as ``normalise`` makes it."""
+    return (
+        isinstance(vector, np.ndarray)
+        and vector.dtype == np.float32
+        and vector.shape == (DIM,)
+        and abs(float(vector @ vector) - 1) < UNIT_TOLERANCE
+    )
 
 
 def cosines(rows: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -21,7 +21,7 @@ from muomni_search.ingest.folder import (
 from muomni_search.ingest.rows import TABLES
 from muomni_search.ingest.table import read_table
 from muomni_search.items import Problem, Record
-from muomni_search.vectors import check_vectors
+from muomni_search.vectors import check_vectors, is_unit
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
@@ -114,7 +114,7 @@ def _checked(entry: Record | Problem | Skipped) -> Entry:
         check_key(entry.key)
         check_texts(entry.key, entry.text, entry.source, entry.root)
         to_json(entry.metadata, entry.key)
-        if entry.vector is None:
+        if entry.vector is None or is_unit(entry.vector):
             return entry
         return replace(entry, vector=check_vectors([entry.vector], "the vector")[0])
     except InvalidInput as error:

@@ -32,6 +32,7 @@ __all__ = ["read_table"]
 
 CONTENT_COLUMNS = ("text", "image", "audio", "path")
 RESERVED = {"key", "modality", "source", "vector", "metadata", *CONTENT_COLUMNS}
+PLAIN = {int, bool, type(None)}
 BATCH_CHARACTERS = 16_000_000
 # A row with a vector needs no file, so that columns which would name one are metadata.
 RESERVED_BESIDE_VECTORS = {"key", "modality", "source", "vector", "metadata", "text"}
@@ -256,11 +257,12 @@ def _plain(name: str, value: Any) -> Any:
     Raises:
         InvalidInput: It is none and has no plain form, or could not be found by a filter.
     """
-    if value is None or isinstance(value, bool | int):
-        return value
-    if isinstance(value, str):
+    kind = type(value)
+    if kind is str:
         if "\0" in value:
             raise InvalidInput(f"{name} holds a NUL, which no filter finds", hint="take it out")
+        return value
+    if kind in PLAIN:
         return value
     if isinstance(value, float | Decimal):
         number = float(value)
@@ -271,9 +273,9 @@ def _plain(name: str, value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, dt.timedelta):
         return value.total_seconds()
-    if isinstance(value, Mapping):
+    if kind is dict:
         return {_plain(name, str(key)): _plain(name, one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
+    if kind in (list, tuple):
         return [_plain(name, one) for one in value]
     raise InvalidInput(
         f"{name} holds {type(value).__name__}, which metadata cannot", hint="leave the column out"
