@@ -29,7 +29,7 @@ BLOCK_SAMPLES = 1_000_000  # of all channels together: 4 MB
 UNKNOWN_FRAMES, UNKNOWN_BYTES = 2**62, 0x7FFF0000
 # Less of what was said is a torn file: encoders pad, and headers round.
 WHOLE_SHARE, GUESSED_SHARE = 0.95, 0.5
-OGG_END = 4  # the flag of a stream's last page
+OGG_HEAD, OGG_END = 27, 4  # the length of a page's header; the flag of a stream's last page
 # In the first frame of an MP3: a header with the number of frames follows.
 MP3_MARKS, MP3_HEAD = (b"Xing", b"Info", b"VBRI"), 200_000
 # Floating-point samples may lie outside [-1, 1], but no sound gets this loud, and the resampler
@@ -95,10 +95,18 @@ def _check_container(data: bytes, name: str | Path) -> None:
         if len(data) < WHOLE_SHARE * length and length < UNKNOWN_BYTES:
             raise _truncated(name, f"{len(data)} of {length + 8} bytes")
     if data[:4] == b"OggS":
-        # The last page of a stream says that it is; a file that was cut has none.
-        last = data.rfind(b"OggS")
-        if last + 5 >= len(data) or not data[last + 5] & OGG_END:
-            raise _truncated(name, f"{len(data)} bytes, and no end of the stream")
+        _check_last_page(data, name)
+
+
+def _check_last_page(data: bytes, name: str | Path) -> None:
+    """Refuse an OGG of which the last page is missing or torn (RFC 3533, section 6)."""
+    last = data.rfind(b"OggS")
+    head = data[last : last + OGG_HEAD]
+    # How many segments the page has, and how long each of them is, stand at its beginning.
+    lengths = data[last + OGG_HEAD : last + OGG_HEAD + head[-1]]
+    end = last + OGG_HEAD + len(lengths) + sum(lengths)
+    if len(head) < OGG_HEAD or len(lengths) < head[-1] or len(data) < end or not head[5] & OGG_END:
+        raise _truncated(name, f"{len(data)} bytes, and no end of the stream")
 
 
 def _truncated(name: str | Path, rest: str) -> UnreadableFile:

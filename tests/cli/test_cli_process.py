@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -187,3 +188,33 @@ def test_a_path_that_is_no_unicode_is_reported(tmp_path: Path) -> None:
     done = start("get", name, "-c", tmp_path / "c")
     assert done.returncode in {0, 1}
     assert "Traceback" not in done.stderr
+
+
+def test_a_closed_stdout_is_no_traceback(shared: Path) -> None:
+    command = f"{' '.join(MUOMNI)} get dog.txt -c '{shared}' >&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+
+
+def test_an_argument_that_is_no_unicode_is_one_line(shared: Path) -> None:
+    done = start("search", os.fsdecode(b"caf\xe9"), "-c", shared)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "half a character" in line
+
+
+def test_collections_are_listed_past_one_that_cannot_be_opened(
+    muomni: Run, shared: Path, tmp_path: Path
+) -> None:
+    for name in ("a", "b", "c"):
+        shutil.copytree(shared, tmp_path / "all" / name)
+    (tmp_path / "all/b/collection.db").write_bytes(b"no database")
+    found = answers(muomni("collections", tmp_path / "all", "--json"))
+    assert [Path(one["directory"]).name for one in found] == ["a", "b", "c"]
+    assert [one["error"] is None for one in found] == [True, False, True]
+
+
+def test_a_collection_without_its_folders_is_dropped_too(muomni: Run, collection: Path) -> None:
+    shutil.rmtree(collection / "vectors")
+    answers(muomni("drop", "-f", "-c", collection))
+    assert not collection.exists()

@@ -442,14 +442,15 @@ def test_what_is_committed_is_found_before_the_run_ends(
     assert place.query(Query.text("word77"), k=1)[0].key == "k077"
 
 
-MEASURE = """
-import resource, sys
+MEASURE = r"""
+import re, sys
+from pathlib import Path
 from muomni_search.collection import Collection
 from muomni_search.ingest.manifest import read_corpus
 with Collection.create(sys.argv[1], model="hashing") as place:
     report = place.add(read_corpus(sys.argv[2:]), dry_run=True)
     assert report.added == 400, report
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 """
 
 

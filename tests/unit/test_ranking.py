@@ -46,6 +46,17 @@ def test_the_sample_of_many_rows_is_fixed_sorted_live_and_spread():
     assert np.histogram(sample, bins=10, range=(0, 50_000))[0].min() > 50
 
 
+def test_a_row_that_comes_or_goes_changes_one_of_the_sample_at_most():
+    dead = np.arange(0, 5_000, 3)
+    before = ranking.sample_rows(5_000, dead)
+    longer = ranking.sample_rows(5_001, dead)
+    fewer = ranking.sample_rows(5_000, np.sort(np.append(dead, before[7])))
+    for after in (longer, fewer):
+        assert len(after) == len(before)
+        assert len(np.setdiff1d(before, after)) <= 1
+    assert before[7] not in fewer
+
+
 # ---- the background -----------------------------------------------------------------------
 
 

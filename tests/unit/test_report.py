@@ -19,7 +19,7 @@ from PIL import Image
 
 from muomni_search import report
 from muomni_search.collection import Collection
-from muomni_search.errors import MuomniError, NotFound
+from muomni_search.errors import Conflict, MuomniError, NotFound
 from muomni_search.items import Hit, Item, Modality, Part, Query, Record, Span
 from muomni_search.report import Section, asked_parts, write_page
 
@@ -506,3 +506,12 @@ def test_a_page_that_cannot_be_written_is_an_error_that_names_it(tmp_path: Path)
 def test_a_page_without_questions_is_a_page(tmp_path: Path) -> None:
     write_page(tmp_path / "page.html", "empty", [])
     assert Page(tmp_path / "page.html").all("h1")[0]["text"] == "empty"
+
+
+def test_a_foreign_file_is_not_replaced_by_a_page(tmp_path: Path) -> None:
+    (tmp_path / "dog.jpg").write_bytes(b"\xff\xd8 a picture")
+    with pytest.raises(Conflict, match="something else"):
+        write_page(tmp_path / "dog.jpg", "Dogs", [])
+    write_page(tmp_path / "dogs.html", "Dogs", [])
+    write_page(tmp_path / "dogs.html", "Dogs", [])
+    assert (tmp_path / "dogs.html").read_text().lower().startswith("<!doctype html")

@@ -503,3 +503,15 @@ def test_an_export_that_fails_leaves_the_old_file_and_nothing_else(
 def test_an_export_into_a_missing_folder_says_so(mixed: Collection, tmp_path: Path) -> None:
     with pytest.raises(MuomniError, match="nowhere"):
         export_collection(mixed, tmp_path / "nowhere" / "x.parquet")
+
+
+def test_a_foreign_file_is_not_replaced(tmp_path: Path) -> None:
+    shelf = Collection.create(tmp_path / "c", model="hashing")
+    (tmp_path / "notes.parquet").write_text("precious")
+    with pytest.raises(Conflict, match="something else"):
+        export_collection(shelf, tmp_path / "notes.parquet")
+    assert (tmp_path / "notes.parquet").read_text() == "precious"
+    with pytest.raises(InvalidInput, match="no name of an export"):
+        export_collection(shelf, tmp_path / "all.csv")
+    export_collection(shelf, tmp_path / "all.parquet")
+    export_collection(shelf, tmp_path / "all.parquet")

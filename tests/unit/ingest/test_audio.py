@@ -175,6 +175,17 @@ def test_a_sound_of_which_most_is_missing_is_refused(kind: str, rng: np.random.G
     assert caught.value.hint
 
 
+@pytest.mark.parametrize("share", [0.5, 0.7, 0.9])
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "AIFF", "MP3"])
+def test_a_sound_that_was_cut_is_refused_and_says_so(
+    kind: str, share: float, rng: np.random.Generator
+) -> None:
+    data = encoded(rng.uniform(-0.5, 0.5, (48_000, 1)), 16_000, kind)
+    assert len(decode_audio(data, "x")) >= 48_000
+    with pytest.raises(UnreadableFile, match=r"x: .*(truncated|damaged|no sound)"):
+        decode_audio(data[: int(len(data) * share)], "x")
+
+
 def test_a_length_that_nobody_knew_when_it_was_written_is_no_lie() -> None:
     frames = tone(16_000).astype("<f4").tobytes()
     for unknown in (0xFFFFFFFF, 0x7FFFFFFF, 0x80000000):

@@ -1,0 +1,59 @@
+"""Long texts are tokenised part by part, and their passages lie where they say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from muomni_search.encoders import segments
+from muomni_search.encoders.model import load_model
+from muomni_search.encoders.segments import chunks, length_groups
+from muomni_search.items import Modality
+
+
+@given(st.text("ab .!\n", max_size=400), st.integers(1, 60))
+def test_parts_join_to_the_text_and_none_is_too_long(text: str, limit: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segments, "CHUNK_CHARACTERS", limit)
+        parts = [text[start:end] for start, end in chunks(text)]
+    assert "".join(parts) == text
+    assert all(len(part) <= limit for part in parts)
+
+
+def test_parts_end_with_sentences_else_with_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments, "CHUNK_CHARACTERS", 20)
+    text = "One two. Three four. five six seven eight nine ten"
+    assert [text[start:end] for start, end in chunks(text)] == [
+        "One two. ", "Three four. ", "five six seven ", "eight nine ten",
+    ]  # fmt: skip
+
+
+def test_passages_of_a_text_of_several_parts_lie_where_they_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(segments, "CHUNK_CHARACTERS", 1_000)
+    text = " ".join(f"The sentence of number {n} stands here." for n in range(200))
+    encoder = load_model("base").encoder(Modality.TEXT)
+    pieces = encoder.prepare(text)
+    spans = [piece.span for piece in pieces]
+    assert len(pieces) > len(text) / 1_000
+    for piece, span in zip(pieces, spans, strict=True):
+        assert span is not None
+        passage = text[span.start : span.end]
+        assert passage.startswith("The sentence")
+        assert passage.endswith(".")
+        (alone,) = encoder.prepare(passage)
+        assert np.array_equal(alone.data, piece.data)
+
+
+@given(st.lists(st.integers(1, 50), max_size=60), st.integers(1, 120))
+def test_groups_hold_every_piece_once_and_no_more_than_they_may(
+    lengths: list[int], budget: int
+) -> None:
+    sizes = np.array(lengths, np.int64)
+    groups = list(length_groups(sizes, budget))
+    assert sorted(np.concatenate(groups).tolist() if groups else []) == list(range(len(lengths)))
+    for group in groups:
+        assert len(group) == 1 or len(group) * sizes[group].max() <= budget
