@@ -55,9 +55,11 @@ def check_vectors(rows: Any, where: str, *, dim: int = DIM) -> NDArray[np.float3
     """
     try:
         array = np.asarray(rows)
-        if array.dtype == object or array.dtype.kind not in "fiu":
+        if array.dtype.kind in "bUS":
+            raise TypeError("flags and texts are no numbers")
+        if array.dtype.kind not in "fiu":
             array = array.astype(np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidInput(f"{where}: not a vector of {dim} numbers") from error
     if array.ndim != 2 or array.shape[1] != dim:
         width = array.shape[-1] if array.ndim else 0

@@ -143,10 +143,10 @@ def parse_json(text: str) -> Any:
     """
     try:
         value = STRICT_JSON.decode(text)
+        if HALF_PAIR.search(text) and not _is_unicode(json.dumps(value, ensure_ascii=False)):
+            raise ValueError("half a surrogate pair, which is no character")
     except RecursionError as error:
         raise ValueError("nested too deep") from error
-    if HALF_PAIR.search(text) and not _is_unicode(json.dumps(value, ensure_ascii=False)):
-        raise ValueError("half a surrogate pair, which is no character")
     return value
 
 
@@ -178,9 +178,9 @@ def _is_unicode(text: str) -> bool:
 
 # ---- CSV -------------------------------------------------------------------------------------
 
-INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,99})")
+INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,999})")
 # 007 is a name, not a number: it would not come back as it was.
-NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][-+]?[0-9]{1,3})?(?<=[0-9.])(?<!^\.)")
+NUMBER = re.compile(r"[-+]?(?=\.?[0-9])(0|[1-9][0-9]*)?(\.[0-9]*)?([eE][-+]?[0-9]{1,3})?")
 EXACT_FLOATS = 2**53  # above, not every integer is a float
 FLAG = re.compile("true|false", re.IGNORECASE)
 
@@ -326,12 +326,11 @@ def _read_parquet(path: Path) -> Iterator[Numbered]:
         try:
             for batch in file.iter_batches(_rows_at_once(file)):
                 vectors = _vectors_of(batch) if "vector" in names else None
-                for place, row in enumerate(_plain_times(batch.select(others)).to_pylist()):
+                for place, row in enumerate(_plain_rows(_plain_times(batch.select(others)))):
                     number += 1
-                    if vectors is not None:
+                    if vectors is not None and isinstance(row, dict):
                         row["vector"] = vectors[place]
                     yield number, row
-        # Numbers that are no dates raise of several kinds on their way to Python.
         except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
             raise _unreadable(path, error, "write the Parquet table again") from error
 
@@ -344,16 +343,48 @@ def _rows_at_once(file: Any) -> int:
     return int(min(BATCH_ROWS, max(1, MAX_LINE_BYTES // per_row)))
 
 
+def _plain_rows(batch: Any) -> Iterator[Row | str]:
+    """Yield the rows of a batch as dicts; one that Python has no value for, as the reason."""
+    import pyarrow as pa
+
+    try:
+        yield from batch.to_pylist()
+    # Numbers that are no dates raise of several kinds on their way to Python.
+    except (pa.ArrowException, ValueError, OverflowError):
+        for place in range(len(batch)):
+            try:
+                yield batch.slice(place, 1).to_pylist()[0]
+            except (pa.ArrowException, ValueError, OverflowError) as error:
+                yield f"a value that cannot be read: {error}"
+
+
 def _plain_times(batch: Any) -> Any:
     """Return a batch with its times in microseconds: Python has no finer ones."""
     import pyarrow as pa
 
     for place, field in enumerate(batch.schema):
-        if pa.types.is_timestamp(field.type) and field.type.unit == "ns":
-            coarse = pa.timestamp("us", field.type.tz)
+        coarse = _coarse(field.type)
+        if coarse != field.type:
             column = batch.column(place).cast(coarse, safe=False)
             batch = batch.set_column(place, pa.field(field.name, coarse), column)
     return batch
+
+
+def _coarse(kind: Any) -> Any:
+    """Return an Arrow type with microseconds in the place of nanoseconds, however deep."""
+    import pyarrow as pa
+
+    if getattr(kind, "unit", None) == "ns":
+        if pa.types.is_timestamp(kind):
+            return pa.timestamp("us", kind.tz)
+        return pa.time64("us") if pa.types.is_time(kind) else pa.duration("us")
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_coarse(field.type)) for field in kind])
+    if pa.types.is_list(kind):
+        return pa.list_(_coarse(kind.value_type))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(_coarse(kind.value_type))
+    return kind
 
 
 def _vectors_of(batch: Any) -> list[Any]:

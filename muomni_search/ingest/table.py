@@ -74,14 +74,19 @@ def _batches(rows: Iterator[Numbered]) -> Iterator[list[Numbered]]:
     """Yield some rows at a time, fewer where they hold long texts."""
     batch: list[Numbered] = []
     size = 0
-    for numbered in rows:
-        batch.append(numbered)
-        row = numbered[1]
-        if isinstance(row, dict):
-            size += sum(len(value) for value in row.values() if isinstance(value, str))
-        if len(batch) == BATCH_ROWS or size > BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
+    try:
+        for numbered in rows:
+            batch.append(numbered)
+            row = numbered[1]
+            if isinstance(row, dict):
+                size += sum(len(value) for value in row.values() if isinstance(value, str))
+            if len(batch) == BATCH_ROWS or size > BATCH_CHARACTERS:
+                yield batch
+                batch, size = [], 0
+    except UnreadableFile:
+        if batch:
+            yield batch  # what came before the damage is good
+        raise
     if batch:
         yield batch
 
@@ -105,6 +110,8 @@ class _Batch:
                 yield self._record(number, row, origin)
             except InvalidInput as error:
                 yield Problem(origin, f"{origin}: {error.what}", error.hint or "mend the row")
+            except RecursionError:
+                yield Problem(origin, f"{origin}: metadata nested too deep", "flatten it")
 
     def _normalised(self) -> dict[int, NDArray[np.float32]]:
         """Return the unit vectors of the rows that have good ones, in one go where all are."""
@@ -117,7 +124,7 @@ class _Batch:
             return {}
         try:
             checked = check_vectors([vector for _, vector in rows], "the batch")
-        except (InvalidInput, ValueError):
+        except InvalidInput:
             return {}  # one of them is bad: each is checked on its own
         return {number: vector for (number, _), vector in zip(rows, checked, strict=True)}
 
@@ -234,7 +241,7 @@ def _modality(value: Any) -> Modality | None:
 
 def _metadata(row: Row, reserved: Collection[str]) -> dict[str, Any]:
     metadata = {
-        name: plain
+        _plain("the name of a column", name): plain
         for name, value in row.items()
         if name not in reserved and (plain := _plain(name, value)) is not None
     }

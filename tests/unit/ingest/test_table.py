@@ -783,3 +783,76 @@ def test_a_table_that_breaks_off_gives_the_rows_before_and_then_one_problem(fold
     check_problem(problem, str(path), "")
     found = [getattr(entry, "text", None) for entry in records]
     assert found == [f"row {n}" for n in range(BATCH_ROWS)]
+
+
+# ---- what once ended a run -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cell", ["e5", "E1", "+e1", ".e5", "-.", "+.", "."])
+def test_a_cell_that_is_almost_a_number_is_a_text(tmp_path: Path, cell: str) -> None:
+    (tmp_path / "t.csv").write_text(f"text,code\nwords,{cell}\n")
+    (entry,) = read_table(tmp_path / "t.csv")
+    assert isinstance(entry, Record)
+    assert entry.metadata == {"code": cell}
+
+
+@pytest.mark.parametrize("depth", [400, 700, 985, 2_000])
+def test_metadata_nested_too_deep_is_a_problem_of_its_row(tmp_path: Path, depth: int) -> None:
+    deep = "[" * depth + '"\\ud83d\\ude00"' + "]" * depth
+    lines = ['{"text": "good"}', f'{{"text": "deep", "a": {deep}}}', '{"text": "good too"}']
+    (tmp_path / "t.jsonl").write_text("\n".join(lines) + "\n")
+    entries = list(read_table(tmp_path / "t.jsonl"))
+    assert isinstance(entries[0], Record)
+    assert isinstance(entries[2], Record)
+
+
+@pytest.mark.parametrize("value", [10**400, True, "1"])
+def test_a_vector_of_what_is_no_float_is_a_problem_of_its_row(tmp_path: Path, value: Any) -> None:
+    rows = [{"modality": "text", "vector": [value] * 256}]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (entry,) = read_table(tmp_path / "t.jsonl")
+    assert isinstance(entry, Problem)
+    assert "not a vector of 256 numbers" in entry.error
+
+
+def test_good_rows_before_the_damage_are_in(tmp_path: Path) -> None:
+    texts = [f"{number} " * 8_000 for number in range(800)]
+    path = tmp_path / "t.parquet"
+    pq.write_table(
+        pa.table({"text": texts}), path, row_group_size=100, compression="none",
+        use_dictionary=False, write_page_checksum=False,
+    )  # fmt: skip
+    data = bytearray(path.read_bytes())
+    start = pq.read_metadata(path).row_group(6).column(0).data_page_offset
+    data[start : start + 400] = b"\xff" * 400
+    path.write_bytes(bytes(data))
+    entries = list(read_table(path))
+    assert isinstance(entries[-1], Problem)
+    assert len(entries) > 500
+
+
+def test_times_of_nanoseconds_are_read_however_deep(tmp_path: Path) -> None:
+    stamp = pa.array([1_001], pa.timestamp("ns"))
+    columns = {
+        "text": pa.array(["words"]),
+        "time": pa.array([1_001], pa.time64("ns")),
+        "span": pa.array([1_001], pa.duration("ns")),
+        "list": pa.ListArray.from_arrays([0, 1], stamp),
+        "struct": pa.StructArray.from_arrays([stamp], ["at"]),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    (entry,) = read_table(tmp_path / "t.parquet")
+    assert isinstance(entry, Record)
+    assert entry.metadata == {
+        "time": "00:00:00.000001",
+        "span": 1e-06,
+        "list": ["1970-01-01T00:00:00.000001"],
+        "struct": {"at": "1970-01-01T00:00:00.000001"},
+    }
+
+
+def test_a_date_that_python_has_not_is_a_problem_of_its_row(tmp_path: Path) -> None:
+    when = pa.array([0, 2**62, 1], pa.timestamp("us"))
+    pq.write_table(pa.table({"text": ["a", "b", "c"], "when": when}), tmp_path / "t.parquet")
+    kinds = [type(entry) for entry in read_table(tmp_path / "t.parquet")]
+    assert kinds == [Record, Problem, Record]
