@@ -187,3 +187,24 @@ def test_a_path_that_is_no_unicode_is_reported(tmp_path: Path) -> None:
     done = start("get", name, "-c", tmp_path / "c")
     assert done.returncode in {0, 1}
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("call", ["get dog.txt", "get gone", "search owl", "list"])
+def test_without_a_stdout_there_is_no_traceback(shared: Path, call: str) -> None:
+    command = f"{' '.join(MUOMNI)} {call} -c '{shared}' >&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode in {0, 1}
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 1
+
+
+@pytest.mark.parametrize("option", [[], ["--text"], ["--id"], ["--plus"], ["--image"]])
+def test_an_argument_that_is_no_unicode_is_told_in_one_line(
+    shared: Path, option: list[str]
+) -> None:
+    word = ("text:" if option == ["--plus"] else "") + os.fsdecode(b"caf\xe9")
+    done = start("search", *option, word, "-c", shared)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("muomni: error: ")
+    assert "Error" not in line  # of Python's

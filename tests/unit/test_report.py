@@ -19,7 +19,7 @@ from PIL import Image
 
 from muomni_search import report
 from muomni_search.collection import Collection
-from muomni_search.errors import MuomniError, NotFound
+from muomni_search.errors import Conflict, MuomniError, NotFound
 from muomni_search.items import Hit, Item, Modality, Part, Query, Record, Span
 from muomni_search.report import Section, asked_parts, write_page
 
@@ -493,6 +493,19 @@ def test_the_page_before_stays_when_a_new_one_fails(tmp_path: Path) -> None:
         write_page(tmp_path / "page.html", "x", [Section("x", "x", (), hits())])  # type: ignore[arg-type]
     assert "before" in (tmp_path / "page.html").read_text(encoding="utf-8")
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_a_page_replaces_a_page_and_no_other_file(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text("<html>precious")
+    with pytest.raises(Conflict, match="something else"):
+        write_page(path, "new", [])
+    assert path.read_text() == "<html>precious"
+    path.unlink()
+    write_page(path, "old", [])
+    write_page(path, "new", [])
+    assert [element["text"] for element in Page(path).all("h1")] == ["new"]
+    assert [one.name for one in tmp_path.iterdir()] == ["page.html"]
 
 
 def test_a_page_that_cannot_be_written_is_an_error_that_names_it(tmp_path: Path) -> None:
