@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -722,19 +723,20 @@ def test_the_file_of_the_queries_is_no_output_whatever_it_is_called(
     assert not list(tmp_path.glob("*.parts"))
 
 
-@pytest.mark.parametrize("place", ["vectors/out.jsonl", "index/out.trec", "to vectors/x.jsonl"])
+@pytest.mark.parametrize(
+    "place",
+    ["vectors/out.jsonl", "index/out.trec", "to vectors/x.jsonl", "collection.db-wal.jsonl"],
+)
 @pytest.mark.parametrize("ask", ["queries", "neighbors"])
 def test_no_output_goes_where_the_collection_keeps_its_own_files(
     own: Collection, tmp_path: Path, place: str, ask: str
 ) -> None:
     (own.directory / "to vectors").symlink_to("vectors")
     before = sorted(own.directory.rglob("*"))
+    queries = write_jsonl(tmp_path / "q.jsonl", {"text": "owl"})
+    run = {"queries": partial(run_batch, own, queries), "neighbors": partial(write_neighbors, own)}
     with pytest.raises(InvalidInput, match="keeps its own files"):
-        if ask == "queries":
-            queries = write_jsonl(tmp_path / "q.jsonl", {"text": "owl"})
-            run_batch(own, queries, own.directory / place, force=True)
-        else:
-            write_neighbors(own, own.directory / place, force=True)
+        run[ask](own.directory / place, force=True)
     assert sorted(own.directory.rglob("*")) == before
     assert own.verify() == []
     # Beside them is a place like any other.

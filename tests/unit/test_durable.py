@@ -33,8 +33,12 @@ def test_two_threads_write_the_same_file_and_one_of_both_is_there_whole(tmp_path
 def test_what_fails_half_way_leaves_the_file_before(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"before")
-    with pytest.raises(RuntimeError), durable.whole_file(path) as partial:
+
+    def fail(partial: Path) -> None:
         partial.write_bytes(b"half")
         raise RuntimeError
+
+    with pytest.raises(RuntimeError), durable.whole_file(path) as partial:
+        fail(partial)
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
