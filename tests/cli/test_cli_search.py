@@ -298,3 +298,15 @@ def test_many_hits_do_not_need_a_collection_of_that_size(
 ) -> None:
     write_vector(tmp_path / "v.npy", 1)
     assert len(answers(muomni("search", "--vector", "v.npy", "-k", "1000000", "-c", shared))) == 8
+
+
+@pytest.mark.parametrize("place", ["collection.db", "vectors/page.html", "index/page.html"])
+def test_a_page_over_files_of_the_collection_is_refused(
+    muomni: Run, collection: Path, place: str
+) -> None:
+    before = (collection / "collection.db").read_bytes()
+    result = muomni("search", "owl", "--html", collection / place, "-c", collection)
+    assert result.exit_code == 1
+    assert "keeps its own files" in result.stderr
+    assert (collection / "collection.db").read_bytes() == before
+    assert answers(muomni("verify", "-c", collection)) == [{"ok": True, "problems": []}]

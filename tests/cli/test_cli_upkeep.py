@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,26 @@ def test_collections_lists_each_also_a_damaged_one(
     assert muomni("collections", "missing").exit_code == 2
 
 
+def test_collections_goes_on_past_those_that_cannot_be_opened(
+    muomni: Run, shared: Path, tmp_path: Path
+) -> None:
+    places = [Path(shutil.copytree(shared, tmp_path / "indexes" / name)) for name in "abcde"]
+    (places[0] / "collection.db").write_bytes(b"")
+    (places[1] / "vectors/image.0.f32").unlink()
+    for path in places[2].glob("collection.db*"):
+        path.unlink()
+    (places[2] / "collection.db").mkdir()
+    with sqlite3.connect(places[3] / "collection.db") as database:
+        database.execute("UPDATE collection SET fingerprint = 'another'")
+    database.close()
+    found = {Path(one["directory"]).name: one for one in answers(muomni("collections"))}
+    assert found["e"]["items"] == 8
+    assert found["e"]["error"] is None
+    assert found["d"]["error"]
+    assert found["a"]["error"]
+    assert [*found] == sorted(found)
+
+
 def test_drop_asks(muomni: Run, collection: Path) -> None:
     result = muomni("drop", "-c", collection, answer="n\n")
     assert result.exit_code == 1
@@ -145,6 +166,13 @@ def test_drop_without_an_answer_keeps_everything(muomni: Run, collection: Path) 
 
 
 def test_drop_with_force_does_not_ask(muomni: Run, collection: Path) -> None:
+    assert answers(muomni("drop", "-f", "-c", collection)) == [{"dropped": str(collection)}]
+    assert not collection.exists()
+
+
+@pytest.mark.parametrize("missing", ["vectors", "index"])
+def test_drop_needs_no_whole_collection(muomni: Run, collection: Path, missing: str) -> None:
+    shutil.rmtree(collection / missing)
     assert answers(muomni("drop", "-f", "-c", collection)) == [{"dropped": str(collection)}]
     assert not collection.exists()
 

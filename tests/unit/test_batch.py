@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -653,6 +655,97 @@ def test_a_file_of_somebody_else_is_not_replaced(shelf: Collection, tmp_path: Pa
         run_batch(shelf, tmp_path / "q.npy", tmp_path / "out.jsonl")
     assert (tmp_path / "out.jsonl").read_text() == "precious"
     assert not list(tmp_path.glob("*.parts"))
+
+
+def asks_for_a_picture(folder: Path, seed: int) -> Path:
+    """Write the query file that is the same to the byte in each folder, beside its own picture."""
+    folder.mkdir()
+    pixels = np.random.default_rng(seed).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+    # Of one size and time: only where it lies tells it from another.
+    Image.fromarray(pixels).save(folder / "picture.bmp")
+    os.utime(folder / "picture.bmp", (1e9, 1e9))
+    return write_jsonl(folder / "q.jsonl", {"image": "picture.bmp"})
+
+
+def test_the_same_queries_beside_another_picture_are_another_job(
+    shelf: Collection, tmp_path: Path
+) -> None:
+    one, other = (asks_for_a_picture(tmp_path / name, seed) for seed, name in enumerate("ab"))
+    output = tmp_path / "out.jsonl"
+    run_batch(shelf, one, output)
+    assert run_batch(shelf, one, output).resumed_blocks == 1
+    content = output.read_bytes()
+    with pytest.raises(Conflict, match="--force"):
+        run_batch(shelf, other, output)
+    assert output.read_bytes() == content
+    run_batch(shelf, other, output, force=True)
+    asked = [(0, Query.image(other.with_name("picture.bmp")))]
+    assert read_jsonl(output) == expected(shelf, asked)
+
+
+def test_a_picture_that_was_changed_in_place_makes_another_job(
+    shelf: Collection, tmp_path: Path
+) -> None:
+    queries = asks_for_a_picture(tmp_path / "a", 0)
+    output, picture = tmp_path / "out.jsonl", queries.with_name("picture.bmp")
+    run_batch(shelf, queries, output)
+    write_picture(picture)
+    with pytest.raises(Conflict, match="--force"):
+        run_batch(shelf, queries, output)
+    assert run_batch(shelf, queries, output, force=True).resumed_blocks == 0
+    assert read_jsonl(output) == expected(shelf, [(0, Query.image(picture))])
+
+
+def test_an_output_that_another_collection_overwrote_is_not_taken_for_done(
+    shelf: Collection, own: Collection, tmp_path: Path
+) -> None:
+    own.delete(["k001"])
+    np.save(tmp_path / "q.npy", ASKED)
+    output = tmp_path / "out.jsonl"
+    run_batch(shelf, tmp_path / "q.npy", output)
+    content = output.read_bytes()
+    run_batch(own, tmp_path / "q.npy", output, force=True)
+    assert output.read_bytes() != content
+    # The books of the first still call its job done.
+    with pytest.raises(Conflict, match="--force"):
+        run_batch(shelf, tmp_path / "q.npy", output)
+    assert run_batch(shelf, tmp_path / "q.npy", output, force=True).resumed_blocks == 0
+    assert output.read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["q.jsonl", "folder/../q.jsonl", "link.jsonl"])
+def test_the_file_of_the_queries_is_no_output_whatever_it_is_called(
+    shelf: Collection, tmp_path: Path, name: str
+) -> None:
+    queries = write_jsonl(tmp_path / "q.jsonl", {"text": "owl"})
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link.jsonl").symlink_to(queries)
+    before = queries.read_bytes()
+    with pytest.raises(InvalidInput, match="holds the queries"):
+        run_batch(shelf, queries, tmp_path / name, force=True)
+    assert queries.read_bytes() == before
+    assert not list(tmp_path.glob("*.parts"))
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["vectors/out.jsonl", "index/out.trec", "to vectors/x.jsonl", "collection.db-wal.jsonl"],
+)
+@pytest.mark.parametrize("ask", ["queries", "neighbors"])
+def test_no_output_goes_where_the_collection_keeps_its_own_files(
+    own: Collection, tmp_path: Path, place: str, ask: str
+) -> None:
+    (own.directory / "to vectors").symlink_to("vectors")
+    before = sorted(own.directory.rglob("*"))
+    queries = write_jsonl(tmp_path / "q.jsonl", {"text": "owl"})
+    run = {"queries": partial(run_batch, own, queries), "neighbors": partial(write_neighbors, own)}
+    with pytest.raises(InvalidInput, match="keeps its own files"):
+        run[ask](own.directory / place, force=True)
+    assert sorted(own.directory.rglob("*")) == before
+    assert own.verify() == []
+    # Beside them is a place like any other.
+    assert write_neighbors(own, own.directory / "graph.jsonl", k=1).failed == 0
+    assert own.verify() == []
 
 
 @pytest.mark.usefixtures("small_blocks")

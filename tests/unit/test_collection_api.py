@@ -290,6 +290,10 @@ def test_an_index_answers_like_the_rows_and_says_so(path: Path) -> None:
         (lambda: Query.text("x"), {"k": 0}, InvalidInput, "k must be 1"),
         (lambda: Query.text("x"), {"k": -1}, InvalidInput, "k must be 1"),
         (lambda: Query.text("x"), {"offset": -1}, InvalidInput, "offset"),
+        (lambda: Query.text("x"), {"k": 1.5}, InvalidInput, "k must be 1"),
+        (lambda: Query.text("x"), {"where": 5}, InvalidInput, "filter"),
+        (lambda: None, {}, InvalidInput, "no query"),
+        (lambda: 5, {}, InvalidInput, "no query"),
         (lambda: Query.text("x"), {"modality": "smell"}, InvalidInput, "smell"),
         (lambda: Query.text("x"), {"where": "year >"}, InvalidInput, "character 7"),
         (lambda: Query.text(" "), {}, InvalidInput, "no words"),
@@ -389,6 +393,18 @@ def test_what_is_deleted_is_gone_from_every_answer(path: Path) -> None:
         assert collection.get(["owl"])[0].key == "owl"
         assert collection.verify() == []
         assert collection.stats()["text"]["dead"] >= 20
+
+
+def test_a_string_is_one_key_and_not_its_letters(empty: Collection) -> None:
+    empty.add(record(key, VECTORS[number]) for number, key in enumerate(("a", "ab", "b")))
+    assert [item.key for item in empty.get("ab")] == ["ab"]
+    assert empty.delete("ab") == 1
+    assert [item.key for item in empty.items()] == ["a", "b"]
+    with pytest.raises(NotFound, match="'ab'"):
+        empty.get("ab")
+    with pytest.raises(NotFound, match="ab"):
+        empty.delete("ab")
+    assert empty.delete(["a", "b"]) == 2
 
 
 def test_an_item_that_is_added_again_is_replaced(path: Path) -> None:
@@ -542,6 +558,105 @@ def test_a_row_that_was_altered_is_found_by_verify_and_forgotten_by_repair(path:
         assert collection.stats()["items"] == ROWS + 3
 
 
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A folder of which a part changes after it was added."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for seed, name in enumerate(("same", "smaller", "larger", "gone")):
+        write_noise(folder / f"{name}.png", seed)
+    (folder / "note.txt").write_text(LONG)
+    (folder / "left.txt").write_text("A fox left only its words.")
+    return folder
+
+
+def write_noise(path: Path, seed: int, side: int = 24) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def mixed(files: Path, tmp_path: Path) -> Iterator[Collection]:
+    """A collection of that folder, of stored texts and of ready vectors."""
+    with Collection.create(tmp_path / "mixed", model="hashing") as collection:
+        collection.add(read_corpus([files]))
+        stored = replace(words("stored", "An owl calls in the night."), metadata={"n": [1, "é"]})
+        collection.add([stored, words("long", LONG)])
+        collection.add([record("ready text", VECTORS[0], "text"), record("ready", VECTORS[1])])
+        yield collection
+
+
+def state_of(collection: Collection) -> dict[str, tuple[Any, ...]]:
+    """Return all that an item is, with its vectors and spans."""
+    found = {}
+    with collection.store.snapshot() as snapshot:
+        for item in snapshot.iter_items():
+            modality, own = snapshot.item_rows([item.key])[item.key]
+            spans = tuple(match.span for match in snapshot.matches(modality, own))
+            vectors = snapshot.vectors(modality)[own].tobytes()
+            known = snapshot.known([item.key])[item.key]
+            metadata = repr(item.metadata)
+            outside = (modality, item.source, item.text, metadata, item.added, known)
+            found[item.key] = (*outside, spans, vectors)
+    return found
+
+
+def hurt(file: Path, damage: str) -> None:
+    if damage == "flipped":
+        flip(file, 3)
+    elif damage == "cut":
+        file.write_bytes(file.read_bytes()[:-5])
+    else:
+        file.unlink()
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
+def test_repair_encodes_again_what_is_still_there(
+    mixed: Collection, files: Path, damage: str
+) -> None:
+    before = state_of(mixed)
+    write_noise(files / "smaller.png", 7, side=8)
+    write_noise(files / "larger.png", 8, side=48)
+    (files / "gone.png").unlink()
+    (files / "left.txt").unlink()  # what the store holds of a text is enough
+    kept = {"stored", "long", "note.txt", "left.txt", "same.png"}
+    for modality in ("text", "image"):
+        hurt(rows_of(mixed.directory, modality), damage)
+    assert mixed.verify()
+    told = mixed.repair()
+    assert mixed.verify() == []
+    assert "4 items were encoded again" in told[0]
+    assert state_of(mixed) == {key: before[key] for key in kept}
+    assert {failure.key for failure in mixed.failures()} == before.keys() - kept
+    assert mixed.query("owl in the night", 1)[0].key == "stored"
+    assert mixed.query(Query.image(files / "same.png"), 1, modality="image")[0].key == "same.png"
+    assert mixed.query("Sentence 12 tells of the number 12", 3)[0].span is not None
+    assert mixed.repair() == []
+    # Nothing of it is encoded once more, and the changed files come back.
+    report = mixed.add(read_corpus([files]))
+    assert (report.added, report.updated, report.unchanged) == (2, 0, 2)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
+def test_repair_without_the_model_changes_nothing(mixed: Collection, damage: str) -> None:
+    directory = mixed.directory
+    items = [item.key for item in mixed.items()]
+    mixed.close()
+    with sqlite3.connect(directory / "collection.db") as database:
+        database.execute("UPDATE collection SET model = '/gone/model'")
+    database.close()
+    hurt(rows_of(directory, "text"), damage)
+    rows = {path: path.read_bytes() for path in (directory / "vectors").iterdir()}
+    with Collection.open(directory) as collection:
+        faults = collection.verify()
+        with pytest.raises(NotFound, match="gone"):
+            collection.repair()
+        assert [item.key for item in collection.items()] == items
+        assert collection.failures() == []
+        assert collection.verify() == faults != []
+    assert {path: path.read_bytes() for path in (directory / "vectors").iterdir()} == rows
+
+
 @pytest.mark.parametrize("damage", ["altered", "cut", "gone"])
 def test_a_damaged_index_is_not_trusted_and_built_anew(path: Path, damage: str) -> None:
     with Collection.open(path) as collection:
@@ -652,6 +767,57 @@ def test_threads_ask_while_one_writes(path: Path) -> None:
         assert errors == []
         assert set(answers) <= {ROWS + 3, ROWS + 4}
         assert collection.verify() == []
+
+
+def together(*jobs: Callable[[], object]) -> None:
+    """Run jobs in threads of their own, at once; raise the first error."""
+    barrier = threading.Barrier(len(jobs))
+
+    def run(job: Callable[[], object]) -> None:
+        barrier.wait(20)
+        job()
+
+    with ThreadPoolExecutor(len(jobs)) as threads:
+        for future in [threads.submit(run, job) for job in jobs]:
+            future.result()
+
+
+def test_verify_finds_no_fault_beside_a_rebuild(path: Path) -> None:
+    with Collection.open(path) as collection:
+        stop = threading.Event()
+        found: list[Any] = []
+
+        def rebuild() -> None:
+            try:
+                for number in range(5):
+                    # Another row makes another index, and the one before goes.
+                    collection.add([record(f"new {number}", VECTORS[number])])
+                    collection.rebuild("image", kind="ann")
+            finally:
+                stop.set()
+
+        def look() -> None:
+            while not stop.is_set():
+                found.extend(collection.verify())
+
+        together(rebuild, look)
+        assert found == []
+        assert collection.verify() == []
+
+
+def test_two_that_rebuild_at_once_both_succeed(path: Path) -> None:
+    with Collection.open(path) as one, Collection.open(path) as other:
+        expected = names(one.query(Query.vector(ASKED), 10))
+
+        def rebuild(collection: Collection) -> None:
+            for _ in range(3):
+                built = collection.rebuild(kind="ann")
+                assert {facts["kind"] for facts in built.values()} == {"pq4"}
+
+        together(*(lambda each=each: rebuild(each) for each in (one, one, other)))
+        assert one.verify() == []
+        assert not list((path / "index").glob(".*"))
+        assert names(one.query(Query.vector(ASKED), 10)) == expected
 
 
 def test_a_writer_that_waits_too_long_is_told_why(path: Path) -> None:

@@ -495,6 +495,19 @@ def test_the_page_before_stays_when_a_new_one_fails(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
 
 
+def test_a_page_replaces_a_page_and_no_other_file(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text("<html>precious")
+    with pytest.raises(Conflict, match="something else"):
+        write_page(path, "new", [])
+    assert path.read_text() == "<html>precious"
+    path.unlink()
+    write_page(path, "old", [])
+    write_page(path, "new", [])
+    assert [element["text"] for element in Page(path).all("h1")] == ["new"]
+    assert [one.name for one in tmp_path.iterdir()] == ["page.html"]
+
+
 def test_a_page_that_cannot_be_written_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(MuomniError, match=r"nowhere/page\.html"):
         write_page(tmp_path / "nowhere/page.html", "x", [])

