@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from muomni_search.documents import to_json
 from muomni_search.encoders.protocol import Model, Piece
 from muomni_search.errors import Conflict, InvalidInput, MuomniError, NotFound, UnreadableFile
-from muomni_search.ingest.folder import Entry
+from muomni_search.ingest.folder import IGNORE_FILE, Entry
 from muomni_search.ingest.manifest import Corpus
 from muomni_search.ingest.read import Limits, decode, read_file
 from muomni_search.ingest.rows import TABLES
@@ -269,10 +269,10 @@ class Pipeline:
             with self._store.snapshot() as snapshot:
                 known = snapshot.known([one.key for one in chunk if isinstance(one, Record)])
             for entry in chunk:
+                # Who stops at the first failure wants in what came before it.
+                while ahead and self._strict:
+                    take_first()
                 if isinstance(entry, Problem):
-                    # Who stops at the first failure wants in what came before it.
-                    while ahead and self._strict:
-                        take_first()
                     self._fail(entry)
                 elif not isinstance(entry, Record):
                     self.report.skipped += 1
@@ -470,10 +470,14 @@ class Pipeline:
 
     def _forget_mended_failures(self, roots: Sequence[str]) -> None:
         """Drop the failures of what was read whole and did not fail again: mended, or gone."""
+        # What lies in a folder that was closed this time was not looked at.
+        failed = map(Path, self._failed)
+        closed = {one.parent if one.name == IGNORE_FILE else one for one in failed}
         for source in self._failing - self._failed:
             table = _table_of(source)
             if table is None:
                 is_read = any(source == root or source.startswith(root + os.sep) for root in roots)
+                is_read = is_read and closed.isdisjoint(Path(source).parents)
             else:
                 is_read = table in roots and table not in self._failed
             if is_read:

@@ -7,6 +7,7 @@ import sys
 import traceback
 from importlib import import_module
 from keyword import iskeyword
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -62,7 +63,7 @@ class Commands(click.Group):
         try:
             result = super().invoke(ctx)
             # What is still buffered must fail here, not in silence while Python shuts down.
-            _flush()
+            sys.stdout.flush()
             return result
         except (click.ClickException, click.exceptions.Exit):
             raise
@@ -89,17 +90,12 @@ def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _flush() -> None:
-    if sys.stdout is not None:  # somebody may have closed it: `muomni list >&-`
-        sys.stdout.flush()
-
-
 def _end(ctx: click.Context, error: BaseException, line: str, *, code: int = 1) -> NoReturn:
     if wants_debug(ctx):
         traceback.print_exception(error)
     complain(line)
     try:
-        _flush()
+        sys.stdout.flush()
     except OSError:
         _drop_buffered_output()
     ctx.exit(code)
@@ -145,4 +141,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; the entry point of the console script."""
+    if sys.stdout is None:
+        # Somebody closed it (`muomni list >&-`): what is said goes nowhere, and the work is done.
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  till the end
     cli(prog_name="muomni")

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,8 +50,8 @@ class Saved:
 def save(index: FourBitScan, directory: Path, stem: str) -> Saved:
     """Write an index to a file of its own and bring it to the disk.
 
-    The name carries a part of the checksum, so a file that readers still use is never written
-    over.
+    The name is one that no file had before: readers may still use the old one, and two who build
+    at once do not meet.
 
     Args:
         index: What to write.
@@ -61,7 +62,7 @@ def save(index: FourBitScan, directory: Path, stem: str) -> Saved:
     head = json.dumps(params, separators=(",", ":")).encode()
     data = MAGIC + len(head).to_bytes(8, "little") + head + index.to_bytes()
     checksum = hashlib.sha256(data).hexdigest()
-    name = f"{stem}.{checksum[:12]}.faiss"
+    name = f"{stem}.{secrets.token_hex(6)}.faiss"
     directory.mkdir(exist_ok=True)
     with durable.whole_file(directory / name) as partial:
         partial.write_bytes(data)

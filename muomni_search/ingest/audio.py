@@ -63,8 +63,11 @@ def decode_audio(
     except UnreadableFile:
         raise
     except soundfile.LibsndfileError as error:
+        reason = error.error_string.strip()
+        if "lost sync" in reason:  # what libFLAC says of a file that ends too early
+            raise _truncated(name, reason) from error
         raise UnreadableFile(
-            f"{name}: no sound that can be read ({error.error_string.strip()})",
+            f"{name}: no sound that can be read ({reason})",
             hint="convert it to WAV, FLAC, OGG or MP3",
         ) from error
     except (ValueError, RuntimeError, MemoryError) as error:

@@ -18,7 +18,7 @@ from muomni_search.items import Modality, Problem, Record
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
 
-__all__ = ["Entry", "Skipped", "read_file_record", "read_folder", "read_patterns"]
+__all__ = ["IGNORE_FILE", "Entry", "Skipped", "read_file_record", "read_folder", "read_patterns"]
 
 IGNORE_FILE = ".muomniignore"
 TABLE_SUFFIXES = (*TABLES, ".npy")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING
 
 from muomni_search.documents import check_key, check_texts, to_json
@@ -20,13 +21,25 @@ from muomni_search.ingest.folder import (
 )
 from muomni_search.ingest.rows import TABLES
 from muomni_search.ingest.table import read_table
-from muomni_search.items import Problem, Record
+from muomni_search.items import Modality, Problem, Record
 from muomni_search.vectors import check_vectors, is_unit
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
 
 __all__ = ["Corpus", "Skipped", "read_corpus", "read_records"]
+
+
+RECORD_TYPES: dict[str, tuple[type, ...]] = {
+    "key": (str,),
+    "modality": (Modality,),
+    "origin": (str,),
+    "path": (Path, NoneType),
+    "text": (str, NoneType),
+    "source": (str, NoneType),
+    "metadata": (Mapping,),
+    "root": (str, NoneType),
+}
 
 
 class Corpus(Iterator[Entry]):
@@ -111,6 +124,7 @@ def _checked(entry: Record | Problem | Skipped) -> Entry:
             )
         return entry
     try:
+        _check_types(entry)
         check_key(entry.key)
         check_texts(entry.key, entry.text, entry.source, entry.root)
         to_json(entry.metadata, entry.key)
@@ -118,7 +132,8 @@ def _checked(entry: Record | Problem | Skipped) -> Entry:
             return entry
         return replace(entry, vector=check_vectors([entry.vector], "the vector")[0])
     except InvalidInput as error:
-        return Problem(entry.origin, error.what, error.hint or "mend the record", entry.key)
+        key = entry.key if isinstance(entry.key, str) else None
+        return Problem(str(entry.origin), error.what, error.hint or "mend the record", key)
 
 
 def _read_all(
@@ -137,6 +152,13 @@ def _read_all(
         else:
             path = place.absolute()
             yield read_file_record(path, prefix + path.name, path.parent.resolve(), named=True)
+
+
+def _check_types(record: Record) -> None:
+    for name, kinds in RECORD_TYPES.items():
+        value = getattr(record, name)
+        if not isinstance(value, kinds):
+            raise InvalidInput(f"the {name} of a record is {value!r}", hint="see Record")
 
 
 def _is_table(place: Path) -> bool:

@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -190,31 +189,22 @@ def test_a_path_that_is_no_unicode_is_reported(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_closed_stdout_is_no_traceback(shared: Path) -> None:
-    command = f"{' '.join(MUOMNI)} get dog.txt -c '{shared}' >&-"
+@pytest.mark.parametrize("call", ["get dog.txt", "get gone", "search owl", "list"])
+def test_without_a_stdout_there_is_no_traceback(shared: Path, call: str) -> None:
+    command = f"{' '.join(MUOMNI)} {call} -c '{shared}' >&-"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode in {0, 1}
     assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 1
 
 
-def test_an_argument_that_is_no_unicode_is_one_line(shared: Path) -> None:
-    done = start("search", os.fsdecode(b"caf\xe9"), "-c", shared)
-    assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
-    assert "half a character" in line
-
-
-def test_collections_are_listed_past_one_that_cannot_be_opened(
-    muomni: Run, shared: Path, tmp_path: Path
+@pytest.mark.parametrize("option", [[], ["--text"], ["--id"], ["--plus"], ["--image"]])
+def test_an_argument_that_is_no_unicode_is_told_in_one_line(
+    shared: Path, option: list[str]
 ) -> None:
-    for name in ("a", "b", "c"):
-        shutil.copytree(shared, tmp_path / "all" / name)
-    (tmp_path / "all/b/collection.db").write_bytes(b"no database")
-    found = answers(muomni("collections", tmp_path / "all", "--json"))
-    assert [Path(one["directory"]).name for one in found] == ["a", "b", "c"]
-    assert [one["error"] is None for one in found] == [True, False, True]
-
-
-def test_a_collection_without_its_folders_is_dropped_too(muomni: Run, collection: Path) -> None:
-    shutil.rmtree(collection / "vectors")
-    answers(muomni("drop", "-f", "-c", collection))
-    assert not collection.exists()
+    word = ("text:" if option == ["--plus"] else "") + os.fsdecode(b"caf\xe9")
+    done = start("search", *option, word, "-c", shared)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("muomni: error: ")
+    assert "Error" not in line  # of Python's

@@ -27,7 +27,6 @@ from muomni_search.collection import Collection
 from muomni_search.errors import Conflict, InvalidInput, NotFound, UnreadableFile
 from muomni_search.items import DIM, Modality, Query, Record
 from muomni_search.query_parts import parse_part
-from muomni_search.transfer import export_collection
 from muomni_search.vectors import cosines, normalise
 
 ROWS = 120
@@ -830,64 +829,6 @@ def test_plus_in_csv_is_one_part_or_a_list(shelf: Collection, tmp_path: Path) ->
     rows = answered(shelf, tmp_path / "q.csv")
     both = parse_part("id:k001") + parse_part("text:owl") - parse_part("id:k002")
     assert rows == expected(shelf, [(0, Query.id("k001")), (1, both)])
-
-
-# ---- whose files these are -------------------------------------------------------------------
-
-
-def test_the_same_queries_beside_another_picture_are_another_job(
-    own: Collection, tmp_path: Path
-) -> None:
-    output = tmp_path / "out.jsonl"
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        write_picture(tmp_path / name / "p.png")
-        write_jsonl(tmp_path / name / "q.jsonl", {"image": "p.png"}, {"plus": ["image:p.png"]})
-    run_batch(own, tmp_path / "one/q.jsonl", output)
-    assert run_batch(own, tmp_path / "one/q.jsonl", output).resumed_blocks == 1
-    with pytest.raises(Conflict, match="--force"):
-        run_batch(own, tmp_path / "two/q.jsonl", output)
-    write_picture(tmp_path / "one/p.png")  # anew, and so at another time
-    with pytest.raises(Conflict, match="--force"):
-        run_batch(own, tmp_path / "one/q.jsonl", output)
-    run_batch(own, tmp_path / "one/q.jsonl", output, force=True)
-
-
-def test_an_output_that_somebody_else_made_since_is_not_taken_for_done(
-    own: Collection, shelf: Collection, tmp_path: Path
-) -> None:
-    np.save(tmp_path / "q.npy", ASKED)
-    output = tmp_path / "out.jsonl"
-    run_batch(own, tmp_path / "q.npy", output)
-    content = output.read_bytes()
-    run_batch(shelf, tmp_path / "q.npy", output, k=2, force=True)
-    with pytest.raises(Conflict, match="--force"):
-        run_batch(own, tmp_path / "q.npy", output)
-    run_batch(own, tmp_path / "q.npy", output, force=True)
-    assert output.read_bytes() == content
-
-
-def test_the_queries_are_no_place_for_the_answers(own: Collection, tmp_path: Path) -> None:
-    queries = write_jsonl(tmp_path / "q.jsonl", {"id": "k001"})
-    with pytest.raises(InvalidInput, match="holds the queries"):
-        run_batch(own, queries, queries, force=True)
-
-
-@pytest.mark.parametrize(
-    "name", ["collection.db", "vectors/x.jsonl", "index/x.parquet", "collection.db-wal"]
-)
-def test_the_collections_own_files_are_no_place_for_answers(
-    own: Collection, tmp_path: Path, name: str
-) -> None:
-    target = own.directory / name
-    with pytest.raises(InvalidInput, match=r"its own files|no format"):
-        write_neighbors(own, target, force=True)
-    with pytest.raises(InvalidInput, match="its own files"):
-        export_collection(own, target)
-    assert own.verify() == []
-    # Beside them is a place as good as any.
-    write_neighbors(own, own.directory / "graph.jsonl", k=1)
-    assert own.verify() == []
 
 
 def test_a_collection_that_one_may_only_read_is_searched(

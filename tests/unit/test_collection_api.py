@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from muomni_search.collection import Collection
-from muomni_search.encoders.base.model import packaged_directory
-from muomni_search.errors import (
-    CheckpointError,
-    Conflict,
-    CorruptData,
-    InvalidInput,
-    MuomniError,
-    NotFound,
-)
+from muomni_search.errors import Conflict, CorruptData, InvalidInput, MuomniError, NotFound
 from muomni_search.ingest.manifest import read_corpus
 from muomni_search.items import DIM, Hit, Modality, Query, Record, Span
 from muomni_search.vectors import cosines, normalise
@@ -843,162 +834,3 @@ def test_a_closed_collection_and_a_removed_one_do_not_end_the_process(path: Path
 
 def test_a_string_asks_as_its_words_do(shelf: Collection) -> None:
     assert shelf.query("an owl", k=5) == shelf.query(Query.text("an owl"), k=5)
-
-
-# ---- mending by encoding again ---------------------------------------------------------------
-
-
-@pytest.mark.parametrize("damage", ["altered", "cut", "gone"])
-def test_what_is_still_there_is_encoded_again(tmp_path: Path, damage: str) -> None:
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    for name in ("kept", "changed", "vanished"):
-        (folder / f"{name}.txt").write_text(f"The text of {name}.")
-        Image.new("RGB", (9, 9), name.replace("kept", "red").replace("changed", "blue")
-                  .replace("vanished", "green")).save(folder / f"{name}.png")  # fmt: skip
-    with Collection.create(tmp_path / "c", model="hashing") as collection:
-        collection.add(read_corpus([folder]))
-        collection.add([words("note", "A note of my own."), record("ready", ASKED, "text", n=1)])
-        before = {item.key: asdict(item) for item in collection.items()}
-        vectors = {one.key: one.vector for one in collection.get(list(before), vectors=True)}
-        for modality in ("text", "image"):
-            file = tmp_path / f"c/vectors/{modality}.0.f32"
-            if damage == "altered":
-                flip(file, 3)
-            elif damage == "cut":
-                os.truncate(file, 100)
-            else:
-                file.unlink()
-        for name in ("changed.txt", "changed.png"):
-            (folder / name).write_bytes(b"something else")
-        for name in ("vanished.txt", "vanished.png"):
-            (folder / name).unlink()
-        said = collection.repair()
-        assert collection.verify() == []
-        # Of texts the store has what a picture needs its file for.
-        lost = {"changed.png", "vanished.png", "ready"}
-        assert {failure.key for failure in collection.failures()} == lost
-        assert any("encoded again" in line and "gone" in line for line in said)
-        assert {item.key: asdict(item) for item in collection.items()} == {
-            key: item for key, item in before.items() if key not in lost
-        }
-        for item in collection.get(sorted(before.keys() - lost), vectors=True):
-            assert np.allclose(item.vector, vectors[item.key], atol=1e-6)
-        assert collection.query("a note of my own", 1)[0].key == "note"
-
-
-def test_a_repair_without_the_model_changes_nothing(tmp_path: Path, path: Path) -> None:
-    with sqlite3.connect(path / "collection.db") as database:
-        database.execute("UPDATE collection SET model = '/gone/model'")
-    database.close()
-    (path / "vectors/text.0.f32").unlink()
-    with Collection.open(path) as collection:
-        with pytest.raises(NotFound, match="gone"):
-            collection.repair()
-        assert collection.stats()["items"] == ROWS + 3
-        assert collection.failures() == []
-
-
-# ---- models that come and go -----------------------------------------------------------------
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    """A model's directory: a copy of the packaged one, by links."""
-    copy = tmp_path / "mymodel"
-    copy.mkdir()
-    for file in packaged_directory().iterdir():
-        (copy / file.name).symlink_to(file)
-    return copy
-
-
-def test_another_model_that_appears_where_the_own_one_was_is_refused(
-    tmp_path: Path, model: Path
-) -> None:
-    Collection.create(tmp_path / "c", model=model).close()
-    model.rename(tmp_path / "elsewhere")
-    with Collection.open(tmp_path / "c") as collection:
-        model.mkdir()
-        described = json.loads((tmp_path / "elsewhere/model.json").read_text())
-        described["files"]["text.onnx"] = "0" * 64
-        (model / "model.json").write_text(json.dumps(described))
-        with pytest.raises(Conflict, match="not of"):
-            collection.add([words("owl", "An owl calls.")])
-        assert list(collection.items()) == []
-
-
-def test_a_model_by_a_relative_path_is_found_from_anywhere(
-    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    described = json.loads((model / "model.json").read_text()) | {"name": "mymodel"}
-    (model / "model.json").unlink()
-    (model / "model.json").write_text(json.dumps(described))
-    Collection.create("c", model="mymodel").close()
-    monkeypatch.chdir("/")
-    with Collection.open(tmp_path / "c") as collection:
-        assert collection.model.directory == model
-
-
-def test_a_damaged_model_does_not_stop_what_needs_none(tmp_path: Path, model: Path) -> None:
-    with Collection.create(tmp_path / "c", model=model) as collection:
-        collection.add([record("a", ASKED), record("b", -ASKED)])
-    (model / "model.json").unlink()
-    (model / "model.json").write_text("{")
-    with Collection.open(tmp_path / "c") as collection:
-        assert names(collection.query(Query.id("a"), 1)) == ["b"]
-        assert len(list(collection.items())) == 2
-        with pytest.raises(CheckpointError, match=r"model\.json"):
-            collection.query("owl")
-
-
-# ---- at once ---------------------------------------------------------------------------------
-
-
-def test_a_check_beside_a_thread_that_rebuilds_finds_nothing(path: Path) -> None:
-    stop = threading.Event()
-    problems: list[Exception] = []
-
-    def rebuild() -> None:
-        try:
-            with Collection.open(path) as own:
-                while not stop.is_set():
-                    own.rebuild("image", kind="ann")
-        except Exception as error:  # noqa: BLE001  whatever it is, the test tells
-            problems.append(error)
-
-    threads = [threading.Thread(target=rebuild) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    try:
-        with Collection.open(path) as collection:
-            for _ in range(25):
-                assert collection.verify() == []
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    assert problems == []
-
-
-# ---- one, where several are expected ---------------------------------------------------------
-
-
-def test_a_string_is_one_key(path: Path) -> None:
-    with Collection.open(path) as collection:
-        collection.add([words("a", "one"), words("b", "two"), words("ab", "three")])
-        (item,) = collection.get("ab")
-        assert item.text == "three"
-        assert collection.delete("ab") == 1
-        assert {"a", "b"} <= {item.key for item in collection.items()}
-
-
-@pytest.mark.parametrize(
-    ("query", "options"),
-    [(None, {}), (5, {}), ("owl", {"k": 1.5}), ("owl", {"k": None}), ("owl", {"where": 5})],
-)
-def test_what_is_no_question_is_refused(
-    shelf: Collection, query: Any, options: dict[str, Any]
-) -> None:
-    with pytest.raises(InvalidInput):
-        shelf.query(query, **options)

@@ -329,6 +329,19 @@ def test_a_table_that_was_not_read_to_its_end_forgets_nothing(
     assert failing(place) == {}
 
 
+def test_failures_in_a_folder_that_was_closed_stay_on_the_list(
+    place: Collection, folder: Path
+) -> None:
+    (folder / "below/bad.png").write_bytes(b"no picture")
+    add(place, folder)
+    write(folder / "below/.muomniignore", "[z-a]")
+    add(place, folder)
+    assert failing(place) == {"bad.png": 1, ".muomniignore": 1}
+    (folder / "below/.muomniignore").unlink()
+    add(place, folder)
+    assert failing(place) == {"bad.png": 2}
+
+
 def test_strict_keeps_what_came_before_and_stops(place: Collection, folder: Path) -> None:
     (folder / "bb.png").write_bytes(b"no picture")
     with pytest.raises(UnreadableFile, match=r"bb\.png"):
@@ -354,6 +367,10 @@ def test_a_record_that_cannot_be_stored_is_a_problem_and_the_others_are_in(
         Record("short", Modality.IMAGE, "made:short", vector=np.ones(7, np.float32)),
         Record("zero", Modality.IMAGE, "made:zero", vector=np.zeros(DIM, np.float32)),
         words("first", text="of this name"),
+        words(5),  # type: ignore[arg-type]
+        words("number", text=5),  # type: ignore[arg-type]
+        Record("smell", "smell", "made:smell", text="x"),  # type: ignore[arg-type]
+        Record("path", Modality.TEXT, "made:path", path="rel.txt"),  # type: ignore[arg-type]
     ]
     report = place.add([words("first"), *bad, words("last")])
     assert told(report) == {"added": 2, "failed": len(bad)}

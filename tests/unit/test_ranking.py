@@ -46,15 +46,31 @@ def test_the_sample_of_many_rows_is_fixed_sorted_live_and_spread():
     assert np.histogram(sample, bins=10, range=(0, 50_000))[0].min() > 50
 
 
-def test_a_row_that_comes_or_goes_changes_one_of_the_sample_at_most():
-    dead = np.arange(0, 5_000, 3)
-    before = ranking.sample_rows(5_000, dead)
-    longer = ranking.sample_rows(5_001, dead)
-    fewer = ranking.sample_rows(5_000, np.sort(np.append(dead, before[7])))
-    for after in (longer, fewer):
-        assert len(after) == len(before)
+@pytest.mark.parametrize("count", [1_024, 1_025, 3_000, 50_000])
+def test_a_row_that_comes_or_goes_changes_one_row_of_the_sample_at_most(count):
+    rng = np.random.default_rng(count)
+    dead = np.sort(rng.choice(count, count // 3, replace=False))
+    before = ranking.sample_rows(count, dead)
+    doomed = np.setdiff1d(before, dead)[:: len(before) // 8]
+    others = [
+        ranking.sample_rows(count + 1, dead),
+        *(ranking.sample_rows(count, np.sort(np.append(dead, row))) for row in doomed),
+        *(ranking.sample_rows(count, np.delete(dead, place)) for place in range(0, len(dead), 99)),
+    ]
+    for after in others:
         assert len(np.setdiff1d(before, after)) <= 1
-    assert before[7] not in fewer
+        assert len(np.setdiff1d(after, before)) <= 1
+        assert np.all(np.diff(after) > 0)
+    for row, after in zip(doomed, others[1:], strict=False):
+        assert row not in after
+
+
+@pytest.mark.parametrize("live", [1_023, 1_024, 1_025])
+def test_the_sample_is_as_large_as_it_can_be(live):
+    dead = np.arange(0, 2 * live, 2)
+    sample = ranking.sample_rows(2 * live, dead)
+    assert len(np.unique(sample)) == len(sample) == min(live, 1_024)
+    assert np.all(sample % 2 == 1)
 
 
 # ---- the background -----------------------------------------------------------------------

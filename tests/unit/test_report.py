@@ -519,12 +519,3 @@ def test_a_page_that_cannot_be_written_is_an_error_that_names_it(tmp_path: Path)
 def test_a_page_without_questions_is_a_page(tmp_path: Path) -> None:
     write_page(tmp_path / "page.html", "empty", [])
     assert Page(tmp_path / "page.html").all("h1")[0]["text"] == "empty"
-
-
-def test_a_foreign_file_is_not_replaced_by_a_page(tmp_path: Path) -> None:
-    (tmp_path / "dog.jpg").write_bytes(b"\xff\xd8 a picture")
-    with pytest.raises(Conflict, match="something else"):
-        write_page(tmp_path / "dog.jpg", "Dogs", [])
-    write_page(tmp_path / "dogs.html", "Dogs", [])
-    write_page(tmp_path / "dogs.html", "Dogs", [])
-    assert (tmp_path / "dogs.html").read_text().lower().startswith("<!doctype html")

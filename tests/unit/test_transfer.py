@@ -505,13 +505,36 @@ def test_an_export_into_a_missing_folder_says_so(mixed: Collection, tmp_path: Pa
         export_collection(mixed, tmp_path / "nowhere" / "x.parquet")
 
 
-def test_a_foreign_file_is_not_replaced(tmp_path: Path) -> None:
-    shelf = Collection.create(tmp_path / "c", model="hashing")
-    (tmp_path / "notes.parquet").write_text("precious")
-    with pytest.raises(Conflict, match="something else"):
-        export_collection(shelf, tmp_path / "notes.parquet")
-    assert (tmp_path / "notes.parquet").read_text() == "precious"
+@pytest.mark.parametrize(
+    "place",
+    ["collection.db", "collection.db-wal", "vectors/x.parquet", "index/x.parquet",
+     "link.parquet", "vectors/../collection.db"],
+)  # fmt: skip
+def test_an_export_over_files_of_the_collection_is_refused(empty: Collection, place: str) -> None:
+    empty.add([Record("mine", Modality.TEXT, "test", vector=VECTORS[40])])
+    (empty.directory / "link.parquet").symlink_to("collection.db")
+    before = content(empty)
+    with pytest.raises(InvalidInput, match="keeps its own files") as caught:
+        export_collection(empty, empty.directory / place)
+    assert caught.value.hint
+    assert content(empty) == before
+    assert empty.verify() == []
+
+
+@pytest.mark.parametrize("name", ["all.csv", "all", "all.parquet.gz", ".parquet"])
+def test_an_export_is_called_parquet(mixed: Collection, tmp_path: Path, name: str) -> None:
     with pytest.raises(InvalidInput, match="no name of an export"):
-        export_collection(shelf, tmp_path / "all.csv")
-    export_collection(shelf, tmp_path / "all.parquet")
-    export_collection(shelf, tmp_path / "all.parquet")
+        export_collection(mixed, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+    assert export_collection(mixed, tmp_path / "ALL.PARQUET")
+
+
+def test_an_export_replaces_an_export_and_no_other_file(mixed: Collection, tmp_path: Path) -> None:
+    path = tmp_path / "all.parquet"
+    path.write_text("precious")
+    with pytest.raises(Conflict, match="something else"):
+        export_collection(mixed, path)
+    assert path.read_text() == "precious"
+    path.write_bytes(b"")  # nothing is lost with an empty file
+    assert export_collection(mixed, path) == export_collection(mixed, path) > 0
+    assert [one.name for one in tmp_path.iterdir()] == ["all.parquet"]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -63,10 +64,10 @@ def test_what_was_saved_proposes_the_same_rows_when_loaded(index, tmp_path):
     assert saved.params == {"kind": "pq4"}
 
 
-def test_the_name_begins_with_the_stem_and_carries_the_checksum(index, tmp_path):
-    saved = files.save(index, tmp_path, "image.7")
-    assert saved.name.startswith("image.7.")
-    assert saved.checksum[:12] in saved.name
+def test_the_name_begins_with_the_stem_and_is_never_used_twice(index, tmp_path):
+    names = {files.save(index, tmp_path, "image.7").name for _ in range(5)}
+    assert len(names) == 5
+    assert all(re.fullmatch(r"image\.7\.[0-9a-f]{12}\.faiss", name) for name in names)
 
 
 def test_saving_leaves_nothing_but_the_file(index, tmp_path):
