@@ -18,6 +18,7 @@ import hashlib
 import json
 import mmap
 import os
+import re
 import shutil
 import time
 import urllib.parse
@@ -36,6 +37,7 @@ from muomni_search.errors import Conflict, InvalidInput, MuomniError, NotFound, 
 from muomni_search.filters import parse_filter
 from muomni_search.ingest.matrix import load_matrix
 from muomni_search.ingest.rows import (
+    MAX_LINE_BYTES,
     TABLES,
     TEXT_COLUMNS,
     count_rows,
@@ -57,6 +59,10 @@ BLOCK_QUERIES = 2_048
 BLOCK_HITS = 100 * BLOCK_QUERIES
 FORMATS = (".jsonl", ".parquet", ".trec")
 RUN_TAG = "muomni"
+# What lies in the folder of a job's parts, whole or half written.
+PART = re.compile(
+    r"[0-9a-f]{64}\.job|\d{6}\.(errors|jsonl|parquet|trec)|output|errors|\..*\.partial"
+)
 FILE_COLUMNS = {"image", "audio", "plus", "minus"}
 # In CSV these stay as they are written: an id of 007 is no number.
 QUERY_COLUMNS = ("query_id", "id", "plus", "minus", "where")
@@ -142,8 +148,9 @@ def run_batch(
         raise InvalidInput(
             f"{queries}: no format of queries", hint=f"one of {', '.join((*TABLES, '.npy'))}"
         )
-    if output.exists() and queries.exists() and output.samefile(queries):
-        raise InvalidInput(f"{output} holds the queries", hint="name another output")
+    for taken in (output, _errors_of(output)):
+        if taken.exists() and queries.exists() and taken.samefile(queries):
+            raise InvalidInput(f"{taken} holds the queries", hint="name another output")
     default = Task(0, Query(()), k, modality, where)
     source = Source(
         asked={
@@ -235,7 +242,7 @@ class _Run:
         self._force = force
         self._progress = progress or Silent()
         self._parts = output.with_name(output.name + ".parts")
-        self._errors = output.with_name(output.name + ".errors.jsonl")
+        self._errors = _errors_of(output)
 
     def run(self) -> BatchReport:
         started = time.monotonic()
@@ -291,11 +298,21 @@ class _Run:
                     f"{self._output} was made by another input, collection state or option",
                     hint="name another output, or replace it with --force",
                 )
+            if self._errors.exists() and not _are_errors(self._errors):
+                raise Conflict(
+                    f"{self._errors} is there, and no list of errors",
+                    hint="move it away, or replace it with --force",
+                )
             if any(self._parts.glob("*.job")):
                 raise Conflict(
                     f"{self._parts} holds the half of another input, collection state or option",
                     hint="name another output, or begin anew with --force",
                 )
+        stranger = next(
+            (one for one in self._parts.iterdir() if not PART.fullmatch(one.name)), None
+        )
+        if stranger is not None:
+            raise Conflict(f"{stranger} is no part of a job", hint="move it away")
         _clear(self._parts)
         self._keep(Job(str(self._output), fingerprint, 0, "running"))
         _write_whole(mark, b"")
@@ -666,6 +683,21 @@ def _concatenate(parts: Sequence[Path], target: Path) -> None:
 def _write_whole(path: Path, data: bytes) -> None:
     with durable.whole_file(path) as partial:
         partial.write_bytes(data)
+
+
+def _errors_of(output: Path) -> Path:
+    return output.with_name(output.name + ".errors.jsonl")
+
+
+def _are_errors(path: Path) -> bool:
+    """Whether a file is a list of errors, as jobs write it: by its first line."""
+    with path.open("rb") as file:
+        line = file.readline(MAX_LINE_BYTES)
+    try:
+        row = parse_json(line.decode())
+    except ValueError:
+        return False
+    return isinstance(row, dict) and set(row) == {"query_id", "error"}
 
 
 def _count_lines(path: Path) -> int:

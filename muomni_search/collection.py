@@ -328,7 +328,8 @@ class Collection:
         include_self: bool = False,
     ) -> list[list[Hit]]:
         """Answer several queries from one view; see ``query``."""
-        if not (isinstance(k, int) and k >= 1 and isinstance(offset, int) and offset >= 0):
+        whole = int | np.integer
+        if not (isinstance(k, whole) and k >= 1 and isinstance(offset, whole) and offset >= 0):
             raise InvalidInput(f"k must be 1 or more and offset 0 or more, not {k} and {offset}")
         asked = [Query.text(query) if isinstance(query, str) else query for query in queries]
         for query in asked:

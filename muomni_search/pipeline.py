@@ -14,7 +14,9 @@ run, so an interruption loses little and breaks nothing.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -519,7 +521,8 @@ def _read_again(model: Model, item: Item, known: Known) -> _Read | None:
         size=known.size,
         mtime_ns=known.mtime_ns,
     )
-    limits = Limits(max_bytes=known.size)
+    # It was let in once, under whatever limits.
+    limits = Limits(max_pixels=sys.maxsize, max_seconds=math.inf, max_bytes=sys.maxsize)
     for one in (replace(record, path=None), record):
         if one.path is None and one.text is None:
             continue

@@ -15,6 +15,7 @@ __all__ = ["chunks", "length_groups", "passages", "windows"]
 
 # A sentence ends after . ! ? and closing marks, or with an empty line.
 SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*\s+|\n\s*\n\s*")
+SPACE = re.compile(r"\s+")
 CHUNK_CHARACTERS = 100_000
 SAMPLE_RATE = 16_000  # Hz: what every sound encoder here hears
 WHOLE_SECONDS = 12
@@ -31,7 +32,8 @@ def chunks(text: str) -> Iterator[tuple[int, int]]:
     while len(text) - start > CHUNK_CHARACTERS:
         part = text[start : start + CHUNK_CHARACTERS]
         ends = [match.end() for match in SENTENCE_END.finditer(part)]
-        end = start + (ends[-1] if ends else part.rfind(" ") + 1 or CHUNK_CHARACTERS)
+        spaces = [match.end() for match in SPACE.finditer(part)] if not ends else []
+        end = start + (ends or spaces or [CHUNK_CHARACTERS])[-1]
         yield start, end
         start = end
     yield start, len(text)

@@ -28,10 +28,10 @@ BLOCK_SAMPLES = 1_000_000  # of all channels together: 4 MB
 # A file that says how many frames it has says less than this; a container's length, less than that.
 UNKNOWN_FRAMES, UNKNOWN_BYTES = 2**62, 0x7FFF0000
 # Less of what was said is a torn file: encoders pad, and headers round.
-WHOLE_SHARE, GUESSED_SHARE = 0.95, 0.5
+WHOLE_SHARE = 0.95
 OGG_HEAD, OGG_END = 27, 4  # the length of a page's header; the flag of a stream's last page
 # In the first frame of an MP3: a header with the number of frames follows.
-MP3_MARKS, MP3_HEAD = (b"Xing", b"Info", b"VBRI"), 200_000
+MP3_MARKS, MP3_FRAME = (b"Xing", b"Info", b"VBRI"), 200
 # Floating-point samples may lie outside [-1, 1], but no sound gets this loud, and the resampler
 # turns numbers at the end of the range into none.
 LOUDEST = 1e6
@@ -56,7 +56,7 @@ def decode_audio(
     try:
         with soundfile.SoundFile(_Tape(data)) as file:
             _check_header(file, name, max_seconds)
-            is_counted = file.format != "MP3" or any(mark in data[:MP3_HEAD] for mark in MP3_MARKS)
+            is_counted = file.format != "MP3" or _counts_frames(data)
             blocks = _mono_blocks(file, name, max_seconds, is_counted=is_counted)
             samples = np.concatenate(list(_resampled(blocks, file.samplerate)))
             return np.clip(samples, -1, 1, out=samples)
@@ -112,6 +112,15 @@ def _check_last_page(data: bytes, name: str | Path) -> None:
         raise _truncated(name, f"{len(data)} bytes, and no end of the stream")
 
 
+def _counts_frames(data: bytes) -> bool:
+    """Whether an MP3 says how many frames it has, in the first one behind its ID3 tag."""
+    start = 0
+    if data[:3] == b"ID3":
+        # Four bytes of seven bits each (ID3v2.4, section 3.1).
+        start = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(data[6:10], (21, 14, 7, 0)))
+    return any(mark in data[start : start + MP3_FRAME] for mark in MP3_MARKS)
+
+
 def _truncated(name: str | Path, rest: str) -> UnreadableFile:
     return UnreadableFile(f"{name}: truncated: {rest}", hint="replace it by a whole copy")
 
@@ -150,8 +159,7 @@ def _mono_blocks(
     if not total:
         raise UnreadableFile(f"{name}: a sound without samples", hint="replace or remove it")
     # An MP3 without a count of its frames lets only guess how long it is.
-    share = WHOLE_SHARE if is_counted else GUESSED_SHARE
-    if total < share * file.frames and file.frames < UNKNOWN_FRAMES:
+    if is_counted and total < WHOLE_SHARE * file.frames and file.frames < UNKNOWN_FRAMES:
         raise _truncated(name, f"{total} of {file.frames} samples")
 
 

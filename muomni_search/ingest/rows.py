@@ -20,6 +20,7 @@ from muomni_search.items import DIM
 
 __all__ = [
     "BATCH_ROWS",
+    "MAX_LINE_BYTES",
     "TABLES",
     "TEXT_COLUMNS",
     "Numbered",

@@ -159,19 +159,24 @@ Rescue = Callable[[Sequence[tuple[Item, Known]]], list[NewItem]]
 
 def repair(directory: Path, writer: Writer, rescue: Rescue) -> list[str]:
     """Mend what can be derived; return a line for each thing done."""
+    # A stranger goes too: these folders are the store's alone.
+    useless = [
+        path
+        for path in unrecorded(directory, writer.state)
+        if is_abandoned(path, writer.state) or not is_leftover(path)
+    ]
     done = _repair_database(directory, writer)
-    for path in unrecorded(directory, writer.state):
-        # A stranger goes too: these folders are the store's alone.
-        if is_abandoned(path, writer.state) or not is_leftover(path):
-            with disk_errors(path):
-                durable.unlink(path)
-            done.append(f"removed {path}, which nothing refers to")
     for modality in Modality:
         if any(True for _ in _check_index(directory, writer, modality)):
             writer.drop_index(modality)
             done.append(f"dropped the damaged index of {modality}; it is built anew from the rows")
         done += _repair_rows(writer, modality, rescue)
         done += _repair_numbers(writer, modality)
+    # Last, when nothing can fail any more but the disk.
+    for path in useless:
+        with disk_errors(path):
+            durable.unlink(path)
+        done.append(f"removed {path}, which nothing refers to")
     return done
 
 

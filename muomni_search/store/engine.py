@@ -165,6 +165,8 @@ def _from_sqlite(path: Path, error: BaseException) -> MuomniError:
             f"{path} is damaged or no collection ({error})",
             hint="restore it from a copy, or make a new collection",
         )
+    if code == sqlite3.SQLITE_CANTOPEN and path.exists():
+        return MuomniError(f"{path} cannot be opened", hint="mend its permissions")
     if code == sqlite3.SQLITE_CANTOPEN:
         return NotFound(
             f"{path} cannot be opened", hint="check that it exists and may be read and written"

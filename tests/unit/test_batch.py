@@ -841,3 +841,19 @@ def test_a_collection_that_one_may_only_read_is_searched(
     monkeypatch.setattr(own.store, "write", None)
     run_batch(own, tmp_path / "q.npy", tmp_path / "out.jsonl")
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_files_of_others_beside_an_output_stay(own: Collection, tmp_path: Path) -> None:
+    np.save(tmp_path / "q.npy", ASKED)
+    (tmp_path / "out.jsonl.errors.jsonl").write_text("my own notes")
+    with pytest.raises(Conflict, match="no list of errors"):
+        run_batch(own, tmp_path / "q.npy", tmp_path / "out.jsonl")
+    assert (tmp_path / "out.jsonl.errors.jsonl").read_text() == "my own notes"
+    (tmp_path / "other.jsonl.parts").mkdir()
+    (tmp_path / "other.jsonl.parts/thesis.txt").write_text("years of work")
+    with pytest.raises(Conflict, match="no part of a job"):
+        run_batch(own, tmp_path / "q.npy", tmp_path / "other.jsonl", force=True)
+    assert (tmp_path / "other.jsonl.parts/thesis.txt").exists()
+    queries = write_jsonl(tmp_path / "x.jsonl.errors.jsonl", {"id": "k001"})
+    with pytest.raises(InvalidInput, match="holds the queries"):
+        run_batch(own, queries, tmp_path / "x.jsonl")

@@ -30,6 +30,12 @@ def test_parts_end_with_sentences_else_with_words(monkeypatch: pytest.MonkeyPatc
     ]  # fmt: skip
 
 
+def test_lines_without_a_space_are_cut_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments, "CHUNK_CHARACTERS", 20)
+    text = "granite\n" * 9
+    assert all(text[start:end].endswith("granite\n") for start, end in chunks(text) if end > start)
+
+
 def test_passages_of_a_text_of_several_parts_lie_where_they_say(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -14,6 +14,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from muomni_search.errors import UnreadableFile
+from muomni_search.ingest import audio
 from muomni_search.ingest.audio import SAMPLE_RATE, decode_audio
 from muomni_search.ingest.read import Limits, decode, read_content, read_file
 from muomni_search.items import Modality
@@ -302,3 +303,15 @@ def test_damage_gives_samples_or_our_error_and_nothing_else(
     out, err = capfd.readouterr()
     assert out == ""
     assert err == "" or kind == "MP3"  # its decoder has the last word, in C
+
+
+def test_a_comment_is_no_count_of_frames() -> None:
+    data = encoded(tone(16_000, 2), 16_000, "MP3")
+    bare = data.replace(b"Xing", b"Xxxx").replace(b"Info", b"Xxxx")
+    comment = b"Information"
+    size = bytes([0, 0, 0, len(comment)])
+    tagged = b"ID3\x04\x00\x00" + size + comment + bare
+    for whole in (bare, tagged):
+        assert not audio._counts_frames(whole)
+        assert len(decode_audio(whole, "x")) > 0
+    assert audio._counts_frames(data)
