@@ -49,6 +49,8 @@ docs: $(READY) ## generate the pages that come from the code
 bench: $(READY) ## speed and recall, beside the peers
 	$(BIN)/python benchmarks/index.py
 	$(BIN)/python benchmarks/batch.py
+	$(BIN)/python benchmarks/ingest.py
+	$(BIN)/python benchmarks/encoders.py
 
 model: $(READY) ## rebuild the model `base` from the named packages and compare
 	$(BIN)/python scripts/build_base_model.py --check

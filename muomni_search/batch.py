@@ -308,11 +308,9 @@ class _Run:
                     f"{self._parts} holds the half of another input, collection state or option",
                     hint="name another output, or begin anew with --force",
                 )
-        stranger = next(
-            (one for one in self._parts.iterdir() if not PART.fullmatch(one.name)), None
-        )
-        if stranger is not None:
-            raise Conflict(f"{stranger} is no part of a job", hint="move it away")
+        for path in self._parts.iterdir():
+            if not PART.fullmatch(path.name):
+                raise Conflict(f"{path} is no part of a job", hint="move it away")
         _clear(self._parts)
         self._keep(Job(str(self._output), fingerprint, 0, "running"))
         _write_whole(mark, b"")

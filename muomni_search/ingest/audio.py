@@ -117,7 +117,9 @@ def _counts_frames(data: bytes) -> bool:
     start = 0
     if data[:3] == b"ID3":
         # Four bytes of seven bits each (ID3v2.4, section 3.1).
-        start = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(data[6:10], (21, 14, 7, 0)))
+        for byte in data[6:10]:
+            start = start << 7 | byte & 0x7F
+        start += 10
     return any(mark in data[start : start + MP3_FRAME] for mark in MP3_MARKS)
 
 
