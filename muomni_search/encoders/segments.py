@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from muomni_search.encoders.protocol import Piece
+from muomni_search.errors import InvalidInput
 from muomni_search.items import Span
 
-__all__ = ["chunks", "length_groups", "passages", "windows"]
+__all__ = ["chunks", "length_groups", "passages", "text_pieces", "windows"]
+
+Ids = NDArray[np.int64]
 
 # A sentence ends after . ! ? and closing marks, or with an empty line.
 SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*\s+|\n\s*\n\s*")
@@ -20,6 +24,35 @@ CHUNK_CHARACTERS = 100_000
 SAMPLE_RATE = 16_000  # Hz: what every sound encoder here hears
 WHOLE_SECONDS = 12
 SEGMENT_SECONDS, SEGMENT_HOP_SECONDS = 10, 8
+
+
+def text_pieces(
+    text: str,
+    tokenise: Callable[[str], tuple[Ids, Ids]],
+    frame: Callable[[Ids], Ids],
+    room: int,
+) -> list[Piece]:
+    """Return a piece of token ids for each passage of a text, with its span in characters.
+
+    Args:
+        text: The text.
+        tokenise: Returns the ids (T,) and the offsets (T, 2) in characters of a text's tokens.
+        frame: Puts the marks that the encoder wants around a passage.
+        room: The most tokens of a passage, without those marks.
+
+    Raises:
+        InvalidInput: The text has no words.
+    """
+    pieces = []
+    for start, end in chunks(text):
+        part = text[start:end]
+        ids, offsets = tokenise(part)
+        for first, last in passages(part, offsets, room):
+            span = Span("char", start + int(offsets[first, 0]), start + int(offsets[last - 1, 1]))
+            pieces.append(Piece(frame(ids[first:last]), span))
+    if not pieces:
+        raise InvalidInput("the text has no words", hint="write some, or leave it out")
+    return pieces if len(pieces) > 1 else [Piece(pieces[0].data)]
 
 
 def chunks(text: str) -> Iterator[tuple[int, int]]:

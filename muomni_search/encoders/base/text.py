@@ -9,7 +9,7 @@ embeddings, projected to 256 dimensions and scaled to unit length again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from muomni_search.encoders.base.session import MEND, Tower, load_head
 from muomni_search.encoders.protocol import Piece
-from muomni_search.encoders.segments import chunks, length_groups, passages
-from muomni_search.errors import CheckpointError, InvalidInput
-from muomni_search.items import DIM, Modality, Span
+from muomni_search.encoders.segments import length_groups, text_pieces
+from muomni_search.errors import CheckpointError
+from muomni_search.items import DIM, Modality
 from muomni_search.vectors import normalise
 
 __all__ = ["TextEncoder"]
@@ -75,23 +75,12 @@ class TextEncoder:
         Raises:
             InvalidInput: The text has no words.
         """
-        pieces = [
-            piece
-            for start, end in chunks(content)
-            for piece in self._pieces(content[start:end], start)
-        ]
-        if not pieces:
-            raise InvalidInput("the text has no words", hint="write some, or leave it out")
-        return pieces if len(pieces) > 1 else [Piece(pieces[0].data)]
+        return text_pieces(content, self._tokens, self._framed, WINDOW_TOKENS - 2)
 
-    def _pieces(self, text: str, offset: int) -> Iterator[Piece]:
-        """Yield the passages of a part of a text that begins at ``offset``."""
+    def _tokens(self, text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        ids = np.asarray(encoding.ids, np.int64)
         offsets = np.asarray(encoding.offsets, np.int64).reshape(-1, 2)
-        for first, end in passages(text, offsets, WINDOW_TOKENS - 2):
-            span = Span("char", offset + int(offsets[first, 0]), offset + int(offsets[end - 1, 1]))
-            yield Piece(self._framed(ids[first:end]), span)
+        return np.asarray(encoding.ids, np.int64), offsets
 
     def _framed(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Put the marks of start and end around a passage."""

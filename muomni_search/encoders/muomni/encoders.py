@@ -13,7 +13,7 @@ Preprocessing, all of it:
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from muomni_search.encoders.muomni.aut import mel_spectrogram
 from muomni_search.encoders.muomni.network import MuOmni
 from muomni_search.encoders.protocol import Piece
-from muomni_search.encoders.segments import chunks, length_groups, passages, windows
-from muomni_search.errors import CheckpointError, InvalidInput
-from muomni_search.items import DIM, Modality, Span
+from muomni_search.encoders.segments import length_groups, text_pieces, windows
+from muomni_search.errors import CheckpointError
+from muomni_search.items import DIM, Modality
 from muomni_search.vectors import normalise
 
 __all__ = ["AudioEncoder", "ImageEncoder", "TextEncoder", "Tokenizer"]
@@ -106,21 +106,7 @@ class TextEncoder(_Encoder):
         Raises:
             InvalidInput: The text has no words.
         """
-        pieces = [
-            piece
-            for start, end in chunks(content)
-            for piece in self._pieces(content[start:end], start)
-        ]
-        if not pieces:
-            raise InvalidInput("the text has no words", hint="write some, or leave it out")
-        return pieces if len(pieces) > 1 else [Piece(pieces[0].data)]
-
-    def _pieces(self, text: str, offset: int) -> Iterator[Piece]:
-        """Yield the passages of a part of a text that begins at ``offset``."""
-        ids, offsets = self._tokenizer(text)
-        for first, end in passages(text, offsets, self._room):
-            span = Span("char", offset + int(offsets[first, 0]), offset + int(offsets[end - 1, 1]))
-            yield Piece(_begun(ids[first:end]), span)
+        return text_pieces(content, self._tokenizer, _begun, self._room)
 
     @torch.inference_mode()
     def encode(self, batch: Sequence[Piece]) -> NDArray[np.float32]:
