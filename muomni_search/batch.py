@@ -250,14 +250,12 @@ class _Run:
             total = self._source.count(view)
             fingerprint = self._fingerprint(view)
             job = view.snapshot.job(str(self._output))
-            is_own = job is not None and job.fingerprint == fingerprint
-            if job is not None and is_own and job.state == "done" and job.mark == self._mark():
+            is_own = job is not None and job.fingerprint == fingerprint and job.mark == self._mark()
+            if job is not None and is_own and job.state == "done":
                 done = blocks = job.done
                 failed = _count_lines(self._errors)
             else:
-                done = self._claim(
-                    fingerprint, is_own=job is not None and is_own and job.mark == self._mark()
-                )
+                done = self._claim(fingerprint, is_own=is_own)
                 blocks = self._write_parts(view, total, done)
                 failed = self._merge(blocks)
                 self._keep(Job(str(self._output), fingerprint, blocks, "done", self._mark()))

@@ -25,8 +25,8 @@ __all__ = [
     "COPY_AGAIN",
     "DESCRIPTION",
     "FORMAT",
-    "are_hashes",
     "check_description",
+    "file_hash",
     "fingerprint_of",
     "read_description",
     "weight_file",
@@ -85,8 +85,8 @@ def check_description(
             )
     whole = {
         "name": isinstance(description.get("name"), str),
-        "files": are_hashes(description.get("files"), files),
-        "fetched": are_hashes(description.get("fetched", {}), fetched),
+        "files": _are_hashes(description.get("files"), files),
+        "fetched": _are_hashes(description.get("fetched", {}), fetched),
         "prior": _is_prior(description.get("prior")),
     }
     for name, is_whole in whole.items():
@@ -94,7 +94,7 @@ def check_description(
             raise CheckpointError(f"{path}: {name} is missing or damaged", hint=COPY_AGAIN)
 
 
-def are_hashes(value: Any, names: Collection[str]) -> bool:
+def _are_hashes(value: Any, names: Collection[str]) -> bool:
     """Return whether a value names exactly these files, each with a SHA-256."""
     return (
         isinstance(value, dict)
@@ -132,13 +132,21 @@ def weight_file(directory: Path, description: Mapping[str, Any], name: str) -> P
         CheckpointError: It is missing, or another one.
     """
     path = directory / name
-    try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}", hint=COPY_AGAIN) from error
-    if found != description["files"].get(name):
+    if file_hash(path) != description["files"].get(name):
         raise CheckpointError(
             f"{path} is not the file that {DESCRIPTION} describes", hint=COPY_AGAIN
         )
     return path
+
+
+def file_hash(path: Path, *, hint: str = COPY_AGAIN) -> str:
+    """Return the SHA-256 of a model's file.
+
+    Raises:
+        CheckpointError: It cannot be read; ``hint`` says what to do.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}", hint=hint) from error

@@ -7,6 +7,7 @@ import re
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -81,9 +82,15 @@ def _verdict(spec: GitIgnoreSpec, path: str) -> bool | None:
     """
     for pattern in reversed(list(spec.patterns)):
         regex = pattern.regex
-        if regex is not None and re.search(rf"(?:{regex.pattern})\Z", path):
+        if regex is not None and _whole(regex.pattern).search(path):
             return pattern.include
     return None
+
+
+@cache
+def _whole(regex: str) -> re.Pattern[str]:
+    """Return a pattern that must reach the end of what it is held against."""
+    return re.compile(rf"(?:{regex})\Z")
 
 
 def read_folder(

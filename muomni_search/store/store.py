@@ -225,10 +225,12 @@ class Store:
                     # Read anew, for who damages a database counts no revision up.
                     state = read_state(connection, self.directory)
                     faults = list(check(self.directory, Snapshot(connection, state)))
+                if not faults:
+                    break
                 with self._engine.connect() as connection:
                     after = read_state(connection, self.directory)
                 # A file that somebody replaced meanwhile is no fault: look again.
-                if not faults or after.revision == state.revision:
+                if after.revision == state.revision:
                     break
         yield from faults
 

@@ -7,7 +7,6 @@ is hashed when it is opened, so that a collection made with it knows it again.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from muomni_search.encoders.description import (
     DESCRIPTION,
     check_description,
+    file_hash,
     fingerprint_of,
     weight_file,
 )
@@ -94,7 +94,9 @@ class MuOmniModel(Model):
             "kind": KIND,
             "dim": DIM,
             "preprocessing": PREPROCESSING,
-            "files": {name: _sha256(file) for name, file in files.items()},
+            "files": {
+                name: file_hash(file, hint="mend its permissions") for name, file in files.items()
+            },
         }
         return cls(found, description, threads=threads)
 
@@ -164,11 +166,3 @@ class MuOmniModel(Model):
             f"{self._found.path} lacks {what}, so it cannot encode {modality}",
             hint="`muomni model check` says what it can encode",
         )
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}", hint="mend its permissions") from error
