@@ -31,15 +31,15 @@ from numpy.typing import NDArray
 from muomni_search.encoders.base.audio import PATCH_SAMPLES
 from muomni_search.encoders.model import fetch_model, load_model
 from muomni_search.encoders.protocol import Model
-from muomni_search.evaluation import (
+from muomni_search.ingest.read import read_content
+from muomni_search.items import Content, Modality
+from muomni_search.metrics import (
     Ranks,
     bootstrap_interval,
     first_relevant_ranks,
     mean_reciprocal_rank,
     success_at_k,
 )
-from muomni_search.ingest.read import read_content
-from muomni_search.items import Content, Modality
 from muomni_search.vectors import mean_vector
 
 Array = NDArray[np.float32]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from muomni_search.evaluation import (
+from muomni_search.metrics import (
     bootstrap_interval,
     first_relevant_ranks,
     mean_reciprocal_rank,
