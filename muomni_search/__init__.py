@@ -24,10 +24,13 @@ if TYPE_CHECKING:
         InvalidInput,
         MuomniError,
         NotFound,
+        TrainingError,
         UnreadableFile,
     )
     from muomni_search.ingest.manifest import read_corpus
     from muomni_search.items import Hit, Item, Modality, Problem, Query, Record, Span
+    from muomni_search.training.recipe import read_recipe
+    from muomni_search.training.trainer import Training, train
     from muomni_search.transfer import export_collection, import_collection
 
 _HOMES = {
@@ -48,12 +51,16 @@ _HOMES = {
     "Record": "items",
     "Report": "collection",
     "Span": "items",
+    "Training": "training.trainer",
+    "TrainingError": "errors",
     "UnreadableFile": "errors",
     "export_collection": "transfer",
     "import_collection": "transfer",
     "load_model": "encoders.model",
     "read_corpus": "ingest.manifest",
+    "read_recipe": "training.recipe",
     "run_batch": "batch",
+    "train": "training.trainer",
     "write_neighbors": "batch",
 }
 
@@ -75,12 +82,16 @@ __all__ = [
     "Record",
     "Report",
     "Span",
+    "Training",
+    "TrainingError",
     "UnreadableFile",
     "export_collection",
     "import_collection",
     "load_model",
     "read_corpus",
+    "read_recipe",
     "run_batch",
+    "train",
     "write_neighbors",
 ]
 

@@ -6,7 +6,8 @@
     ├── NotFound          (also LookupError)  no such collection, key, model or file
     ├── Conflict                              exists already, locked, another model, another root
     ├── CorruptData                           a checksum, length or schema does not fit
-    └── CheckpointError                       a model's files are missing, foreign or damaged
+    ├── CheckpointError                       a model's files are missing, foreign or damaged
+    └── TrainingError                         a training that cannot go on
 
 Each says in one line what is wrong and where; ``hint`` says what to do about it.
 """
@@ -20,6 +21,7 @@ __all__ = [
     "InvalidInput",
     "MuomniError",
     "NotFound",
+    "TrainingError",
     "UnreadableFile",
 ]
 
@@ -60,3 +62,7 @@ class CorruptData(MuomniError):
 
 class CheckpointError(MuomniError):
     """A model whose files are missing, foreign or damaged."""
+
+
+class TrainingError(MuomniError):
+    """A training that cannot go on; its last good state is kept."""

@@ -34,6 +34,7 @@ COMMANDS = (
     "collections",
     "drop",
     "model",
+    "train",
 )
 
 INTERRUPTED = 130  # what shells give a process that Ctrl-C ended: 128 + SIGINT

@@ -1,7 +1,7 @@
 """Which models there are, and how a name or a path becomes one.
 
-A model is a name (``base``, ``hashing``), a directory with a ``model.json``, or a checkpoint of
-μOmni as its training leaves it.
+A model is a name (``base``, ``muomni-tiny``, ``hashing``), a directory with a ``model.json``, or
+a checkpoint of μOmni as its training leaves it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from muomni_search.errors import CheckpointError, NotFound
 
 __all__ = ["fetch_model", "is_name", "list_models", "load_model"]
 
-NAMES = ("base", "hashing")
+NAMES = ("base", "muomni-tiny", "hashing")
 
 
 def load_model(name: str | Path, *, threads: int | None = None) -> Model:
@@ -32,9 +32,10 @@ def load_model(name: str | Path, *, threads: int | None = None) -> Model:
 
         return HashingModel()
     from muomni_search.encoders.base.model import BaseModel, packaged_directory
-    from muomni_search.encoders.muomni.model import MuOmniModel
+    from muomni_search.encoders.muomni.model import MuOmniModel, tiny_directory
 
-    directory = packaged_directory() if str(name) == "base" else Path(name)
+    packaged = {"base": packaged_directory, "muomni-tiny": tiny_directory}
+    directory = packaged[str(name)]() if str(name) in packaged else Path(name)
     description = read_description(directory)
     if description is None:
         # An empty name would be the current folder.

@@ -28,7 +28,7 @@ from muomni_search.ingest.rows import BATCH_ROWS, Numbered, Row, count_rows, par
 from muomni_search.items import Modality, Problem, Record
 from muomni_search.vectors import check_vectors
 
-__all__ = ["read_table"]
+__all__ = ["find_beside", "read_table"]
 
 CONTENT_COLUMNS = ("text", "image", "audio", "path")
 RESERVED = {"key", "modality", "source", "vector", "metadata", *CONTENT_COLUMNS}
@@ -180,20 +180,8 @@ class _Batch:
         origin: str,
         metadata: Mapping[str, Any],
     ) -> Entry:
+        path = find_beside(self._path, value)
         folder = self._path.parent.resolve()
-        path = Path(os.path.normpath(folder / value))
-        if "\0" in value or not path.is_relative_to(folder):
-            raise InvalidInput(
-                f"the path {value!r} leaves the folder of the table",
-                hint="put the file beside the table",
-            )
-        try:
-            if not path.exists():
-                raise InvalidInput(f"no file {path}", hint="mend the path or add the file")
-            if not path.resolve().is_relative_to(folder):
-                raise InvalidInput(f"{path} is a link that leaves the folder of the table")
-        except OSError as error:  # a name that is too long, a folder that is closed
-            raise InvalidInput(f"{path}: {error.strerror}", hint="mend the path") from error
         entry = read_file_record(path, key, folder, named=True)
         if isinstance(entry, Problem):
             raise InvalidInput(entry.error, hint=entry.hint)
@@ -211,6 +199,29 @@ class _Batch:
             size=entry.size,
             mtime_ns=entry.mtime_ns,
         )
+
+
+def find_beside(table: Path, value: str) -> Path:
+    """Return the absolute path of a file that a table names, in its folder or below.
+
+    Raises:
+        InvalidInput: It is not there, or elsewhere.
+    """
+    folder = table.parent.resolve()
+    path = Path(os.path.normpath(folder / value))
+    if "\0" in value or not path.is_relative_to(folder):
+        raise InvalidInput(
+            f"the path {value!r} leaves the folder of the table",
+            hint="put the file beside the table",
+        )
+    try:
+        if not path.exists():
+            raise InvalidInput(f"no file {path}", hint="mend the path or add the file")
+        if not path.resolve().is_relative_to(folder):
+            raise InvalidInput(f"{path} is a link that leaves the folder of the table")
+    except OSError as error:  # a name that is too long, a folder that is closed
+        raise InvalidInput(f"{path}: {error.strerror}", hint="mend the path") from error
+    return path
 
 
 def _content_column(row: Row) -> tuple[str, Modality | None]:

@@ -87,6 +87,87 @@ SOUNDS = [
         "25f2312d2fae005e6ad0f4726b8ed3084e776006a5a132083506e960224ac79d",
     )
 ]
+# What `muomni-tiny` learns from beside those.
+TINY = [
+    Package(
+        "npm",
+        "@iconify-json/fluent-emoji",
+        "1.2.7",
+        "8044210dbf11e016d4de85f15d01a243423bd832457e7e2491df1b751c0e272b",
+    ),
+    Package(
+        "npm",
+        "@iconify-json/twemoji",
+        "1.2.5",
+        "19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7",
+    ),
+    Package(
+        "npm",
+        "@iconify-json/noto-v1",
+        "1.2.5",
+        "2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37",
+    ),
+    Package(
+        "npm",
+        "@iconify-json/emojione",
+        "1.2.3",
+        "26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e",
+    ),
+    Package(
+        "npm",
+        "@iconify-json/emojione-v1",
+        "1.2.3",
+        "6641d59d48a42823fdc2b84e7427e9f302944eb98d2c7d94d6e67c139e7b37b3",
+    ),
+    Package(
+        "npm",
+        "@iconify-json/fxemoji",
+        "1.2.2",
+        "f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef",
+    ),
+    Package(
+        "apt",
+        "fluid-soundfont-gm",
+        "3.1-5.3",
+        "6f531493ac4e4d9772fd96b2488ea1790af81c196135fbdd25997da0781fc60e",
+    ),
+    Package(
+        "apt",
+        "gnome-backgrounds",
+        "43.1-1",
+        "a670dea21572652127d6e55f9cdb3a226d0037854fdbfd037003c7d00ee0dc4e",
+    ),
+    Package(
+        "apt",
+        "scratch",
+        "1.4.0.6~dfsg1-6.1",
+        "36c582eb93110f64f06c4e685c41e933ccba2fa68db12f79b10bfe840b21fc10",
+    ),
+    Package(
+        "apt",
+        "sound-icons",
+        "0.1-8",
+        "cbb7defa9cab0c86c9151e72c6c8a99a0ed21d244bc4c7cffdde7a0e4d9fa5b3",
+    ),
+    Package(
+        "apt",
+        "sound-theme-freedesktop",
+        "0.8-2",
+        "135cc4893ba590d428577bc3bf42df756a165c05a2a43f84311ad7db779a70ea",
+    ),
+    Package(
+        "apt",
+        "timgm6mb-soundfont",
+        "1.3-5",
+        "034abdfb296d9353433513dad5dbdcab46425ee6008fc02fe7039b46e75edc54",
+    ),
+    Package(
+        "apt",
+        "wesnoth-1.16-data",
+        "1:1.16.9-1",
+        "1012b964bd412a6770685e3324ae3b61e176caff7846192d1ee63d55cd621e26",
+    ),
+]
 # For evaluation alone: nothing is trained or tuned on these.
 EVALUATION = [
     Package(

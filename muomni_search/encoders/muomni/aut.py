@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
@@ -28,6 +29,8 @@ SAMPLE_RATE = 16_000  # Hz
 FFT_SAMPLES, WINDOW_SAMPLES, HOP_SAMPLES = 1024, 400, 160
 MEL_BANDS = 128
 FRAME_MS = 10
+# Softer than this is silence; divided so, the logarithm of what is heard lies around ±1.
+LEAST_POWER, POWER_DECADES = 1e-5, 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,8 @@ class AuTConfig:
         heads: Heads of a block.
         hidden: Width inside a block's two linear layers.
         dropout: Share of dimensions dropped in training.
+        logarithm: Whether the tower takes the logarithm of what it is given. The reference does
+            not; powers of sounds span ten decades, and are learned from slowly.
     """
 
     bands: int = MEL_BANDS
@@ -53,6 +58,7 @@ class AuTConfig:
     heads: int = 3
     hidden: int = 768
     dropout: float = 0.1
+    logarithm: bool = False
 
     @property
     def step_ms(self) -> int:
@@ -79,6 +85,8 @@ class AuT(nn.Module):
 
     def forward(self, mel: Tensor) -> Tensor:
         """Return the steps (B, ⌈T / 8⌉, d) of spectrograms (B, T, 128)."""
+        if self.config.logarithm:
+            mel = torch.log(mel + LEAST_POWER) / POWER_DECADES
         x = self.down(mel[:, None])  # (B, 64, T/8, 16)
         x = self.proj(x.transpose(1, 2).flatten(2))  # (B, T/8, d), from channels × frequencies
         for block in self.blocks:

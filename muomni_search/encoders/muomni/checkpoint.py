@@ -184,6 +184,10 @@ class _Reader:
             )
         return value
 
+    def is_told(self, name: str) -> bool:
+        """Return whether the configuration says that something is so."""
+        return self._told.get(name) is True
+
     def heads(self, dim: int, default: int) -> int:
         """Return the heads of a block: as the configuration says, else by default.
 
@@ -258,6 +262,7 @@ def _aut(read: _Reader) -> AuTConfig:
         layers=read.layers(),
         heads=read.heads(dim, AuTConfig().heads),
         hidden=read.size("blocks.0.mlp.0.weight", 0),
+        logarithm=read.is_told("logarithm"),
     )
 
 

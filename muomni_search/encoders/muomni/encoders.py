@@ -12,6 +12,7 @@ Preprocessing, all of it:
 
 from __future__ import annotations
 
+import io
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,11 +25,11 @@ from muomni_search.encoders.muomni.aut import mel_spectrogram
 from muomni_search.encoders.muomni.network import MuOmni
 from muomni_search.encoders.protocol import Piece
 from muomni_search.encoders.segments import length_groups, text_pieces, windows
-from muomni_search.errors import CheckpointError
+from muomni_search.errors import CheckpointError, InvalidInput
 from muomni_search.items import DIM, Modality
 from muomni_search.vectors import normalise
 
-__all__ = ["AudioEncoder", "ImageEncoder", "TextEncoder", "Tokenizer"]
+__all__ = ["AudioEncoder", "ImageEncoder", "TextEncoder", "Tokenizer", "train_tokenizer"]
 
 BOS = 1
 # Tokens, pictures and mel frames in one run of a tower.
@@ -62,11 +63,50 @@ class Tokenizer:
                 hint="take the tokenizer that the network was trained with",
             )
 
+    def ids(self, text: str) -> NDArray[np.int64]:
+        """Return the ids (T,) of a text's tokens."""
+        return np.array(self._model.encode(text), np.int64)
+
     def __call__(self, text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the ids (T,) and the offsets (T, 2) in characters of a text's tokens."""
         found = self._model.encode(text, out_type="offset_mapping")
         offsets = np.array(found["offsets"], np.int64).reshape(-1, 2)
         return np.array(found["ids"], np.int64), offsets
+
+
+def train_tokenizer(texts: Sequence[str], vocabulary: int, *, fold_case: bool) -> bytes:
+    """Return a sentencepiece model of byte-pair codes (Sennrich et al. 2016), learned from texts.
+
+    Args:
+        texts: What it should be good at.
+        vocabulary: The most pieces; texts of few letters give fewer.
+        fold_case: Whether capitals are treated as small letters.
+
+    Raises:
+        InvalidInput: The texts are too few for so many pieces.
+    """
+    from sentencepiece import SentencePieceTrainer
+
+    model = io.BytesIO()
+    try:
+        SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            vocab_size=vocabulary,
+            model_type="bpe",
+            normalization_rule_name="nmt_nfkc_cf" if fold_case else "nmt_nfkc",
+            byte_fallback=False,
+            hard_vocab_limit=False,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise InvalidInput(
+            f"no tokenizer of {vocabulary} pieces can be learned from {len(texts)} texts: "
+            f"{str(error).splitlines()[0]}",
+            hint="give more texts, or a smaller towers.text.vocabulary",
+        ) from error
+    return model.getvalue()
 
 
 class _Encoder:
@@ -198,12 +238,22 @@ class AudioEncoder(_Encoder):
         return normalise(self._network.embed_steps(mel)[0].numpy())
 
 
-def squeeze(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Return a picture (h, w, 3 or 4) as the (size, size, 3) square that the tower sees."""
+def squeeze(
+    picture: NDArray[np.uint8], size: int, *, keep_alpha: bool = False
+) -> NDArray[np.uint8]:
+    """Return a picture (h, w, 3 or 4) as the (size, size, 3) square that the tower sees.
+
+    Args:
+        picture: RGB, or RGBA with straight alpha.
+        size: Pixels of the square, both ways.
+        keep_alpha: Return (size, size, 4), with what is transparent left transparent.
+    """
     from PIL import Image
 
     image = Image.fromarray(picture)
-    if image.mode == "RGBA":
+    if keep_alpha:
+        image = image.convert("RGBA")
+    elif image.mode == "RGBA":
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image).convert("RGB")
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -33,7 +34,7 @@ from muomni_search.items import DIM, Modality
 if TYPE_CHECKING:
     from muomni_search.encoders.muomni.network import MuOmni
 
-__all__ = ["KIND", "PREPROCESSING", "MuOmniModel"]
+__all__ = ["KIND", "PREPROCESSING", "MuOmniModel", "tiny_directory"]
 
 KIND = "muomni"
 # Counted up when a step from a content to its vector changes while the weights stay.
@@ -70,10 +71,16 @@ class MuOmniModel(Model):
         Raises:
             CheckpointError: This version cannot follow the description.
         """
+        files = description.get("files")
+        has_tokenizer = not isinstance(files, dict) or TOKENIZER in files
         check_description(
-            description, directory / DESCRIPTION, preprocessing=PREPROCESSING, files=FILES
+            description,
+            directory / DESCRIPTION,
+            preprocessing=PREPROCESSING,
+            files=FILES if has_tokenizer else FILES - {TOKENIZER},
         )
-        found = Found(directory, {WEIGHTS: directory / WEIGHTS}, directory / TOKENIZER)
+        tokenizer = directory / TOKENIZER if has_tokenizer else None
+        found = Found(directory, {WEIGHTS: directory / WEIGHTS}, tokenizer)
         return cls(found, description, threads=threads)
 
     @classmethod
@@ -104,6 +111,10 @@ class MuOmniModel(Model):
         """Return the hash of what decides the vectors: weights and preprocessing."""
         return fingerprint_of(self._description)
 
+    def tokenizer(self) -> Path | None:
+        """Return the tokenizer's file, where there is one."""
+        return self._found.tokenizer
+
     def network(self) -> MuOmni:
         """Return the network; loaded at its first use.
 
@@ -121,7 +132,7 @@ class MuOmniModel(Model):
         from muomni_search.encoders.muomni.checkpoint import load_network
 
         if "format" in self._description:
-            for name in FILES:
+            for name in self._description["files"]:
                 weight_file(self._found.path, self._description, name)
         torch.set_num_threads(self.threads)
         return load_network(self._found)
@@ -166,3 +177,8 @@ class MuOmniModel(Model):
             f"{self._found.path} lacks {what}, so it cannot encode {modality}",
             hint="`muomni model check` says what it can encode",
         )
+
+
+def tiny_directory() -> Path:
+    """Return the directory of `muomni-tiny`, which ships with the package."""
+    return Path(str(resources.files("muomni_search.encoders.muomni"))) / "tiny"

@@ -1,0 +1,243 @@
+"""What a step sees: examples in an order that the seed decides, altered anew each time.
+
+Everything here is a function of the recipe and the number of the step, so that a training that
+was interrupted goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from muomni_search.encoders.muomni.aut import mel_spectrogram
+from muomni_search.encoders.muomni.encoders import BOS
+from muomni_search.errors import InvalidInput
+from muomni_search.items import Modality
+from muomni_search.training.examples import SAMPLE_RATE, Examples
+from muomni_search.training.recipe import Augmentation, Recipe
+
+__all__ = ["Batches", "Inputs"]
+
+Rows = NDArray[np.int64]
+Tokenise = Callable[[str], Rows]
+WHITE = 255
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One modality's part of a batch.
+
+    Args:
+        rows: Which examples, (n,).
+        tensors: What the tower takes: token ids and lengths, pixels, or mel bands.
+    """
+
+    rows: Rows
+    tensors: tuple[Tensor, ...]
+
+
+class Batches:
+    """Draws batches, by the number of the step.
+
+    Args:
+        recipe: Says how many, of which tables, and how they are altered.
+        examples: What there is.
+        tokenise: Returns the ids (T,) of a text.
+
+    Raises:
+        InvalidInput: A table has nothing to learn from.
+    """
+
+    def __init__(self, recipe: Recipe, examples: Examples, tokenise: Tokenise) -> None:
+        self._recipe = recipe
+        self._examples = examples
+        self._tokenise = tokenise
+        shares = np.array([table.share for table in recipe.data])
+        self._counts = apportion(recipe.optimiser.batch, shares)
+        self._pools = []
+        for place, table in enumerate(recipe.tables()):
+            pool = np.flatnonzero((examples.table == place) & ~examples.is_held_out)
+            if not len(pool):
+                raise InvalidInput(f"{table} has no row that can be learned from")
+            self._pools.append(pool)
+        self._order = lru_cache(maxsize=2 * len(self._pools))(self._permutation)
+
+    def rows(self, step: int) -> Rows:
+        """Return the examples of a step: each table gives all of its own, again and again."""
+        drawn = []
+        for place, (pool, count) in enumerate(zip(self._pools, self._counts, strict=True)):
+            places = np.arange(step * count, (step + 1) * count)
+            drawn += [
+                self._order(place, int(epoch))[places[places // len(pool) == epoch] % len(pool)]
+                for epoch in np.unique(places // len(pool))
+            ]
+        return np.concatenate(drawn)
+
+    def _permutation(self, place: int, epoch: int) -> Rows:
+        rng = np.random.default_rng((self._recipe.seed, 1, place, epoch))
+        return rng.permutation(self._pools[place])
+
+    def draw(self, step: int) -> dict[Modality, Inputs]:
+        """Return the inputs of a step."""
+        return self.inputs(self.rows(step), np.random.default_rng((self._recipe.seed, 2, step)))
+
+    def inputs(self, rows: Rows, rng: np.random.Generator | None = None) -> dict[Modality, Inputs]:
+        """Return the inputs of examples; altered by ``rng``, or as they are without it."""
+        makers = {
+            Modality.TEXT: self._texts,
+            Modality.IMAGE: self._images,
+            Modality.AUDIO: self._sounds,
+        }
+        found = {}
+        for modality, make in makers.items():
+            numbers = self._examples.numbers[modality]
+            here = rows[numbers[rows] >= 0]
+            if len(here):
+                found[modality] = Inputs(here, make(numbers[here], rng))
+        return found
+
+    def _texts(self, numbers: Rows, _: np.random.Generator | None) -> tuple[Tensor, Tensor]:
+        room = self._recipe.augmentation.tokens - 1
+        ids = [self._tokenise(self._examples.texts[number])[:room] for number in numbers]
+        lengths = np.array([1 + len(one) for one in ids], np.int64)
+        padded = np.full((len(ids), int(lengths.max())), BOS, np.int64)
+        for place, one in enumerate(ids):
+            padded[place, 1 : 1 + len(one)] = one
+        return torch.from_numpy(padded), torch.from_numpy(lengths)
+
+    def _images(self, numbers: Rows, rng: np.random.Generator | None) -> tuple[Tensor]:
+        order = np.argsort(numbers)  # neighbours on the disk
+        pictures = np.empty((len(numbers), *self._examples.images.shape[1:]), np.uint8)
+        pictures[order] = self._examples.images[numbers[order]]
+        return (alter_pictures(pictures, self._recipe.augmentation, rng),)
+
+    def _sounds(self, numbers: Rows, rng: np.random.Generator | None) -> tuple[Tensor]:
+        most = int(self._recipe.augmentation.seconds * SAMPLE_RATE)
+        waves = [self._examples.sound(number) for number in numbers]
+        length = min(most, max(map(len, waves)))
+        parts = [part_of(wave, length, rng) for wave in waves]
+        if rng is not None:
+            parts = [alter_sound(part, self._recipe.augmentation, rng) for part in parts]
+        mel = np.stack([mel_spectrogram(part) for part in parts])
+        if rng is not None:
+            mask_bands(mel, self._recipe.augmentation.mask, rng)
+        return (torch.from_numpy(mel),)
+
+
+def apportion(count: int, shares: NDArray[np.float64]) -> list[int]:
+    """Return whole numbers in proportion to ``shares``, ``count`` in sum, each at least 1."""
+    wanted = shares / shares.sum() * count
+    whole = np.maximum(1, np.floor(wanted)).astype(int)
+    while whole.sum() < count:
+        whole[np.argmax(wanted - whole)] += 1
+    return [int(one) for one in whole]
+
+
+# ---- pictures --------------------------------------------------------------------------------
+
+
+def alter_pictures(
+    pictures: NDArray[np.uint8], how: Augmentation, rng: np.random.Generator | None
+) -> Tensor:
+    """Return pixels (n, 3, size, size) in [0, 1] of pictures (n, size, size, 4) with alpha.
+
+    Without ``rng`` what is transparent becomes white, as in the encoder, and nothing else happens.
+    """
+    count = len(pictures)
+    behind = np.full((count, 1, 1, 3), WHITE, np.float32)
+    if rng is not None:
+        coloured = rng.random(count) < how.background
+        behind[coloured, 0, 0] = rng.uniform(0, WHITE, (int(coloured.sum()), 3))
+    alpha = pictures[..., 3:].astype(np.float32) / WHITE
+    flat = pictures[..., :3] * alpha + behind * (1 - alpha)
+    pixels = torch.from_numpy(np.ascontiguousarray(flat.transpose(0, 3, 1, 2))) / WHITE
+    if rng is None:
+        return pixels
+    # One bilinear look-up does crop, turn and mirror; what lies outside repeats the border.
+    grid = functional.affine_grid(_places(count, how, rng), list(pixels.shape), align_corners=False)
+    pixels = functional.grid_sample(
+        pixels, grid, mode="bilinear", padding_mode="border", align_corners=False
+    )
+    return _colours(pixels, how, rng)
+
+
+def _places(count: int, how: Augmentation, rng: np.random.Generator) -> Tensor:
+    """Return the affine maps (n, 2, 3) from places in the new picture to places in the old."""
+    area = rng.uniform(1 - how.crop, 1, count)
+    aspect = np.exp(rng.uniform(-0.15, 0.15, count)) if how.crop else np.ones(count)
+    width, height = np.sqrt(area) * aspect, np.sqrt(area) / aspect
+    angle = np.deg2rad(rng.uniform(-how.turn, how.turn, count))
+    mirrored = np.where(rng.random(count) < how.mirror, -1.0, 1.0)
+    maps = np.zeros((count, 2, 3), np.float32)
+    maps[:, 0, 0], maps[:, 0, 1] = width * np.cos(angle) * mirrored, -height * np.sin(angle)
+    maps[:, 1, 0], maps[:, 1, 1] = width * np.sin(angle) * mirrored, height * np.cos(angle)
+    maps[:, 0, 2] = rng.uniform(-1, 1, count) * np.maximum(0, 1 - width)
+    maps[:, 1, 2] = rng.uniform(-1, 1, count) * np.maximum(0, 1 - height)
+    return torch.from_numpy(maps)
+
+
+def _colours(pixels: Tensor, how: Augmentation, rng: np.random.Generator) -> Tensor:
+    """Return pictures with other brightness, contrast and saturation, or without colours."""
+    count = len(pixels)
+
+    def factors() -> Tensor:
+        drawn = rng.uniform(1 - how.colour, 1 + how.colour, (count, 1, 1, 1))
+        return torch.from_numpy(drawn.astype(np.float32))
+
+    weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]  # ITU-R BT.601
+    pixels = pixels * factors()
+    middle = pixels.mean(dim=(1, 2, 3), keepdim=True)
+    pixels = middle + (pixels - middle) * factors()
+    grey = (pixels * weights).sum(dim=1, keepdim=True)
+    saturation = factors()
+    saturation[torch.from_numpy(rng.random(count) < how.grey)] = 0
+    return (grey + (pixels - grey) * saturation).clamp(0, 1)
+
+
+# ---- sounds ----------------------------------------------------------------------------------
+
+
+def part_of(
+    wave: NDArray[np.float32], length: int, rng: np.random.Generator | None
+) -> NDArray[np.float32]:
+    """Return ``length`` samples of a sound: a part of a longer one, a shorter one repeated.
+
+    Without ``rng`` it is the first part.
+    """
+    if len(wave) >= length:
+        start = int(rng.integers(0, len(wave) - length + 1)) if rng is not None else 0
+        return wave[start : start + length]
+    if not len(wave):
+        return np.zeros(length, np.float32)
+    repeated = np.resize(wave, length)
+    shift = int(rng.integers(0, length)) if rng is not None else 0
+    return np.roll(repeated, shift)
+
+
+def alter_sound(
+    wave: NDArray[np.float32], how: Augmentation, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Return a sound louder or softer, with noise."""
+    loudness = float(np.sqrt(np.mean(wave**2)))
+    noise = rng.standard_normal(len(wave)).astype(np.float32)
+    level = loudness * rng.uniform(0, how.noise) if how.noise else 0.0
+    gain = 10 ** (rng.uniform(-how.gain, how.gain) / 20)
+    altered: NDArray[np.float32] = ((wave + noise * np.float32(level)) * gain).astype(np.float32)
+    return altered
+
+
+def mask_bands(mel: NDArray[np.float32], widest: float, rng: np.random.Generator) -> None:
+    """Silence one stretch of time and one of frequency of each sound (n, T, bands), in place."""
+    for one in mel:
+        for axis in (0, 1):
+            size = one.shape[axis]
+            width = int(rng.integers(0, int(size * widest) + 1))
+            start = int(rng.integers(0, size - width + 1))
+            one[(slice(None),) * axis + (slice(start, start + width),)] = 0

@@ -1,0 +1,382 @@
+"""Examples on disk, ready to be drawn from: contents decoded once, and what the teacher says.
+
+A folder with
+
+    texts.json     the distinct texts
+    images.npy     the distinct pictures, (n, size, size, 4) uint8 with straight alpha
+    sounds.npy     the distinct sounds, one after another, (samples,) int16 at 16 kHz
+    rows.npz       for each example: its table, the number of its text, picture and sound (−1 for
+                   none), and whether it is held out; where each sound begins
+    teacher.npz    the teacher's unit vectors, (n, 256) float16 a modality
+    problems.json  the rows that could not be used
+    key            a hash of everything that this was made from; written last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muomni_search.encoders.muomni.encoders import squeeze
+from muomni_search.encoders.protocol import Model, Piece
+from muomni_search.errors import InvalidInput, MuomniError
+from muomni_search.ingest.examples import read_examples
+from muomni_search.ingest.read import read_content
+from muomni_search.items import DIM, Content, Modality, Problem
+from muomni_search.training.recipe import Recipe
+from muomni_search.vectors import mean_vector
+
+__all__ = ["Examples", "prepare"]
+
+Step = Callable[[str, int, int], None]
+# Counted up when what is written changes.
+VERSION = 1
+LONGEST_SECONDS, SAMPLE_RATE = 30, 16_000
+DECODERS = 3
+WAITING = 64  # contents that are decoded ahead
+TOGETHER = 32  # contents whose pieces the teacher encodes together
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What a training draws from; see the module for shapes.
+
+    ``numbers[modality]`` (examples,) is each example's row in that modality's contents, or −1.
+    ``groups`` (examples,) is equal where two examples say the same.
+    """
+
+    texts: list[str]
+    images: NDArray[np.uint8]
+    sounds: NDArray[np.int16]
+    sound_ends: NDArray[np.int64]
+    table: NDArray[np.int64]
+    numbers: Mapping[Modality, NDArray[np.int64]]
+    groups: NDArray[np.int64]
+    is_held_out: NDArray[np.bool_]
+    teacher: Mapping[Modality, NDArray[np.float32]]
+    problems: list[Problem]
+
+    def sound(self, number: int) -> NDArray[np.float32]:
+        """Return a sound's waveform (samples,) in [−1, 1]."""
+        start = self.sound_ends[number - 1] if number else 0
+        return self.sounds[start : self.sound_ends[number]].astype(np.float32) / np.float32(32_767)
+
+    def targets(
+        self, modality: Modality, rows: NDArray[np.int64], own: float
+    ) -> NDArray[np.float32]:
+        """Return the unit vectors (n, 256) that examples should become, by what the teacher says.
+
+        Rows are zero where it says nothing.
+
+        Args:
+            modality: What the examples are read as; all of them have it.
+            rows: Which examples.
+            own: The share of the teacher's vector of this modality; the others share the rest.
+        """
+        mine = np.zeros((len(rows), DIM), np.float32)
+        if modality in self.teacher:
+            mine = self.teacher[modality][self.numbers[modality][rows]]
+        others, count = np.zeros_like(mine), np.zeros(len(rows), np.float32)
+        for other in self.teacher.keys() - {modality}:
+            there = self.numbers[other][rows] >= 0
+            others[there] += self.teacher[other][self.numbers[other][rows[there]]]
+            count += there
+        own = own if modality in self.teacher else 0.0
+        share = np.where(count > 0, own, 1.0)[:, None].astype(np.float32)
+        mixed = share * mine + (1 - share) * others / np.maximum(count, 1)[:, None]
+        lengths = np.linalg.norm(mixed, axis=1, keepdims=True)
+        unit: NDArray[np.float32] = (mixed / np.maximum(lengths, 1e-9)).astype(np.float32)
+        return unit
+
+
+def prepare(recipe: Recipe, folder: Path, *, size: int, teacher: Model | None, step: Step) -> None:
+    """Write the examples of a recipe into ``folder``, unless they are there.
+
+    Args:
+        recipe: Names the tables.
+        folder: Where to.
+        size: Pixels of a picture, both ways.
+        teacher: Whose vectors to write too.
+        step: Told of each stage's name, how much of it is done, and of how much.
+
+    Raises:
+        UnreadableFile: A table cannot be read.
+        InvalidInput: There is nothing to learn from.
+    """
+    rows: list[tuple[int, dict[Modality, str | Path]]] = []
+    problems: list[Problem] = []
+    for place, table in enumerate(recipe.tables()):
+        for entry in read_examples(table):
+            if isinstance(entry, Problem):
+                problems.append(entry)
+            else:
+                wanted = {
+                    modality: value
+                    for modality, value in entry.contents.items()
+                    if modality in recipe.towers
+                }
+                if wanted:
+                    rows.append((place, wanted))
+    key = _key(recipe, rows, size, teacher)
+    if (folder / "key").exists() and (folder / "key").read_text(encoding="utf-8") == key:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "key").unlink(missing_ok=True)
+    reads = recipe.distillation.reads if recipe.distillation else ()
+    teachers = {Modality(name): teacher for name in reads} if teacher else {}
+    _Writer(folder, size, teachers, step).write(recipe, rows, problems)
+    (folder / "key").write_text(key, encoding="utf-8")
+
+
+def load(folder: Path) -> Examples:
+    """Return the examples that ``prepare`` wrote; pictures and sounds stay on the disk."""
+    with np.load(folder / "rows.npz", allow_pickle=False) as arrays:
+        rows = {name: arrays[name] for name in arrays.files}
+    with np.load(folder / "teacher.npz", allow_pickle=False) as arrays:
+        teacher = {Modality(name): arrays[name].astype(np.float32) for name in arrays.files}
+    return Examples(
+        texts=json.loads((folder / "texts.json").read_text(encoding="utf-8")),
+        images=np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False),
+        sounds=np.load(folder / "sounds.npy", mmap_mode="r", allow_pickle=False),
+        sound_ends=rows["sound_ends"],
+        table=rows["table"],
+        numbers={modality: rows[modality] for modality in Modality},
+        groups=rows["groups"],
+        is_held_out=rows["is_held_out"],
+        teacher=teacher,
+        problems=[
+            Problem(**one)
+            for one in json.loads((folder / "problems.json").read_text(encoding="utf-8"))
+        ],
+    )
+
+
+def _key(
+    recipe: Recipe,
+    rows: Sequence[tuple[int, Mapping[Modality, str | Path]]],
+    size: int,
+    teacher: Model | None,
+) -> str:
+    """Return a hash of everything that the prepared examples depend on."""
+    hashed = hashlib.sha256()
+    facts = (
+        VERSION,
+        size,
+        (teacher.fingerprint(), recipe.distillation) if teacher else None,
+        sorted(recipe.towers),
+        recipe.seed,
+        recipe.held_out,
+        recipe.most_held_out,
+    )
+    hashed.update(repr(facts).encode())
+    for place, contents in rows:
+        for modality, value in contents.items():
+            stamp = None
+            if isinstance(value, Path):
+                facts_of_file = value.stat()
+                stamp = (facts_of_file.st_size, facts_of_file.st_mtime_ns)
+            hashed.update(repr((place, str(modality), str(value), stamp)).encode())
+    return hashed.hexdigest()
+
+
+class _Writer:
+    """Decodes contents, asks the teacher, and writes both."""
+
+    def __init__(
+        self, folder: Path, size: int, teachers: Mapping[Modality, Model], step: Step
+    ) -> None:
+        self._folder = folder
+        self._size = size
+        self._teachers = teachers
+        self._step = step
+        self._vectors: dict[Modality, NDArray[np.float32]] = {}
+
+    def write(
+        self,
+        recipe: Recipe,
+        rows: Sequence[tuple[int, Mapping[Modality, str | Path]]],
+        problems: list[Problem],
+    ) -> None:
+        found: dict[Modality, dict[str | Path, int]] = {}
+        for modality in Modality:
+            distinct = list(
+                dict.fromkeys(contents[modality] for _, contents in rows if modality in contents)
+            )
+            found[modality] = self._contents(modality, distinct, problems)
+        numbers: dict[Modality, list[int]] = {modality: [] for modality in Modality}
+        tables: list[int] = []
+        for place, contents in rows:
+            here = {
+                modality: found[modality][value]
+                for modality, value in contents.items()
+                if value in found[modality]
+            }
+            if here:
+                tables.append(place)
+                for modality in Modality:
+                    numbers[modality].append(here.get(modality, -1))
+        if not tables:
+            first = f"; the first: {problems[0].error}" if problems else ""
+            raise InvalidInput(f"none of the {len(problems)} rows can be used{first}")
+        whole = {modality: np.array(rows, np.int64) for modality, rows in numbers.items()}
+        groups = _groups(whole)
+        np.savez(
+            self._folder / "rows.npz",
+            allow_pickle=False,
+            table=np.array(tables, np.int64),
+            groups=groups,
+            is_held_out=_held_out(np.array(tables), groups, recipe),
+            sound_ends=self._sound_ends,
+            **{str(modality): rows for modality, rows in whole.items()},
+        )
+        np.savez(
+            self._folder / "teacher.npz",
+            allow_pickle=False,
+            **{str(name): rows.astype(np.float16) for name, rows in self._vectors.items()},
+        )
+        (self._folder / "problems.json").write_text(
+            json.dumps([asdict(problem) for problem in problems]), encoding="utf-8"
+        )
+
+    def _contents(
+        self, modality: Modality, values: Sequence[str | Path], problems: list[Problem]
+    ) -> dict[str | Path, int]:
+        """Write the distinct contents of a modality; return the number of each good one."""
+        keep = {
+            Modality.TEXT: self._write_texts,
+            Modality.IMAGE: self._write_images,
+            Modality.AUDIO: self._write_sounds,
+        }[modality]
+        numbers: dict[str | Path, int] = {}
+        vectors: list[NDArray[np.float32]] = []
+
+        def good() -> Iterator[Content]:
+            waiting: list[list[Piece]] = []
+            for value, got in self._decoded(modality, values):
+                if isinstance(got, Problem):
+                    problems.append(got)
+                    continue
+                content, pieces = got
+                numbers[value] = len(numbers)
+                waiting.append(pieces)
+                if len(waiting) == TOGETHER:
+                    vectors.extend(self._encode(modality, waiting))
+                    waiting.clear()
+                yield content
+            vectors.extend(self._encode(modality, waiting))
+
+        keep(good(), len(values))
+        if modality in self._teachers:
+            self._vectors[modality] = np.array(vectors, np.float32).reshape(-1, DIM)
+        return numbers
+
+    def _decoded(
+        self, modality: Modality, values: Sequence[str | Path]
+    ) -> Iterator[tuple[str | Path, tuple[Content, list[Piece]] | Problem]]:
+        """Yield each value with its content and the teacher's pieces of it, in order."""
+        teacher = self._teachers.get(modality)
+        encoder = teacher.encoder(modality) if teacher and values else None
+
+        def read(value: str | Path) -> tuple[Content, list[Piece]] | Problem:
+            try:
+                content = read_content(modality, value)
+                if modality == Modality.AUDIO:
+                    content = np.asarray(content)[: LONGEST_SECONDS * SAMPLE_RATE]
+                pieces = encoder.prepare(content) if encoder else []
+            except MuomniError as error:
+                return Problem(str(value)[:200], error.what, error.hint)
+            return self._kept(modality, content), pieces
+
+        with ThreadPoolExecutor(DECODERS) as pool:
+            ahead: deque[tuple[str | Path, Future[Any]]] = deque()
+            done = 0
+            for value in values:
+                ahead.append((value, pool.submit(read, value)))
+                if len(ahead) > WAITING:
+                    first, future = ahead.popleft()
+                    yield first, future.result()
+                    done += 1
+                    if done % TOGETHER == 0:
+                        self._step(f"reading {modality}", done, len(values))
+            for first, future in ahead:
+                yield first, future.result()
+
+    def _kept(self, modality: Modality, content: Any) -> Any:
+        """Return what is kept of a content: pictures squeezed, sounds as 16-bit numbers."""
+        if modality == Modality.IMAGE:
+            return squeeze(content, self._size, keep_alpha=True)
+        if modality == Modality.AUDIO:
+            return np.round(np.clip(content, -1, 1) * 32_767).astype(np.int16)
+        return content
+
+    def _encode(
+        self, modality: Modality, waiting: Sequence[list[Piece]]
+    ) -> list[NDArray[np.float32]]:
+        """Return the teacher's vector of each content: the unit mean of its pieces'."""
+        if modality not in self._teachers or not waiting:
+            return []
+        pieces = [piece for several in waiting for piece in several]
+        rows = self._teachers[modality].encoder(modality).encode(pieces)
+        ends = np.cumsum([len(several) for several in waiting])[:-1]
+        return [mean_vector(part) for part in np.split(rows, ends)]
+
+    def _write_texts(self, contents: Iterator[Content], _: int) -> None:
+        text = json.dumps(list(contents), ensure_ascii=False)
+        (self._folder / "texts.json").write_text(text, encoding="utf-8")
+
+    def _write_images(self, contents: Iterator[Content], count: int) -> None:
+        shape = (count, self._size, self._size, 4)
+        path = self._folder / "images.npy"
+        rows = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+        # Those that cannot be read leave unused rows at the end.
+        for number, content in enumerate(contents):
+            rows[number] = content
+        rows.flush()
+
+    def _write_sounds(self, contents: Iterator[Content], _: int) -> None:
+        raw = self._folder / "sounds.raw"
+        lengths = []
+        with raw.open("wb") as file:
+            for content in contents:
+                samples = np.asarray(content)
+                lengths.append(len(samples))
+                file.write(samples.tobytes())
+        self._sound_ends = np.cumsum(lengths, dtype=np.int64)
+        samples = np.fromfile(raw, np.int16)
+        np.save(self._folder / "sounds.npy", samples, allow_pickle=False)
+        raw.unlink()
+
+
+def _groups(numbers: Mapping[Modality, NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Return a number for each example that is equal where texts, or else files, are."""
+    stacked = np.stack([numbers[modality] for modality in Modality], axis=1)
+    has_text = stacked[:, 0] >= 0
+    stacked[has_text, 1:] = -1
+    _, groups = np.unique(stacked, axis=0, return_inverse=True)
+    return np.asarray(groups.reshape(-1), np.int64)
+
+
+def _held_out(
+    tables: NDArray[np.int64], groups: NDArray[np.int64], recipe: Recipe
+) -> NDArray[np.bool_]:
+    """Choose what is kept aside, of each table: whole groups, so that no text is on both sides."""
+    rng = np.random.default_rng(recipe.seed)
+    chosen: set[int] = set()
+    for table in np.unique(tables):
+        here = groups[tables == table]
+        distinct, sizes = np.unique(here, return_counts=True)
+        order = rng.permutation(len(distinct))
+        wanted = min(len(here) * recipe.held_out, recipe.most_held_out / len(recipe.data))
+        count = int(np.searchsorted(np.cumsum(sizes[order]), wanted, side="right"))
+        # Never all of them: something must be left to learn.
+        chosen.update(distinct[order[: min(count, len(distinct) - 1)]].tolist())
+    return np.isin(groups, sorted(chosen))

@@ -1,0 +1,1 @@
+"""What `muomni-tiny` learns from: tables made of named packages."""

@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+import torch
+
+from muomni_search.items import Modality
+from muomni_search.training import examples as prepared
+from muomni_search.training.batches import (
+    Batches,
+    alter_pictures,
+    apportion,
+    mask_bands,
+    part_of,
+)
+from muomni_search.training.recipe import Augmentation, read_recipe
+
+
+@pytest.fixture
+def batches(write_recipe, tmp_path):
+    recipe = read_recipe(write_recipe())
+    prepared.prepare(recipe, tmp_path, size=32, teacher=None, step=lambda *_: None)
+    examples = prepared.load(tmp_path)
+    return Batches(recipe, examples, lambda text: np.arange(2, 2 + len(text.split()))), examples
+
+
+def test_each_table_gives_all_of_its_own_before_it_begins_again(batches):
+    draws, examples = batches
+    learned = np.flatnonzero(~examples.is_held_out)
+    drawn = np.concatenate([draws.rows(step) for step in range(len(learned))])
+    counts = np.bincount(drawn, minlength=len(examples.groups))
+    assert (counts[learned] == 8).all()
+    assert (counts[examples.is_held_out] == 0).all()
+
+
+def test_a_step_is_a_function_of_its_number(batches):
+    draws, _ = batches
+    for step in (0, 5):
+        first, again = draws.draw(step), draws.draw(step)
+        assert first.keys() == again.keys()
+        for modality in first:
+            assert np.array_equal(first[modality].rows, again[modality].rows)
+            pairs = zip(first[modality].tensors, again[modality].tensors, strict=True)
+            assert all(torch.equal(one, other) for one, other in pairs)
+    assert not np.array_equal(draws.rows(0), draws.rows(1))
+
+
+def test_texts_are_padded_behind_their_lengths(batches):
+    draws, examples = batches
+    ids, lengths = draws.inputs(np.arange(4))[Modality.TEXT].tensors
+    words = [len(examples.texts[number].split()) for number in range(4)]
+    assert lengths.tolist() == [1 + count for count in words]
+    assert (ids[:, 0] == 1).all()
+
+
+def test_shares_become_whole_numbers():
+    assert apportion(10, np.array([0.5, 0.3, 0.2])) == [5, 3, 2]
+    assert apportion(7, np.array([1.0, 1.0])) == [4, 3]
+    assert apportion(4, np.array([1.0, 0.001]))[1] == 1
+
+
+def test_unaltered_pictures_have_white_behind_what_is_transparent():
+    picture = np.zeros((1, 4, 4, 4), np.uint8)
+    picture[0, :2, :, 3] = 255  # the upper half is black, the lower nothing
+    pixels = alter_pictures(picture, Augmentation(), None)
+    assert pixels.shape == (1, 3, 4, 4)
+    assert (pixels[0, :, :2] == 0).all()
+    assert (pixels[0, :, 2:] == 1).all()
+
+
+def test_nothing_is_altered_when_everything_is_zero(rng):
+    picture = rng.integers(0, 255, (2, 16, 16, 4), dtype=np.uint8)
+    still = Augmentation(crop=0, turn=0, mirror=0, colour=0, grey=0, background=0)
+    altered = alter_pictures(picture, still, np.random.default_rng(0))
+    assert torch.allclose(altered, alter_pictures(picture, still, None), atol=1e-5)
+
+
+def test_altered_pictures_stay_pictures_and_differ(rng):
+    picture = rng.integers(0, 255, (3, 16, 16, 4), dtype=np.uint8)
+    altered = alter_pictures(picture, Augmentation(), np.random.default_rng(0))
+    assert 0 <= float(altered.min()) <= float(altered.max()) <= 1
+    assert float((altered - alter_pictures(picture, Augmentation(), None)).abs().mean()) > 0.05
+
+
+def test_parts_of_sounds(rng):
+    wave = np.arange(10, dtype=np.float32)
+    assert part_of(wave, 4, None).tolist() == [0, 1, 2, 3]
+    assert part_of(wave[:3], 7, None).tolist() == [0, 1, 2, 0, 1, 2, 0]
+    part = part_of(wave, 4, rng)
+    assert (np.diff(part) == 1).all()
+    assert part_of(wave[:0], 3, rng).tolist() == [0, 0, 0]
+
+
+def test_bands_are_silenced_and_no_more_than_asked_for(rng):
+    mel = np.ones((20, 40, 30), np.float32)
+    mask_bands(mel, 0.5, rng)
+    silent = 1 - mel.mean()
+    assert 0.1 < silent < 0.75
+    untouched = np.ones((2, 4, 4), np.float32)
+    mask_bands(untouched, 0.0, rng)
+    assert untouched.all()
