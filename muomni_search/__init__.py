@@ -26,6 +26,8 @@ if TYPE_CHECKING:
         NotFound,
         UnreadableFile,
     )
+    from muomni_search.explanation import Explanation, explain
+    from muomni_search.heat import write_heat
     from muomni_search.ingest.manifest import read_corpus
     from muomni_search.items import Hit, Item, Modality, Problem, Query, Record, Span
     from muomni_search.transfer import export_collection, import_collection
@@ -35,6 +37,7 @@ _HOMES = {
     "Collection": "collection",
     "Conflict": "errors",
     "CorruptData": "errors",
+    "Explanation": "explanation",
     "Hit": "items",
     "InvalidInput": "errors",
     "Item": "items",
@@ -49,11 +52,13 @@ _HOMES = {
     "Report": "collection",
     "Span": "items",
     "UnreadableFile": "errors",
+    "explain": "explanation",
     "export_collection": "transfer",
     "import_collection": "transfer",
     "load_model": "encoders.model",
     "read_corpus": "ingest.manifest",
     "run_batch": "batch",
+    "write_heat": "heat",
     "write_neighbors": "batch",
 }
 
@@ -62,6 +67,7 @@ __all__ = [
     "Collection",
     "Conflict",
     "CorruptData",
+    "Explanation",
     "Hit",
     "InvalidInput",
     "Item",
@@ -76,11 +82,13 @@ __all__ = [
     "Report",
     "Span",
     "UnreadableFile",
+    "explain",
     "export_collection",
     "import_collection",
     "load_model",
     "read_corpus",
     "run_batch",
+    "write_heat",
     "write_neighbors",
 ]
 
