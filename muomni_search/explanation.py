@@ -1,6 +1,7 @@
 """Why an item answers a query: what in a picture, a sound or a text carries the similarity.
 
     picture   the loss of cosine when a square of it is covered        Grid
+              (or the cosine of each patch, of models that know them)
     text      the loss of cosine when a word of it is left out         Words
     sound     the cosine of each short window with the query           Curve
     query     the share of each part of the sum; for words, each word
@@ -16,7 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,8 @@ PER_MS = SAMPLE_RATE // 1000
 MOST_WORDS = 256
 # How many variants are prepared before they are encoded: 150 KB each as pictures.
 VARIANTS_AT_ONCE = 64
+# What no cover changes by more than rounding has no heat at all.
+LEAST_SHARE = 1e-3
 # Digits in JSON: what is below is rounding of the encoders.
 DIGITS = 4
 
@@ -108,18 +111,32 @@ class Words:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Grid:
-    """What carries a picture.
+    """What carries a picture: a number for each of the squares that it is cut into.
 
     Args:
-        shares: The cosine that is lost where a square is covered, (rows, columns) float32; the
-            squares cover the whole picture, upright, row by row.
+        how: ``covered`` for the cosine that is lost where a square is covered; ``patches`` for
+            the cosine of the encoder's own patches with the query.
+        values: The numbers, (rows, columns) float32, of the picture upright.
     """
 
-    shares: NDArray[np.float32]
+    how: Literal["covered", "patches"]
+    values: NDArray[np.float32]
+
+    def strengths(self) -> NDArray[np.float64]:
+        """Return the values on a scale of 0 to 1, of which 1 is the largest.
+
+        Of covers 0 is no loss, and a gain: where a cover that changes nothing lies is no matter.
+        Patches have no such zero, so 0 is the least of them.
+        """
+        values = self.values.astype(np.float64)
+        zero = 0.0 if self.how == "covered" else values.min()
+        scale = max(float(values.max() - zero), LEAST_SHARE)
+        return np.asarray(np.clip((values - zero) / scale, 0, 1))
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as a JSON object."""
-        return {"kind": "grid", "shares": np.round(self.shares.astype(float), DIGITS).tolist()}
+        values = np.round(self.values.astype(float), DIGITS).tolist()
+        return {"kind": "grid", "how": self.how, "values": values}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,18 +198,24 @@ class Explanation:
         }
 
 
-def explain(collection: Collection, query: Query | str, key: str) -> Explanation:
+def explain(
+    collection: Collection, query: Query | str, key: str, *, patches: bool = False
+) -> Explanation:
     """Return what makes an item answer a query, whatever its rank among all.
 
     Args:
         collection: Where the item is.
         query: The query, as ``Collection.query`` takes it.
         key: The item's key.
+        patches: Compare the query with the patches of a picture, of a model that has vectors for
+            them. It takes one run of the encoder instead of a hundred, and tells less: nothing
+            says that the vector of the picture is made of those of its patches.
 
     Raises:
         NotFound: There is no such item, its file is gone, or the query names what is not there.
         Conflict: Its file has changed since it was added.
-        InvalidInput: A bad query, or an item of which only the vector is known.
+        InvalidInput: A bad query, an item of which only the vector is known, or patches of a
+            model that has none.
     """
     asked = Query.text(query) if isinstance(query, str) else query
     if not isinstance(asked, Query) or not asked.parts:
@@ -220,7 +243,7 @@ def explain(collection: Collection, query: Query | str, key: str) -> Explanation
     return Explanation(
         hit=hit,
         content=content,
-        evidence=_evidence(encoder, content, direction, hit.span),
+        evidence=_evidence(encoder, content, direction, hit.span, patches=patches),
         parts=_part_shares(asked.parts, np.stack(vectors), found),
         query_words=query_words,
     )
@@ -273,13 +296,20 @@ def _part_shares(
 
 
 def _evidence(
-    encoder: Encoder, content: Content, direction: NDArray[np.float32], span: Span | None
+    encoder: Encoder,
+    content: Content,
+    direction: NDArray[np.float32],
+    span: Span | None,
+    *,
+    patches: bool,
 ) -> Grid | Curve | Words:
     start = span.start if span else 0
     if encoder.modality == Modality.TEXT:
         return Words(_words(encoder, cast("str", content), direction, start))
     if encoder.modality == Modality.IMAGE:
-        return _grid(encoder, cast("NDArray[np.uint8]", content), direction)
+        picture = cast("NDArray[np.uint8]", content)
+        look = _patches if patches else _covered
+        return look(encoder, picture, direction)
     return _curve(encoder, cast("NDArray[np.float32]", content), direction, start)
 
 
@@ -347,7 +377,21 @@ def _words(
 # ---- pictures --------------------------------------------------------------------------------
 
 
-def _grid(encoder: Encoder, picture: NDArray[np.uint8], direction: NDArray[np.float32]) -> Grid:
+def _patches(encoder: Encoder, picture: NDArray[np.uint8], direction: NDArray[np.float32]) -> Grid:
+    """Return the cosine of each of the encoder's patches with the query."""
+    if not isinstance(encoder, SegmentEncoder):
+        raise InvalidInput(
+            "the model has no vectors for the patches of a picture",
+            hint="leave --patches out: squares are covered instead, which works with any model",
+        )
+    [piece] = encoder.prepare(picture)
+    vectors = encoder.encode_segments(piece)
+    rows, columns, dim = vectors.shape
+    values = cosines(vectors.reshape(-1, dim), direction)
+    return Grid("patches", values.reshape(rows, columns))
+
+
+def _covered(encoder: Encoder, picture: NDArray[np.uint8], direction: NDArray[np.float32]) -> Grid:
     """Return what each square of a picture (h, w, 3 or 4) adds to its cosine.
 
     A square's share is the mean over the covers that touch it.
@@ -381,7 +425,7 @@ def _grid(encoder: Encoder, picture: NDArray[np.uint8], direction: NDArray[np.fl
     for cover, less in zip(covers, without, strict=True):
         total[cover] += whole - less
         count[cover] += 1
-    return Grid((total / count).astype(np.float32))
+    return Grid("covered", (total / count).astype(np.float32))
 
 
 def _cells(side: int, shorter: int) -> int:
@@ -412,7 +456,7 @@ def _curve(
     An encoder that tells of steps is asked for them once: a window is the mean over its steps.
     Any other one hears each window by itself.
     """
-    length = -(-len(samples) // PER_MS)
+    length = max(len(samples) // PER_MS, 1)
     if isinstance(encoder, SegmentEncoder):
         [piece] = encoder.prepare(samples)
         steps = cosines(encoder.encode_segments(piece), direction)
@@ -422,7 +466,7 @@ def _curve(
         windows = np.rint(edges * length / len(steps)).astype(np.int64)
     else:
         last = max(length - WINDOW_MS, 0)
-        starts = np.array([*range(0, last, HOP_MS), last])
+        starts = np.linspace(0, last, round(last / HOP_MS) + 1).astype(np.int64)
         windows = np.stack([starts, np.minimum(starts + WINDOW_MS, length)], axis=1)
         values = _variant_cosines(
             encoder,

@@ -38,8 +38,6 @@ VIRIDIS = np.array(
 LONGER_PIXELS = 1_600  # what a screen shows
 # How much of the picture shows through where the heat is lowest and highest.
 VEIL, GLOW = 0.65, 0.45
-# A picture that no cover changes by more than rounding has no heat at all.
-LEAST_SHARE = 1e-3
 CURVE_INCHES = (8.0, 2.6)
 WAVE_POINTS = 2_000
 
@@ -84,12 +82,6 @@ def colours(values: NDArray[Any]) -> NDArray[np.uint8]:
     return np.stack(channels, axis=-1).round().astype(np.uint8)
 
 
-def strengths(grid: Grid) -> NDArray[np.float64]:
-    """Return shares as parts of the largest one, [0, 1]; what speaks against the query is 0."""
-    largest = max(float(grid.shares.max()), LEAST_SHARE)
-    return np.clip(grid.shares.astype(np.float64) / largest, 0, 1)
-
-
 def _overlay(picture: NDArray[Any], grid: Grid) -> Any:
     from PIL import Image
 
@@ -99,7 +91,7 @@ def _overlay(picture: NDArray[Any], grid: Grid) -> Any:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     # Grey, so that every hue there is comes from the heat.
     grey = np.asarray(image.convert("L"), float)[:, :, None]
-    small = Image.fromarray(strengths(grid).astype(np.float32))
+    small = Image.fromarray(grid.strengths().astype(np.float32))
     heat = np.clip(np.asarray(small.resize(image.size, Image.Resampling.BICUBIC)), 0, 1)
     through = VEIL + (GLOW - VEIL) * heat[:, :, None]
     drawn = Image.fromarray((through * grey + (1 - through) * colours(heat)).astype(np.uint8))

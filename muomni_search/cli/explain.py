@@ -45,6 +45,11 @@ muomni explain "frozen water" notes/ice.txt""",
     type=OUTPUT_FILE,
     help="Also write a PNG: the picture under its heat, or the curve of the sound.",
 )
+@click.option(
+    "--patches",
+    is_flag=True,
+    help="Of a picture, the cosines of the model's own patches: quick, and less to be trusted.",
+)
 @json_option
 @model_option
 @collection_option
@@ -52,6 +57,7 @@ def command(
     arguments: Sequence[str],
     given: Sequence[tuple[str, Any]],
     output: Path | None,
+    patches: bool,
     as_json: bool,
     model: str | None,
     directory: Path,
@@ -72,7 +78,7 @@ def command(
     with Collection.open(directory, model=model) as collection:
         if output is not None:
             collection.check_output(output)
-        explanation = explain(collection, query, key)
+        explanation = explain(collection, query, key, patches=patches)
         if output is not None:
             from muomni_search.heat import write_heat
 
@@ -145,19 +151,17 @@ def _print_bars(name: str, rows: Sequence[tuple[str, float]]) -> None:
 def _print_grid(grid: Grid) -> None:
     from rich.text import Text
 
-    from muomni_search.heat import strengths
-
     lines: list[Text] = []
-    for row in strengths(grid):
+    for row in grid.strengths():
         line = Text()
         for value in row:
             line.append("  ", f"on {_colour(value)}")
         lines.append(line)
     stdout_console().print(Text("\n").join(lines))
-    row, column = divmod(int(grid.shares.argmax()), grid.shares.shape[1])
-    rows, columns = grid.shares.shape
+    row, column = divmod(int(grid.values.argmax()), grid.values.shape[1])
+    rows, columns = grid.values.shape
     _line(
-        f"the most, {grid.shares.max():+.3f}, in row {row + 1} of {rows}, "
+        f"the most, {grid.values.max():+.3f}, in row {row + 1} of {rows}, "
         f"column {column + 1} of {columns}"
     )
 
