@@ -51,18 +51,15 @@ def words_of(found: Explanation) -> Words:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures of two things, a beep in silence, texts."""
     folder = tmp_path_factory.mktemp("explained")
-    for name, left, right in (("cat-dog", "cat", "dog"), ("dog-cat", "dog", "cat")):
-        halves = [Image.open(CORPUS / f"animals/{one}.jpg") for one in (left, right)]
-        both = Image.new("RGB", (480, 240))
-        for number, half in enumerate(halves):
-            side = min(half.size)
-            corner = ((half.width - side) // 2, (half.height - side) // 2)
-            square = half.crop((*corner, corner[0] + side, corner[1] + side))
-            both.paste(square.resize((240, 240)), (240 * number, 0))
-        # Upright on a square, for the encoder looks at the centre alone.
-        whole = Image.new("RGB", (512, 512), "grey")
-        whole.paste(both, (16, 136))
-        whole.save(folder / f"{name}.png")
+    # Side by side on a square, for the encoder looks at the centre alone.
+    both = Image.new("RGB", (512, 512), "grey")
+    for number, name in enumerate(("animals/panda.jpg", "places/eiffel-tower.jpg")):
+        half = Image.open(CORPUS / name)
+        side = min(half.size)
+        corner = ((half.width - side) // 2, (half.height - side) // 2)
+        square = half.crop((*corner, corner[0] + side, corner[1] + side))
+        both.paste(square.resize((240, 240)), (16 + 240 * number, 136))
+    both.save(folder / "panda-tower.png")
     silence = np.zeros(3 * RATE, np.float32)
     sound = np.concatenate([silence, tone(880, 1), silence])
     soundfile.write(folder / "beep.wav", sound, RATE)
@@ -85,31 +82,38 @@ def base(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Col
         yield collection
 
 
+@pytest.fixture(scope="module")
+def panda(base: Collection) -> Explanation:
+    """A picture of two things, explained by the left one."""
+    return explain(base, "a panda", "panda-tower.png")
+
+
 @pytest.fixture
 def hashed(folder: Path, tmp_path: Path) -> Iterator[Collection]:
-    """A collection to be changed, with the model without weights."""
+    """A collection of it to be changed, with the model without weights, which is instant."""
     with Collection.create(tmp_path / "hashed", model="hashing") as collection:
+        assert collection.add(read_corpus([folder])).failed == 0
         yield collection
 
 
 # ---- pictures ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("word", "other"), [("dog", "cat"), ("cat", "dog")])
 def test_the_half_of_a_picture_that_shows_the_word_lights_up(
-    base: Collection, word: str, other: str
+    base: Collection, panda: Explanation
 ) -> None:
-    for key, is_left in ((f"{word}-{other}.png", True), (f"{other}-{word}.png", False)):
-        heat = grid_of(explain(base, word, key)).strengths()
-        left, right = np.split(heat, 2, axis=1)
-        assert (left.sum() > 2 * right.sum()) if is_left else (right.sum() > 2 * left.sum())
-        assert (int(heat.argmax()) % heat.shape[1] < heat.shape[1] // 2) == is_left
+    tower = explain(base, "the eiffel tower", "panda-tower.png")
+    for found, is_right in ((panda, False), (tower, True)):
+        halves = np.split(grid_of(found).strengths(), 2, axis=1)
+        shown, other = halves[is_right], halves[not is_right]
+        assert shown.sum() > 2 * other.sum()
+        assert shown.max() == pytest.approx(1)
 
 
 def test_covering_the_hottest_squares_costs_more_than_covering_others(
     rng: np.random.Generator, tmp_path: Path
 ) -> None:
-    keys = ["cow.jpg", "horse.jpg", "panda.jpg", "goat.jpg"]
+    keys = ["cow.jpg", "horse.jpg"]
     with Collection.create(tmp_path / "animals") as animals:
         animals.add(read_corpus([CORPUS / "animals" / key for key in keys]))
         hot, chance = [], []
@@ -175,15 +179,17 @@ def test_what_a_model_cannot_see_has_no_share(base: Collection, tmp_path: Path) 
         np.testing.assert_allclose(edge, 0, atol=1e-6)
 
 
-def test_patches_are_the_encoders_own(muomni_checkpoint: Path, folder: Path) -> None:
-    with Collection.create(folder / "muomni", model=muomni_checkpoint) as collection:
-        collection.add(read_corpus([folder / "cat-dog.png"]))
-        found = explain(collection, "robin", "cat-dog.png", patches=True)
+def test_patches_are_the_encoders_own(
+    muomni_checkpoint: Path, folder: Path, tmp_path: Path
+) -> None:
+    with Collection.create(tmp_path / "c", model=muomni_checkpoint) as collection:
+        collection.add(read_corpus([folder / "panda-tower.png"]))
+        found = explain(collection, "robin", "panda-tower.png", patches=True)
         encoder: Any = collection.model.encoder(Modality.IMAGE)
-        pixels = decode_image((folder / "cat-dog.png").read_bytes(), "cat-dog.png")
+        pixels = decode_image((folder / "panda-tower.png").read_bytes(), "panda-tower.png")
         [piece] = encoder.prepare(pixels)
         direction = collection.resolve(Query.text("robin"))
-        covered = explain(collection, "robin", "cat-dog.png")
+        covered = explain(collection, "robin", "panda-tower.png")
     grid = grid_of(found)
     assert grid.how == "patches"
     np.testing.assert_allclose(grid.values, encoder.encode_segments(piece) @ direction, atol=1e-6)
@@ -194,14 +200,10 @@ def test_patches_are_the_encoders_own(muomni_checkpoint: Path, folder: Path) -> 
 
 def test_a_model_without_patches_says_so(base: Collection) -> None:
     with pytest.raises(InvalidInput, match="no vectors for the patches"):
-        explain(base, "dog", "cat-dog.png", patches=True)
+        explain(base, "dog", "panda-tower.png", patches=True)
 
 
 # ---- sounds --------------------------------------------------------------------------------
-
-
-def best_of(collection: Collection, folder: Path) -> Span:
-    return curve_of(explain(collection, Query.audio(folder / "query.wav"), "beep.wav")).best
 
 
 def test_the_best_window_lies_on_the_event(base: Collection, folder: Path) -> None:
@@ -214,8 +216,10 @@ def test_the_best_window_lies_on_the_event(base: Collection, folder: Path) -> No
     assert curve.cosines.max() > curve.cosines[0] + 0.2
 
 
-def test_an_encoder_of_steps_is_asked_for_them(muomni_checkpoint: Path, folder: Path) -> None:
-    with Collection.create(folder / "steps", model=muomni_checkpoint) as collection:
+def test_an_encoder_of_steps_is_asked_for_them(
+    muomni_checkpoint: Path, folder: Path, tmp_path: Path
+) -> None:
+    with Collection.create(tmp_path / "c", model=muomni_checkpoint) as collection:
         collection.add(read_corpus([folder / "beep.wav"]))
         curve = curve_of(explain(collection, Query.audio(folder / "query.wav"), "beep.wav"))
     assert abs(curve.best.start - 3_000) <= 500
@@ -232,7 +236,7 @@ def test_of_a_long_sound_the_segment_that_was_found_is_explained(
     soundfile.write(tmp_path / "late.wav", sound, RATE)
     hashed.add(read_corpus([tmp_path / "late.wav"]))
     query = Query.audio(folder / "query.wav")
-    [hit] = hashed.query(query, 1)
+    [hit] = hashed.query(query, 1, where="key = 'late.wav'")
     found = explain(hashed, query, "late.wav")
     assert found.hit == hit
     assert found.hit.span == Span("ms", 19_000, 21_000)
@@ -274,18 +278,20 @@ def test_the_planted_word_carries_the_text(base: Collection) -> None:
     assert max(words, key=lambda word: word.share).text == "volcano"
 
 
-def test_of_a_long_text_the_passage_is_explained_in_places_of_the_whole(base: Collection) -> None:
-    found = explain(base, "lava and eruptions", "long.txt")
+def test_of_a_long_text_the_passage_is_explained_in_places_of_the_whole(
+    hashed: Collection,
+) -> None:
+    found = explain(hashed, "volcano", "long.txt")
     span = found.hit.span
     assert span is not None
     assert span.start > 0
-    whole = base.get("long.txt")[0].text
+    whole = hashed.get("long.txt")[0].text
     assert whole is not None
     words = words_of(found).words
     assert all(whole[word.start : word.end] == word.text for word in words)
     assert words[0].start >= span.start
     assert words[-1].end <= span.end
-    assert max(words, key=lambda word: word.share).text in {"volcano", "erupted."}
+    assert max(words, key=lambda word: word.share).text == "volcano"
 
 
 def test_a_words_share_is_the_cosine_with_it_less_the_cosine_without(base: Collection) -> None:
@@ -330,7 +336,7 @@ def test_many_words_are_taken_apart_by_runs(
 def test_the_shares_of_the_parts_sum_up_to_the_cosine(base: Collection, folder: Path) -> None:
     query = (
         Query.text("a volcano")
-        + 0.5 * Query.image(folder / "cat-dog.png")
+        + 0.5 * Query.image(folder / "panda-tower.png")
         - 2 * Query.id("beep.wav")
         + Query.vector(np.arange(256) - 100)
     )
@@ -343,9 +349,9 @@ def test_the_shares_of_the_parts_sum_up_to_the_cosine(base: Collection, folder: 
     assert found.query_words == ()
 
 
-def test_cosine_and_score_are_those_of_the_search(base: Collection) -> None:
-    for hit in base.query("a dog", 10):
-        found = explain(base, "a dog", hit.key)
+def test_cosine_and_score_are_those_of_the_search(hashed: Collection) -> None:
+    for hit in hashed.query("a volcano", 10):
+        found = explain(hashed, "a volcano", hit.key)
         assert (found.hit.score, found.hit.cosine) == (hit.score, hit.cosine)
         assert found.hit.span == hit.span
 
@@ -355,10 +361,10 @@ def test_an_item_that_the_query_names_is_explained_by_itself(base: Collection) -
     assert found.hit.cosine == pytest.approx(1)
 
 
-def test_the_answer_is_json(base: Collection) -> None:
+def test_the_answer_is_json(hashed: Collection) -> None:
     query = Query.text("dog") + Query.vector(np.ones(256))
-    for key in ("cat-dog.png", "beep.wav", "planted.txt"):
-        told = json.loads(json.dumps(explain(base, query, key).as_dict()))
+    for key in ("panda-tower.png", "beep.wav", "planted.txt"):
+        told = json.loads(json.dumps(explain(hashed, query, key).as_dict()))
         assert told["key"] == key
         assert told["evidence"]["kind"] in ("grid", "curve", "words")
         assert told["parts"][1]["value"] is None
@@ -420,16 +426,15 @@ def test_of_a_ready_vector_nothing_is_known(
 
 
 def test_the_overlay_is_as_large_as_the_picture_and_brightest_where_it_counts(
-    base: Collection, tmp_path: Path
+    panda: Explanation, tmp_path: Path
 ) -> None:
-    found = explain(base, "dog", "cat-dog.png")
-    write_heat(tmp_path / "heat.png", found)
+    write_heat(tmp_path / "heat.png", panda)
     drawn = Image.open(tmp_path / "heat.png")
     assert drawn.size == (512, 512)
     pixels = np.asarray(drawn.convert("RGB"), float)
     # Yellow has little blue, violet has little green.
     warmth = pixels[:, :, 1] - pixels[:, :, 2]
-    assert warmth[:, 256:].max() > warmth[:, :256].max()
+    assert warmth[:, :256].max() > warmth[:, 256:].max() + 20
 
 
 def test_a_cut_out_and_a_huge_picture_are_drawn(hashed: Collection, tmp_path: Path) -> None:
@@ -451,13 +456,13 @@ def test_the_curve_is_drawn(base: Collection, folder: Path, tmp_path: Path) -> N
     assert abs(columns.mean() / pixels.shape[1] - 0.5) < 0.1
 
 
-def test_a_text_has_no_picture_and_nothing_is_replaced(base: Collection, tmp_path: Path) -> None:
+def test_a_text_has_no_picture_and_nothing_is_replaced(hashed: Collection, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="is a text"):
-        write_heat(tmp_path / "t.png", explain(base, "dog", "planted.txt"))
+        write_heat(tmp_path / "t.png", explain(hashed, "dog", "planted.txt"))
     other = tmp_path / "notes.txt"
     other.write_text("mine")
     with pytest.raises(Conflict, match="something else"):
-        write_heat(other, explain(base, "dog", "cat-dog.png"))
+        write_heat(other, explain(hashed, "dog", "panda-tower.png"))
     assert other.read_text() == "mine"
     assert not (tmp_path / "t.png").exists()
 
