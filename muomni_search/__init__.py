@@ -27,6 +27,8 @@ if TYPE_CHECKING:
         TrainingError,
         UnreadableFile,
     )
+    from muomni_search.explanation import Explanation, explain
+    from muomni_search.heat import write_heat
     from muomni_search.ingest.manifest import read_corpus
     from muomni_search.items import Hit, Item, Modality, Problem, Query, Record, Span
     from muomni_search.training.recipe import read_recipe
@@ -38,6 +40,7 @@ _HOMES = {
     "Collection": "collection",
     "Conflict": "errors",
     "CorruptData": "errors",
+    "Explanation": "explanation",
     "Hit": "items",
     "InvalidInput": "errors",
     "Item": "items",
@@ -54,6 +57,7 @@ _HOMES = {
     "Training": "training.trainer",
     "TrainingError": "errors",
     "UnreadableFile": "errors",
+    "explain": "explanation",
     "export_collection": "transfer",
     "import_collection": "transfer",
     "load_model": "encoders.model",
@@ -61,6 +65,7 @@ _HOMES = {
     "read_recipe": "training.recipe",
     "run_batch": "batch",
     "train": "training.trainer",
+    "write_heat": "heat",
     "write_neighbors": "batch",
 }
 
@@ -69,6 +74,7 @@ __all__ = [
     "Collection",
     "Conflict",
     "CorruptData",
+    "Explanation",
     "Hit",
     "InvalidInput",
     "Item",
@@ -85,6 +91,7 @@ __all__ = [
     "Training",
     "TrainingError",
     "UnreadableFile",
+    "explain",
     "export_collection",
     "import_collection",
     "load_model",
@@ -92,6 +99,7 @@ __all__ = [
     "read_recipe",
     "run_batch",
     "train",
+    "write_heat",
     "write_neighbors",
 ]
 

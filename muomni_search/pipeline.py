@@ -37,7 +37,7 @@ from muomni_search.ingest.folder import IGNORE_FILE, Entry
 from muomni_search.ingest.manifest import Corpus
 from muomni_search.ingest.read import Limits, decode, read_file
 from muomni_search.ingest.rows import TABLES
-from muomni_search.items import Item, Modality, Problem, Record, Span
+from muomni_search.items import Content, Item, Modality, Problem, Record, Span
 from muomni_search.store.store import Known, NewItem, Store, Writer
 
 __all__ = ["Limits", "Pipeline", "Progress", "Report"]
@@ -508,8 +508,37 @@ def encode_again(model: Model, items: Sequence[tuple[Item, Known]]) -> Iterator[
 
 
 def _read_again(model: Model, item: Item, known: Known) -> _Read | None:
-    encoder = model.encoder(item.modality)
-    record = Record(
+    content = content_again(item, known)
+    if content is None:
+        return None
+    record = _record_of(item, known)
+    pieces = model.encoder(item.modality).prepare(content)
+    return _Read(record, None, str(known.content_hash), item.text, pieces)
+
+
+def content_again(item: Item, known: Known) -> Content | None:
+    """Return the content that an item's vectors came from, or None when it is not to be had.
+
+    Of a text that is what the store holds of it, of a picture or a sound its file, as long as
+    the hash is still the one that was written down.
+    """
+    record = _record_of(item, known)
+    # It was let in once, under whatever limits.
+    limits = Limits(max_pixels=sys.maxsize, max_seconds=math.inf, max_bytes=sys.maxsize)
+    for one in (replace(record, path=None), record):
+        if one.path is None and one.text is None:
+            continue
+        try:
+            data = _content_bytes(one, limits)
+            if hashlib.blake2b(data, digest_size=16).hexdigest() == known.content_hash:
+                return decode(item.modality, data, record.origin, limits)
+        except (InvalidInput, NotFound):
+            continue
+    return None
+
+
+def _record_of(item: Item, known: Known) -> Record:
+    return Record(
         key=item.key,
         modality=item.modality,
         origin=item.source or item.key,
@@ -521,20 +550,6 @@ def _read_again(model: Model, item: Item, known: Known) -> _Read | None:
         size=known.size,
         mtime_ns=known.mtime_ns,
     )
-    # It was let in once, under whatever limits.
-    limits = Limits(max_pixels=sys.maxsize, max_seconds=math.inf, max_bytes=sys.maxsize)
-    for one in (replace(record, path=None), record):
-        if one.path is None and one.text is None:
-            continue
-        try:
-            data = _content_bytes(one, limits)
-            if hashlib.blake2b(data, digest_size=16).hexdigest() != known.content_hash:
-                continue
-            content = decode(item.modality, data, record.origin, limits)
-            return _Read(record, None, known.content_hash, item.text, encoder.prepare(content))
-        except (InvalidInput, NotFound):
-            continue
-    return None
 
 
 def _encode(model: Model, reads: Sequence[_Read]) -> Iterator[tuple[_Read, NDArray[np.float32]]]:

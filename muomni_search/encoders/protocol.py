@@ -14,14 +14,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from muomni_search.items import DIM, Modality, Span
 
-__all__ = ["Encoder", "Model", "Piece", "Prior"]
+__all__ = ["Encoder", "Model", "Piece", "Prior", "SegmentEncoder"]
 
 # For each modality asked with and asked for, the median and the scale of the cosines of pairs
 # that have nothing to do with each other.
@@ -68,6 +68,19 @@ class Encoder(Protocol):
 
     def encode(self, batch: Sequence[Piece]) -> NDArray[np.float32]:
         """Return (len(batch), dim) float32 unit rows, in the batch's order."""
+        ...
+
+
+@runtime_checkable
+class SegmentEncoder(Encoder, Protocol):
+    """An encoder that also says what each small part of a piece is like."""
+
+    def encode_segments(self, piece: Piece) -> NDArray[np.float32]:
+        """Return the unit vectors of a piece's parts.
+
+        Of a picture (rows, columns, dim), squares that cover it; of a sound (steps, dim), equal
+        steps of time.
+        """
         ...
 
 

@@ -4,51 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from cli_helpers import Run, answers
-
-MUOMNI = [sys.executable, "-m", "muomni_search"]
+from cli_helpers import MUOMNI, Run, answers, on_terminal, plain
 
 
 def start(*args: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*MUOMNI, *map(str, args)], capture_output=True, text=True, check=False, **options
     )
-
-
-def on_terminal(*args: str | Path, columns: int = 100) -> tuple[int, str]:
-    """Run a command on a terminal; return its exit code and what the terminal got."""
-    master, slave = pty.openpty()
-    process = subprocess.Popen(
-        [*MUOMNI, *map(str, args)],
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        env={**os.environ, "COLUMNS": str(columns), "TERM": "xterm", "NO_COLOR": "1"},
-    )
-    os.close(slave)
-    got = b""
-    while True:
-        try:
-            chunk = os.read(master, 65536)
-        except OSError:  # Linux says so when the other side is closed
-            break
-        if not chunk:
-            break
-        got += chunk
-    os.close(master)
-    return process.wait(), got.decode()
-
-
-def plain(text: str) -> str:
-    """Return ``text`` without colours and movements of the cursor."""
-    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
 
 
 def test_a_day_in_the_life_of_a_collection(corpus: Path, tmp_path: Path) -> None:

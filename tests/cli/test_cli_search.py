@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from cli_helpers import Run, answers, write_picture, write_vector
 
-from muomni_search.cli.search import addend, command
+from muomni_search.cli.query import addend
+from muomni_search.cli.search import command
 
 FIELDS = [
     "rank", "key", "modality", "score", "cosine", "source", "text", "span", "metadata", "how",
