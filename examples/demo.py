@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from muomni_search import Collection, Hit, Modality, Query, Span
-from muomni_search.cli.search import addend
+from muomni_search.cli.query import query_of
 from muomni_search.cli.search import command as search
 from muomni_search.query_parts import make_part, parse_part
 from muomni_search.report import Section, asked_parts, write_page
@@ -106,7 +106,7 @@ class Demo:
             _print_hit(hit)
         # The grammar of the command line itself says what the command asks.
         asked = search.make_context("search", shlex.split(command)[2:]).params
-        query = reduce(add, (addend(option, value) for option, value in asked["given"]))
+        query = query_of(asked["given"])
         with Collection.open(asked["directory"]) as collection:
             return Section(step.title, command, asked_parts(collection, query), hits)
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
         NotFound,
         UnreadableFile,
     )
+    from muomni_search.explore.drawing import write_map
+    from muomni_search.explore.map import Map, make_map
     from muomni_search.ingest.manifest import read_corpus
     from muomni_search.items import Hit, Item, Modality, Problem, Query, Record, Span
     from muomni_search.transfer import export_collection, import_collection
@@ -39,6 +41,7 @@ _HOMES = {
     "InvalidInput": "errors",
     "Item": "items",
     "Limits": "collection",
+    "Map": "explore.map",
     "Modality": "items",
     "Model": "encoders.protocol",
     "MuomniError": "errors",
@@ -52,8 +55,10 @@ _HOMES = {
     "export_collection": "transfer",
     "import_collection": "transfer",
     "load_model": "encoders.model",
+    "make_map": "explore.map",
     "read_corpus": "ingest.manifest",
     "run_batch": "batch",
+    "write_map": "explore.drawing",
     "write_neighbors": "batch",
 }
 
@@ -66,6 +71,7 @@ __all__ = [
     "InvalidInput",
     "Item",
     "Limits",
+    "Map",
     "Modality",
     "Model",
     "MuomniError",
@@ -79,8 +85,10 @@ __all__ = [
     "export_collection",
     "import_collection",
     "load_model",
+    "make_map",
     "read_corpus",
     "run_batch",
+    "write_map",
     "write_neighbors",
 ]
 

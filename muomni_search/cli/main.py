@@ -27,6 +27,7 @@ COMMANDS = (
     "delete",
     "failures",
     "stats",
+    "map",
     "rebuild",
     "verify",
     "export",

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
-from functools import reduce
-from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +10,6 @@ import click
 
 from muomni_search.cli.options import (
     OUTPUT_FILE,
-    Command,
     FiniteNumber,
     collection_option,
     json_option,
@@ -23,74 +19,22 @@ from muomni_search.cli.options import (
     where_option,
 )
 from muomni_search.cli.output import note, on_terminal, print_json, print_table, snippet
+from muomni_search.cli.query import QueryCommand, query_of, query_options, title_of
 
 if TYPE_CHECKING:
     from muomni_search import Collection, Hit, Query
-    from muomni_search.items import Part
-
-# The options that give a part of the query, each repeatable.
-PARTS = ("text", "image", "audio", "id", "vector", "plus", "minus")
-
-
-class PartType(click.ParamType["Query"]):
-    """What --plus and --minus take: ``[weight*]kind:value``."""
-
-    name = "part"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Query:
-        """Return the query that ``value`` spells."""
-        from muomni_search import InvalidInput, Query
-        from muomni_search.query_parts import parse_part
-
-        if isinstance(value, Query):
-            return value
-        try:
-            return parse_part(value)
-        except InvalidInput as error:
-            self.fail(str(error), param, ctx)
-
-
-class SearchCommand(Command):
-    """Keeps the order in which the parts of a query were given, across their options."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse ``args``; put ``given``, options with their values, in place of the parts.
-
-        ``spelled`` is the whole call, for the page.
-        """
-        if ctx.resilient_parsing:
-            return super().parse_args(ctx, args)
-        spelled = shlex.join(["muomni", "search", *args])
-        _, _, order = self.make_parser(ctx).parse_args(list(args))
-        rest = super().parse_args(ctx, args)
-        values = {name: iter(ctx.params.pop(name)) for name in PARTS}
-        words = ctx.params.pop("words")
-        given = [] if words is None else [("text", words)]
-        given += [(param.name, next(values[param.name])) for param in order if param.name in PARTS]
-        ctx.params |= {"given": given, "spelled": spelled}
-        return rest
 
 
 @click.command(
     "search",
-    cls=SearchCommand,
+    cls=QueryCommand,
     example="""\
 muomni search "a dog barking" --modality audio
 muomni search --image beach.jpg --minus text:sand --plus "0.5*text:snow" -k 5
 muomni search owl --where "licence = 'CC0'" --html owl.html""",
 )
 @click.argument("words", metavar="[TEXT]", required=False)
-@click.option("--text", metavar="TEXT", multiple=True, help="Words.")
-@click.option("--image", metavar="FILE", multiple=True, type=click.Path(), help="A picture.")
-@click.option("--audio", metavar="FILE", multiple=True, type=click.Path(), help="A sound.")
-@click.option("--id", metavar="KEY", multiple=True, help="An item of the collection.")
-@click.option(
-    "--vector", metavar="F.npy", multiple=True, type=click.Path(), help="A vector of 256 numbers."
-)
-@click.option("--plus", metavar="PART", multiple=True, type=PartType(), help="Add a part.")
-@click.option("--minus", metavar="PART", multiple=True, type=PartType(), help="Subtract a part.")
+@query_options("--text")
 @k_option
 @click.option(
     "--offset",
@@ -139,7 +83,7 @@ def command(
         )
     from muomni_search import Collection
 
-    query = reduce(add, (addend(option, value) for option, value in given))
+    query = query_of(given)
     with Collection.open(directory, model=model) as collection:
         hits = collection.query(query, k, modality=modalities or None, **options)
         if html is not None:
@@ -152,58 +96,14 @@ def command(
             print_json(hit.as_dict())
 
 
-def addend(option: str, value: Any) -> Query:
-    """Return the part of the query that an option gives."""
-    from muomni_search import Query
-    from muomni_search.query_parts import make_part
-
-    if option == "vector":
-        return Query.vector(_load_vector(value))
-    if option in ("plus", "minus"):
-        part: Query = value
-        return part if option == "plus" else -part
-    return make_part(option, value)
-
-
-def _load_vector(path: str) -> Any:
-    import numpy as np
-
-    from muomni_search.errors import UnreadableFile
-    from muomni_search.vectors import check_vectors
-
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UnreadableFile(
-            f"{path}: cannot be read as a vector: {error}", hint="give a .npy file of 256 numbers"
-        ) from error
-    rows = check_vectors(np.atleast_2d(array), path)
-    if len(rows) != 1:
-        raise UnreadableFile(
-            f"{path}: holds {len(rows)} vectors, a query takes one",
-            hint="muomni batch asks many queries",
-        )
-    return rows[0]
-
-
 def _write_page(
     path: Path, collection: Collection, query: Query, spelled: str, hits: Sequence[Hit]
 ) -> None:
     from muomni_search.report import Section, asked_parts, write_page
 
-    title = " ".join(_signed(part) for part in query.parts).removeprefix("+ ")
-    section = Section(title, spelled, asked_parts(collection, query), hits)
+    section = Section(title_of(query), spelled, asked_parts(collection, query), hits)
     write_page(path, "muomni search", [section])
     note(f"page: {path}")
-
-
-def _signed(part: Part) -> str:
-    """Say in a few words what a part asks for, as an addend."""
-    weight = "" if abs(part.weight) == 1 else f"{abs(part.weight):g} × "
-    shown = {"vector": "a vector"}.get(part.kind) or snippet(
-        Path(part.value).name if isinstance(part.value, Path) else part.value
-    )
-    return f"{'−' if part.weight < 0 else '+'} {weight}{shown}"
 
 
 def _print_hits(hits: Sequence[Hit]) -> None:
