@@ -37,6 +37,8 @@ FACTS = 8
 METHOD_NAMES = {"umap": "UMAP", "tsne": "t-SNE", "pca": "PCA"}
 # How matplotlib calls our shapes.
 MARKERS = {"circle": "o", "diamond": "D", "triangle": "^", "square": "s", "ring": "o"}
+# By which they look equally large.
+AREAS = {"circle": 1.0, "diamond": 0.8, "triangle": 1.35, "square": 0.9, "ring": 0.9}
 HEADS = {".html": HTML_HEAD, ".png": b"\x89PNG", ".svg": b"<?xml"}
 # What no font draws and no XML holds.
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
@@ -105,15 +107,15 @@ def write_map(
         )
 
 
-def told(drawn: Map) -> str:
-    """Say in a line what a map shows, and how it was made."""
+def _told(drawn: Map) -> list[str]:
+    """Say in a few words each what a map shows, and how it was made."""
     count, found = len(drawn.points), drawn.found
     parts = [f"{count:,} points" if count != 1 else "1 point"]
     if found > count:
         parts[0] = f"a sample of {count:,} of {found:,} points"
     parts.append(METHOD_NAMES[drawn.method] + (", modalities centred" if drawn.is_centred else ""))
     parts.append(f"seed {drawn.seed}")
-    return " · ".join(parts)
+    return parts
 
 
 # ---- the page ------------------------------------------------------------------------------------
@@ -126,7 +128,7 @@ def _write_page(drawn: Map, target: Path, thumbnails: int, sounds: int, progress
         styles=("base.css", "map.css"),
         script="map.js",
         title=clip(drawn.title, TITLE_CHARACTERS),
-        told=told(drawn),
+        told=_told(drawn),
         count=len(drawn.points),
         data=data_json(_data(drawn, thumbnails, sounds, progress)),
     )
@@ -254,7 +256,7 @@ def _write_picture(drawn: Map, path: Path, kind: str) -> None:
                 axes.scatter(
                     drawn.places[own, 0],
                     drawn.places[own, 1],
-                    s=area,
+                    s=area * AREAS[group.shape],
                     c="none" if group.shape == "ring" else ink,
                     edgecolors=ink if group.shape == "ring" else "white",
                     linewidths=1.0 if group.shape == "ring" else min(0.4, area / 40),
@@ -293,7 +295,9 @@ def _mark_query(axes: Any, drawn: Map) -> None:
 
 def _title(axes: Any, drawn: Map) -> None:
     axes.set_title(_printable(drawn.title), loc="left", weight="bold", pad=22, parse_math=False)
-    axes.text(0, 1.015, told(drawn), transform=axes.transAxes, color="#5b6472", fontsize=9)
+    axes.text(
+        0, 1.015, " · ".join(_told(drawn)), transform=axes.transAxes, color="#5b6472", fontsize=9
+    )
 
 
 def _give_legend(matplotlib: Any, figure: Any, axes: Any, drawn: Map) -> None:
