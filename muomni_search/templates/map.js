@@ -276,7 +276,9 @@ function paintMarks() {
 
 function paintPictures(colour) {
   const side = Math.min(84, 34 * Math.max(1, (scale / fitted) ** .35)), taken = new Set();
-  for (const key of pictured) {
+  // What was found comes first where they would overlap.
+  const first = pictured.filter(key => looks[key] === LIT);
+  for (const key of first.length ? [...first, ...pictured.filter(key => looks[key] !== LIT)] : pictured) {
     const x = toX(places[2 * key]), y = toY(places[2 * key + 1]);
     if (looks[key] === HIDDEN || x < -side || y < -side || x > width + side || y > height + side) continue;
     const cx = Math.floor(x / side / .55), cy = Math.floor(y / side / .55);

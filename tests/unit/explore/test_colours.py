@@ -92,5 +92,5 @@ def test_a_field_is_a_name_or_a_path(metadata: dict[str, Any], field: str, value
 
 
 def test_a_field_that_no_point_has_is_an_error_that_names_those_there_are() -> None:
-    with pytest.raises(InvalidInput, match="no point has a field 'g'.*modality, f"):
+    with pytest.raises(InvalidInput, match=r"no point has a field 'g'.*modality, f"):
         colours_of("g", [Modality.TEXT], [{"f": 1}])
