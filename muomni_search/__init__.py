@@ -28,6 +28,8 @@ if TYPE_CHECKING:
         UnreadableFile,
     )
     from muomni_search.explanation import Explanation, explain
+    from muomni_search.explore.drawing import write_map
+    from muomni_search.explore.map import Map, make_map
     from muomni_search.heat import write_heat
     from muomni_search.ingest.manifest import read_corpus
     from muomni_search.items import Hit, Item, Modality, Problem, Query, Record, Span
@@ -45,6 +47,7 @@ _HOMES = {
     "InvalidInput": "errors",
     "Item": "items",
     "Limits": "collection",
+    "Map": "explore.map",
     "Modality": "items",
     "Model": "encoders.protocol",
     "MuomniError": "errors",
@@ -61,11 +64,13 @@ _HOMES = {
     "export_collection": "transfer",
     "import_collection": "transfer",
     "load_model": "encoders.model",
+    "make_map": "explore.map",
     "read_corpus": "ingest.manifest",
     "read_recipe": "training.recipe",
     "run_batch": "batch",
     "train": "training.trainer",
     "write_heat": "heat",
+    "write_map": "explore.drawing",
     "write_neighbors": "batch",
 }
 
@@ -79,6 +84,7 @@ __all__ = [
     "InvalidInput",
     "Item",
     "Limits",
+    "Map",
     "Modality",
     "Model",
     "MuomniError",
@@ -95,11 +101,13 @@ __all__ = [
     "export_collection",
     "import_collection",
     "load_model",
+    "make_map",
     "read_corpus",
     "read_recipe",
     "run_batch",
     "train",
     "write_heat",
+    "write_map",
     "write_neighbors",
 ]
 

@@ -1,46 +1,22 @@
 """Answers as one self-contained HTML page: pictures, players and passages, for people.
 
-Nothing on the page comes from a network and nothing in it runs: pictures become small WebP data
-URIs, sounds short OGG ones, and a content security policy forbids everything else. All files are
-read by the decoders of ``ingest``, within their limits, so a hostile file costs what it costs
-there; one that cannot be shown leaves a placeholder that says why.
+Nothing on the page comes from a network and nothing in it runs: pictures and sounds are data URIs
+(``figures``), and a content security policy forbids everything else.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import io
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
 
-import numpy as np
-from markupsafe import Markup
-from numpy.typing import NDArray
-
-from muomni_search import durable
 from muomni_search.collection import Collection
-from muomni_search.errors import MuomniError, NotFound
-from muomni_search.ingest.audio import SAMPLE_RATE
-from muomni_search.ingest.read import Limits, decode, read_file
-from muomni_search.items import Hit, Item, Modality, Part, Query, Span
-from muomni_search.store.engine import disk_errors
+from muomni_search.figures import WAVE_BARS, Figures, clip, facts
+from muomni_search.items import Hit, Part, Query
+from muomni_search.pages import write_html
 
 __all__ = ["Section", "asked_parts", "write_page"]
 
-THUMBNAIL_PIXELS = 320
-SOUND_SECONDS = 30.0
-# A longer sound is cut to where the hit lies, with so much before it.
-LEAD_SECONDS = 2.0
-WAVE_BARS = 96
-PASSAGE_CHARACTERS = 700
-CONTEXT_CHARACTERS = 120
-METADATA_CHARACTERS = 300
-# Browsers get slow on larger pages: 2,000 pictures or 300 sounds.
-PAGE_BYTES = 64_000_000
 # From here on a hit stands out as far as a bar can show.
 FULL_SCORE = 6.0
 
@@ -91,272 +67,23 @@ def write_page(path: str | Path, title: str, sections: Sequence[Section]) -> Non
         Conflict: A file of another kind has this name.
         MuomniError: It cannot be written.
     """
-    target = Path(path)
-    with disk_errors(target):
-        durable.check_kind(target, b"<!doctype html")
-    with (
-        disk_errors(target),
-        durable.whole_file(target) as partial,
-        # The name of a file may hold bytes that are no character.
-        partial.open("w", encoding="utf-8", errors="backslashreplace") as file,
-    ):
-        # Rendered piece by piece: no more than one hit's media is in memory.
-        file.writelines(_rendered(title, sections))
-
-
-def _rendered(title: str, sections: Sequence[Section]) -> Iterator[str]:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    loader = PackageLoader("muomni_search", "templates")
-    page = Environment(
-        loader=loader,
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style, _, _ = loader.get_source(page, "page.css")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    figures = _Figures()
-    return page.get_template("page.html.j2").generate(
+    figures = Figures()
+    # Rendered piece by piece: no more than one hit's media is in memory.
+    write_html(
+        path,
+        "page.html.j2",
+        styles=("base.css", "page.css"),
         title=title,
         sections=sections,
-        style=Markup(style),  # noqa: S704  our own file, and its hash is the policy
-        style_hash=digest,
         figure_of_part=figures.of_part,
         figure_of_hit=figures.of_hit,
-        facts=_facts,
+        facts=facts,
         strength=_strength,
-        clip=_clip,
+        clip=clip,
         wave_bars=WAVE_BARS,
     )
-
-
-# ---- figures -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A thumbnail."""
-
-    form: ClassVar[str] = "picture"
-    uri: str
-    width: int
-    height: int
-    is_cutout: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Sound:
-    """A player, the sound's envelope, and where in it the hit lies.
-
-    Args:
-        uri: The sound, to be played from the hit on.
-        wave: The envelope as an SVG path, ``WAVE_BARS`` wide and 2 high.
-        mark: Begin and width of the hit in the same measure, or None for the whole sound.
-        told: Times for people: what plays, and where the hit lies.
-    """
-
-    form: ClassVar[str] = "sound"
-    uri: str
-    wave: str
-    mark: tuple[float, float] | None
-    told: str
-
-
-@dataclass(frozen=True, slots=True)
-class Passage:
-    """A text: the passage that was found, and what stands around it."""
-
-    form: ClassVar[str] = "passage"
-    before: str
-    passage: str
-    after: str
-    is_marked: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Placeholder:
-    """Instead of a figure: why there is none."""
-
-    form: ClassVar[str] = "placeholder"
-    reason: str
-
-
-Figure = Picture | Sound | Passage | Placeholder
-
-
-class _Figures:
-    """Makes the figures of one page, until it is full."""
-
-    def __init__(self) -> None:
-        self._bytes_left = PAGE_BYTES
-
-    def of_part(self, part: Part) -> Figure:
-        """Return what shows a part of a query."""
-        value = part.value
-        if part.kind == "text":
-            return Passage("", _clip(value, PASSAGE_CHARACTERS), "", is_marked=False)
-        if part.kind == "vector":
-            return Placeholder("a vector of 256 numbers")
-        if part.kind != "id":
-            return self._of_file(Modality(part.kind), str(Path(value).absolute()), None)
-        if not isinstance(value, Item):
-            return Placeholder("an item of the collection")
-        return self._of_item(value.modality, value.source, value.text, None)
-
-    def of_hit(self, hit: Hit) -> Figure:
-        """Return what shows a hit."""
-        return self._of_item(hit.modality, hit.source, hit.text, hit.span)
-
-    def _of_item(
-        self, modality: Modality, source: str | None, text: str | None, span: Span | None
-    ) -> Figure:
-        if modality != Modality.TEXT:
-            return self._of_file(modality, source, span)
-        return _passage(text, source, span) if text is not None else Placeholder("no text is kept")
-
-    def _of_file(self, modality: Modality, source: str | None, span: Span | None) -> Figure:
-        try:
-            path = _file_of(source)
-            if self._bytes_left <= 0:
-                return Placeholder("not shown: the page is full")
-            limits = Limits()
-            content: Any = decode(modality, read_file(modality, path, limits), path, limits)
-        except MuomniError as error:
-            return Placeholder(f"not shown: {error.what}")
-        figure = _picture(content) if modality == Modality.IMAGE else _sound(content, span)
-        self._bytes_left -= len(figure.uri)
-        return figure
-
-
-def _file_of(source: str | None) -> Path:
-    """Return where the file of an item is: the one place that decides what may be opened.
-
-    Raises:
-        NotFound: It came without a file, or from elsewhere (a ready vector may name anything).
-    """
-    if source is None:
-        raise NotFound("it came without a file")
-    try:
-        known = Path(source).is_absolute() and b"\0" not in source.encode(errors="surrogateescape")
-    except UnicodeEncodeError:
-        known = False
-    if not known:
-        raise NotFound(f"{source}: no path of a file on this machine")
-    return Path(source)
-
-
-def _picture(pixels: NDArray[np.uint8]) -> Picture:
-    from PIL import Image
-
-    image = Image.fromarray(pixels)
-    image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), reducing_gap=3.0)
-    data = io.BytesIO()
-    image.save(data, "WEBP", quality=80)
-    is_cutout = image.mode == "RGBA"
-    return Picture(_data_uri("image/webp", data), image.width, image.height, is_cutout)
-
-
-def _sound(samples: NDArray[np.float32], span: Span | None) -> Sound:
-    total = len(samples) / SAMPLE_RATE
-    found = (span.start / 1000, span.end / 1000) if span and span.unit == "ms" else None
-    begin, end = _window(total, found)
-    clip = samples[int(begin * SAMPLE_RATE) : max(int(end * SAMPLE_RATE), 1)]
-    uri = _data_uri("audio/ogg", _ogg(clip))
-    digits = 1 if total >= 1 else 2
-    told = f"{total:.{digits}f} s"
-    if end - begin < total:
-        told = f"{begin:.1f}–{end:.1f} of {told}"
-    if found is None:
-        return Sound(uri, _wave(clip), None, told)
-    # The file may be shorter than it was.
-    first, last = (min(max(time, begin), end) for time in found)
-    bars = WAVE_BARS / (end - begin)
-    return Sound(
-        f"{uri}#t={first - begin:.2f}",
-        _wave(clip),
-        ((first - begin) * bars, max((last - first) * bars, 0.5)),
-        f"{told}, found at {found[0]:.{digits}f}–{found[1]:.{digits}f} s",
-    )
-
-
-def _window(total: float, found: tuple[float, float] | None) -> tuple[float, float]:
-    """Return from when to when a sound plays: all, its beginning, or around what was found."""
-    begin = 0.0
-    if found is not None and found[1] > SOUND_SECONDS:
-        begin = max(0.0, min(found[0] - LEAD_SECONDS, total - SOUND_SECONDS))
-    return begin, min(total, begin + SOUND_SECONDS)
-
-
-def _ogg(samples: NDArray[np.float32]) -> io.BytesIO:
-    import soundfile
-
-    data = io.BytesIO()
-    with soundfile.SoundFile(
-        data, "w", SAMPLE_RATE, channels=1, format="OGG", subtype="VORBIS"
-    ) as file:
-        # Vorbis as libsndfile 1.2 calls it takes stack by the length of a block.
-        for start in range(0, len(samples), SAMPLE_RATE):
-            file.write(samples[start : start + SAMPLE_RATE])
-    return data
-
-
-def _wave(samples: NDArray[np.float32]) -> str:
-    """Return the envelope of a sound as an SVG path of upright strokes around 1."""
-    edges = np.linspace(0, len(samples), WAVE_BARS, endpoint=False).astype(int)
-    peaks = np.maximum.reduceat(np.abs(samples), edges)
-    heights = np.maximum(peaks / max(float(peaks.max()), 1e-3), 0.02)
-    return "".join(
-        f"M{bar}.5 {1 - height:.2f}V{1 + height:.2f}" for bar, height in enumerate(heights.tolist())
-    )
-
-
-def _passage(text: str, source: str | None, span: Span | None) -> Passage:
-    """Return a text, or a passage with what stands around it where its file still tells."""
-    if span is None or span.unit != "char":
-        return Passage("", _clip(text, PASSAGE_CHARACTERS), "", is_marked=False)
-    before, after = "…" if span.start else "", ""
-    whole = _whole_text(source)
-    if whole is not None and whole[span.start : span.end] == text:
-        before, after = whole[: span.start].lstrip(), whole[span.end :].rstrip()
-        if len(before) > CONTEXT_CHARACTERS:
-            # From the first whole word on.
-            before = f"…{before[-CONTEXT_CHARACTERS:].partition(' ')[2]}"
-        after = _clip(after, CONTEXT_CHARACTERS)
-    return Passage(before, _clip(text, PASSAGE_CHARACTERS), after, is_marked=True)
-
-
-def _whole_text(source: str | None) -> str | None:
-    limits = Limits()
-    try:
-        path = _file_of(source)
-        data = read_file(Modality.TEXT, path, limits)
-        return str(decode(Modality.TEXT, data, path, limits))
-    except MuomniError:
-        return None
-
-
-def _data_uri(kind: str, data: io.BytesIO) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data.getvalue()).decode()}"
-
-
-# ---- what the template calls ---------------------------------------------------------------
-
-
-def _facts(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return metadata as names and values for people."""
-    told = [
-        (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-        for name, value in metadata.items()
-    ]
-    return [(name, _clip(value, METADATA_CHARACTERS)) for name, value in told]
 
 
 def _strength(score: float) -> float:
     """Return how much of a bar of 100 a score fills."""
     return round(100 * min(max(score / FULL_SCORE, 0.0), 1.0), 1)
-
-
-def _clip(text: str, length: int) -> str:
-    return text if len(text) <= length else f"{text[:length].rstrip()}…"

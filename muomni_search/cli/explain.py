@@ -38,7 +38,7 @@ muomni explain --image kitten.jpg --minus text:cat animals/dog.ogg -o why.png
 muomni explain "frozen water" notes/ice.txt""",
 )
 @click.argument("arguments", metavar="[TEXT] KEY", nargs=-1)
-@query_options
+@query_options("--text")
 @click.option(
     "-o",
     "--output",
@@ -56,6 +56,7 @@ muomni explain "frozen water" notes/ice.txt""",
 def command(
     arguments: Sequence[str],
     given: Sequence[tuple[str, Any]],
+    spelled: str,  # noqa: ARG001  what QueryCommand gives
     output: Path | None,
     patches: bool,
     as_json: bool,

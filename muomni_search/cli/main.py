@@ -28,6 +28,7 @@ COMMANDS = (
     "delete",
     "failures",
     "stats",
+    "map",
     "rebuild",
     "verify",
     "export",

@@ -1,18 +1,22 @@
-"""The query of a call: the options that give its parts, in the order in which they were given."""
+"""A query on the command line: words, pictures, sounds, items and vectors, added and subtracted."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import add
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from muomni_search.cli.options import Command
+from muomni_search.cli.output import snippet
 
 if TYPE_CHECKING:
     from muomni_search import Query
+    from muomni_search.items import Part
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -44,41 +48,59 @@ class QueryCommand(Command):
     """Keeps the order in which the parts of a query were given, across their options."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse ``args``; put ``given``, options with their values, in place of the parts."""
+        """Parse ``args``; put ``given``, options with their values, in place of the parts.
+
+        An argument ``words`` is the first part of all. ``spelled`` is the whole call, for pages.
+        """
         if ctx.resilient_parsing:
             return super().parse_args(ctx, args)
+        spelled = shlex.join(["muomni", str(self.name), *args])
         _, _, order = self.make_parser(ctx).parse_args(list(args))
         rest = super().parse_args(ctx, args)
         values = {name: iter(ctx.params.pop(name)) for name in PARTS}
-        ctx.params["given"] = [
-            (param.name, next(values[param.name])) for param in order if param.name in PARTS
-        ]
+        words = ctx.params.pop("words", None)
+        given = [] if words is None else [("text", words)]
+        given += [(param.name, next(values[param.name])) for param in order if param.name in PARTS]
+        ctx.params |= {"given": given, "spelled": spelled}
         return rest
 
 
-def query_options(command: Decorated) -> Decorated:
-    """Add the options that give parts of a query."""
-    path = click.Path()
-    options = (
-        click.option("--text", metavar="TEXT", multiple=True, help="Words."),
-        click.option("--image", metavar="FILE", multiple=True, type=path, help="A picture."),
-        click.option("--audio", metavar="FILE", multiple=True, type=path, help="A sound."),
-        click.option("--id", metavar="KEY", multiple=True, help="An item of the collection."),
-        click.option(
-            "--vector", metavar="F.npy", multiple=True, type=path, help="A vector of 256 numbers."
-        ),
-        click.option("--plus", metavar="PART", multiple=True, type=PartType(), help="Add a part."),
-        click.option(
-            "--minus", metavar="PART", multiple=True, type=PartType(), help="Subtract a part."
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+_OPTIONS = (
+    click.option("--image", metavar="FILE", multiple=True, type=click.Path(), help="A picture."),
+    click.option("--audio", metavar="FILE", multiple=True, type=click.Path(), help="A sound."),
+    click.option("--id", metavar="KEY", multiple=True, help="An item of the collection."),
+    click.option(
+        "--vector",
+        metavar="F.npy",
+        multiple=True,
+        type=click.Path(),
+        help="A vector of 256 numbers.",
+    ),
+    click.option("--plus", metavar="PART", multiple=True, type=PartType(), help="Add a part."),
+    click.option(
+        "--minus", metavar="PART", multiple=True, type=PartType(), help="Subtract a part."
+    ),
+)
+
+
+def query_options(*names: str) -> Callable[[Decorated], Decorated]:
+    """Give a command of the class ``QueryCommand`` the options of ``PARTS``.
+
+    Args:
+        names: How the option for words is called, ``--text`` among them.
+    """
+    words = click.option("text", *names, metavar="TEXT", multiple=True, help="Words.")
+
+    def give(function: Decorated) -> Decorated:
+        for option in reversed((words, *_OPTIONS)):
+            function = option(function)
+        return function
+
+    return give
 
 
 def query_of(given: Sequence[tuple[str, Any]]) -> Query:
-    """Return the query that words and options give together.
+    """Return the query that the options of a ``QueryCommand`` spell.
 
     Raises:
         UsageError: There are none.
@@ -123,3 +145,17 @@ def _load_vector(path: str) -> Any:
             hint="muomni batch asks many queries",
         )
     return rows[0]
+
+
+def title_of(query: Query) -> str:
+    """Say in a few words what a query asks for."""
+    return " ".join(_signed(part) for part in query.parts).removeprefix("+ ")
+
+
+def _signed(part: Part) -> str:
+    """Say in a few words what a part asks for, as an addend."""
+    weight = "" if abs(part.weight) == 1 else f"{abs(part.weight):g} × "
+    shown = {"vector": "a vector"}.get(part.kind) or snippet(
+        Path(part.value).name if isinstance(part.value, Path) else part.value
+    )
+    return f"{'−' if part.weight < 0 else '+'} {weight}{shown}"

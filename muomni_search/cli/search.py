@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,38 +19,22 @@ from muomni_search.cli.options import (
     where_option,
 )
 from muomni_search.cli.output import note, on_terminal, print_json, print_table, snippet
-from muomni_search.cli.query import QueryCommand, query_of, query_options
+from muomni_search.cli.query import QueryCommand, query_of, query_options, title_of
 
 if TYPE_CHECKING:
     from muomni_search import Collection, Hit, Query
-    from muomni_search.items import Part
-
-
-class SearchCommand(QueryCommand):
-    """Takes words as an argument too, and keeps the call as it was spelled, for the page."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse ``args``; put the words first in ``given``, and the whole call in ``spelled``."""
-        spelled = shlex.join(["muomni", "search", *args])
-        rest = super().parse_args(ctx, args)
-        if not ctx.resilient_parsing:
-            words = ctx.params.pop("words")
-            if words is not None:
-                ctx.params["given"].insert(0, ("text", words))
-            ctx.params["spelled"] = spelled
-        return rest
 
 
 @click.command(
     "search",
-    cls=SearchCommand,
+    cls=QueryCommand,
     example="""\
 muomni search "a dog barking" --modality audio
 muomni search --image beach.jpg --minus text:sand --plus "0.5*text:snow" -k 5
 muomni search owl --where "licence = 'CC0'" --html owl.html""",
 )
 @click.argument("words", metavar="[TEXT]", required=False)
-@query_options
+@query_options("--text")
 @k_option
 @click.option(
     "--offset",
@@ -113,19 +96,9 @@ def _write_page(
 ) -> None:
     from muomni_search.report import Section, asked_parts, write_page
 
-    title = " ".join(_signed(part) for part in query.parts).removeprefix("+ ")
-    section = Section(title, spelled, asked_parts(collection, query), hits)
+    section = Section(title_of(query), spelled, asked_parts(collection, query), hits)
     write_page(path, "muomni search", [section])
     note(f"page: {path}")
-
-
-def _signed(part: Part) -> str:
-    """Say in a few words what a part asks for, as an addend."""
-    weight = "" if abs(part.weight) == 1 else f"{abs(part.weight):g} × "
-    shown = {"vector": "a vector"}.get(part.kind) or snippet(
-        Path(part.value).name if isinstance(part.value, Path) else part.value
-    )
-    return f"{'−' if part.weight < 0 else '+'} {weight}{shown}"
 
 
 def _print_hits(hits: Sequence[Hit]) -> None:

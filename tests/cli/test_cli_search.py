@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from cli_helpers import Run, answers, write_picture, write_vector
 
-from muomni_search.cli.query import addend
+from muomni_search.cli.query import query_of
 from muomni_search.cli.search import command
 
 FIELDS = [
@@ -23,8 +23,8 @@ FIELDS = [
 def parts(*args: str) -> list[tuple[float, str, object]]:
     """Return weight, kind and value of each part of the query that a call asks."""
     context = command.make_context("search", list(args))
-    queries = [addend(option, value) for option, value in context.params["given"]]
-    return [(part.weight, part.kind, part.value) for query in queries for part in query.parts]
+    query = query_of(context.params["given"])
+    return [(part.weight, part.kind, part.value) for part in query.parts]
 
 
 def test_parts_keep_the_order_in_which_they_were_given() -> None:

@@ -17,7 +17,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from muomni_search import report
+from muomni_search import figures
 from muomni_search.collection import Collection
 from muomni_search.errors import Conflict, MuomniError, NotFound
 from muomni_search.items import Hit, Item, Modality, Part, Query, Record, Span
@@ -273,7 +273,7 @@ def test_a_whole_text_is_unmarked_and_cut_when_long(tmp_path: Path) -> None:
     short, long = page.all("blockquote")
     assert short["text"] == "Short.\nTwo lines."
     assert "tabindex" not in short
-    assert len(long["text"]) <= report.PASSAGE_CHARACTERS + 1
+    assert len(long["text"]) <= figures.PASSAGE_CHARACTERS + 1
     assert long["text"].endswith("word…")
     assert not page.all("mark")
 
@@ -471,7 +471,7 @@ def test_a_text_that_is_not_kept_says_so(tmp_path: Path) -> None:
 
 
 def test_a_full_page_goes_on_without_media(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "PAGE_BYTES", 5_000)
+    monkeypatch.setattr(figures, "PAGE_BYTES", 5_000)
     source = write_picture(tmp_path / "a.png", (1600, 1200))
     page = write(tmp_path, *[make_hit("a", "image", source=str(source))] * 40)
     shown, left_out = len(page.all("img")), len(page.placeholders())
