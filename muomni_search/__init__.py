@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         NotFound,
         UnreadableFile,
     )
+    from muomni_search.evaluation.retrieval import evaluate
     from muomni_search.ingest.manifest import read_corpus
     from muomni_search.items import Hit, Item, Modality, Problem, Query, Record, Span
     from muomni_search.transfer import export_collection, import_collection
@@ -49,6 +50,7 @@ _HOMES = {
     "Report": "collection",
     "Span": "items",
     "UnreadableFile": "errors",
+    "evaluate": "evaluation.retrieval",
     "export_collection": "transfer",
     "import_collection": "transfer",
     "load_model": "encoders.model",
@@ -76,6 +78,7 @@ __all__ = [
     "Report",
     "Span",
     "UnreadableFile",
+    "evaluate",
     "export_collection",
     "import_collection",
     "load_model",

@@ -27,6 +27,7 @@ COMMANDS = (
     "delete",
     "failures",
     "stats",
+    "eval",
     "rebuild",
     "verify",
     "export",
