@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -422,58 +422,56 @@ def _print(subject: str, reports: Mapping[str, Report], as_json: bool) -> None:
     from muomni_search.evaluation.figures import differences
 
     first, *others = reports
-    named: list[tuple[dict[str, str], str, Figure]] = [
-        ({subject: name}, name, figure)
-        for name, report in reports.items()
-        for figure in report.figures
+    measured = [
+        ({subject: name}, figure) for name, report in reports.items() for figure in report.figures
     ]
-    named += [
-        ({subject: name, "minus": first}, f"{name} − {first}", figure)
+    measured += [
+        ({subject: name, "minus": first}, figure)
         for name in others
         for figure in differences(reports[first].figures, reports[name].figures)
     ]
     if not on_terminal(as_json):
-        for names, _, figure in named:
+        for names, figure in measured:
             print_json({**names, **figure.as_dict()})
     else:
-        _print_tables(subject if others else "", [(shown, figure) for _, shown, figure in named])
+        for kind in dict.fromkeys(tuple(figure.of) for _, figure in measured):
+            alike = [(names, figure) for names, figure in measured if tuple(figure.of) == kind]
+            _print_table([*kind, *([subject] if others else [])], alike)
     for name, report in reports.items():
         for line in report.notes:
             note(f"{name}: {line}" if others else line)
 
 
-def _print_tables(subject: str, figures: Sequence[tuple[str, Figure]]) -> None:
-    """Print a table for each kind of thing that was measured: a row a thing, a column a metric."""
-    for kind in dict.fromkeys(tuple(figure.of) for _, figure in figures):
-        metrics: dict[str, None] = {}
-        rows: dict[tuple[Any, ...], dict[str, str]] = {}
-        for name, figure in figures:
-            if tuple(figure.of) == kind:
-                metrics[figure.metric] = None
-                row = (*figure.of.values(), figure.n, name)
-                rows.setdefault(row, {})[figure.metric] = _cell(figure, "−" in name)
-        # What was measured of the same thing stands together.
-        order = list(dict.fromkeys(row[:-1] for row in rows))
-        titles = [*kind, *([subject] if subject else []), "n", *metrics]
-        print_table(
-            titles,
-            [
-                (
-                    *row[:-2],
-                    *([row[-1]] if subject else []),
-                    f"{row[-2]:,}",
-                    *(cells.get(metric, "") for metric in metrics),
-                )
-                for row, cells in sorted(rows.items(), key=lambda one: order.index(one[0][:-1]))
-            ],
-            right=("n", *metrics),
-            cut=("file", "run", "model"),
-        )
+def _print_table(
+    titles: Sequence[str], measured: Sequence[tuple[Mapping[str, str], Figure]]
+) -> None:
+    """Print figures of one kind of thing: a row a thing and a model, a column a metric."""
+    metrics = list(dict.fromkeys(figure.metric for _, figure in measured))
+    things = list(dict.fromkeys(tuple(figure.of.values()) for _, figure in measured))
+    rows: dict[tuple[str, ...], dict[str, tuple[Figure, str]]] = {}
+    for names, figure in measured:
+        # A difference is named after both; what was measured of the same thing stands together.
+        row = (*figure.of.values(), " − ".join(names.values()))
+        signed = "+" if len(names) > 1 else ""
+        rows.setdefault(row, {})[figure.metric] = (figure, signed)
+    lines = []
+    for row, found in sorted(rows.items(), key=lambda one: things.index(one[0][:-1])):
+        n = next(iter(found.values()))[0].n
+        cells = [_cell(*found[name], n) if name in found else "" for name in metrics]
+        lines.append([*row[: len(titles)], f"{n:,}", *cells])
+    print_table(
+        [*titles, "n", *metrics],
+        lines,
+        right=("n", *metrics),
+        cut=[name for name in titles if name in ("file", "run", "model")],
+    )
 
 
-def _cell(figure: Figure, is_difference: bool) -> str:
-    value = f"{figure.value:{'+' if is_difference else ''}.3f}".replace("nan", "–")
+def _cell(figure: Figure, signed: str, n: int) -> str:
+    """Return a figure as a table shows it; how many it is of, where that differs from its row."""
+    value = f"{figure.value:{signed}.3f}".replace("nan", "–")
+    other = "" if figure.n == n else f" (n {figure.n:,})"
     if figure.interval is None:
-        return value
+        return value + other
     low, high = figure.interval
-    return f"{value} [{low:.2f}, {high:.2f}]"
+    return f"{value} [{low:.2f}, {high:.2f}]{other}"
