@@ -28,13 +28,14 @@ def figures(rows: list[dict[str, Any]], *names: str) -> dict[tuple[str, ...], fl
 
 
 @pytest.fixture
-def tables(monkeypatch: pytest.MonkeyPatch) -> Run:
+def tables() -> Run:
     """Call `muomni eval` as on a wide terminal; return what it prints."""
-    monkeypatch.setattr(eval_module, "on_terminal", lambda as_json: not as_json)
 
     def run(*args: str | Path) -> str:
-        runner = CliRunner(env={"COLUMNS": "160"})
-        result = runner.invoke(cli, ["eval", *map(str, args)])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(eval_module, "on_terminal", lambda as_json: not as_json)
+            runner = CliRunner(env={"COLUMNS": "240"})
+            result = runner.invoke(cli, ["eval", *map(str, args)])
         assert result.exit_code == 0, result.output
         return result.stdout
 
@@ -115,7 +116,8 @@ def test_models_are_compared_on_the_same_items(
         str(muomni_checkpoint),
     ]
     assert cells[2][3:5] == ["−", "hashing"]
-    assert Image.open("both.png").width > Image.open("both.png").height
+    with Image.open("both.png") as picture:
+        assert picture.width > picture.height
 
 
 def test_a_run_is_measured_and_compared_with_another(
