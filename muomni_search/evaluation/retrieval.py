@@ -226,7 +226,12 @@ def _judged_queries(
     if path is None:
         queries = {key: Query.id(key) for key in modality_of if key in qrels}
     else:
-        queries = {name: query for name, query in _read(path) if name in qrels}
+        queries = {}
+        for name, query in _read(path):
+            if name in queries:
+                raise InvalidInput(f"{path}: query {name} is there twice", hint="rename one")
+            if name in qrels:
+                queries[name] = query
         lost = len(qrels.keys() - queries.keys())
         if lost:
             notes.append(f"{lost:,} judged queries are not in {path}")

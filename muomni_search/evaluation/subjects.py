@@ -18,7 +18,7 @@ from muomni_search.collection import Collection
 from muomni_search.encoders.model import load_model
 from muomni_search.encoders.protocol import Model, Piece
 from muomni_search.errors import CheckpointError, InvalidInput, MuomniError, NotFound
-from muomni_search.filters import And, Filter, Test, parse_filter
+from muomni_search.filters import Filter, Test, parse_filter
 from muomni_search.ingest.read import read_content
 from muomni_search.items import Content, Item, Modality, Query
 from muomni_search.pipeline import Progress, Silent, encode_again
@@ -145,17 +145,16 @@ def _encode_into(
 def common_items(collections: Sequence[Collection], where: Where = None) -> Filter | None:
     """Return a filter that lets through the items that ``where`` does and all collections have.
 
-    What is the same for all of them makes figures that compare.
+    What is the same for all of them makes figures that compare. What ``where`` means is decided in
+    the first collection: copies of an item were added at another time.
     """
     condition = parse_filter(where)
-    if len(collections) < 2:
+    first, *others = collections
+    own = {item.key for item in first.items(where=condition)}
+    shared = own.intersection(*({item.key for item in one.items()} for one in others))
+    if shared == own and (condition is None or not others):
         return condition
-    keys = [{item.key for item in one.items(where=condition)} for one in collections]
-    shared = set.intersection(*keys)
-    if shared == keys[0]:
-        return condition
-    among = Test(("key",), "in", tuple(sorted(shared)))
-    return among if condition is None else And((condition, among))
+    return Test(("key",), "in", tuple(sorted(shared)))
 
 
 def item_vectors(view: View, keys: Sequence[str]) -> NDArray[np.float32]:

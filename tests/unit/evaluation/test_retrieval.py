@@ -329,6 +329,9 @@ def test_queries_come_from_a_file_too(shelf: Collection, tmp_path: Path) -> None
 
 def test_a_query_that_cannot_be_asked_is_an_error(shelf: Collection, tmp_path: Path) -> None:
     judged = {"q": {"image/1 %.x": 1}}
+    queries = write_queries(tmp_path / "q.jsonl", *[{"query_id": "q", "text": "x"}] * 2)
+    with pytest.raises(InvalidInput, match="query q is there twice"):
+        evaluate_retrieval(shelf, judged, queries=queries)
     for row, said in (
         ({"query_id": "q", "id": "missing"}, "the query 'q': no item 'missing'"),
         ({"query_id": "q"}, "query q: a query without a part"),

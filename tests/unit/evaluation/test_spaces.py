@@ -179,6 +179,10 @@ def test_another_model_encodes_the_same_items_again(
                 assert again.vector == pytest.approx(first.vector, abs=1e-5)
                 assert again.metadata == first.metadata
             assert common_items([hashed, other]) is None
+            # The copies were added later, but they are copies of what was added before.
+            (last,) = {max(item.added for item in hashed.items())}
+            shared = common_items([hashed, other], f"added <= '{last}'")
+            assert [item.key for item in other.items(where=shared)] == keys
         assert not place.exists()
         with encoded_with(hashed, muomni_checkpoint, where="modality = 'text'") as other:
             assert {item.modality for item in other.items()} == {Modality.TEXT}
