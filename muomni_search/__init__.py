@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         TrainingError,
         UnreadableFile,
     )
+    from muomni_search.evaluation.retrieval import evaluate
     from muomni_search.explanation import Explanation, explain
     from muomni_search.explore.drawing import write_map
     from muomni_search.explore.map import Map, make_map
@@ -61,6 +62,7 @@ _HOMES = {
     "TrainingError": "errors",
     "UnreadableFile": "errors",
     "explain": "explanation",
+    "evaluate": "evaluation.retrieval",
     "export_collection": "transfer",
     "import_collection": "transfer",
     "load_model": "encoders.model",
@@ -97,6 +99,7 @@ __all__ = [
     "Training",
     "TrainingError",
     "UnreadableFile",
+    "evaluate",
     "explain",
     "export_collection",
     "import_collection",

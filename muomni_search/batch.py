@@ -52,7 +52,7 @@ from muomni_search.store.engine import disk_errors
 from muomni_search.store.store import Job
 from muomni_search.view import Modalities, Ranked, View, modalities_of
 
-__all__ = ["BatchReport", "run_batch", "write_neighbors"]
+__all__ = ["BatchReport", "read_queries", "run_batch", "write_neighbors"]
 
 # A block is a second or so of work at 100,000 rows, and its answers are some 100 MB at most.
 BLOCK_QUERIES = 2_048
@@ -77,12 +77,17 @@ class BatchReport:
         failed: Queries that could not be answered; ``<output>.errors.jsonl`` says why.
         seconds: How long this run took.
         resumed_blocks: Blocks that an earlier run had finished.
+        output: The file that was written; the report stands for it where a path is asked for.
     """
 
     answered: int
     failed: int
     seconds: float
     resumed_blocks: int
+    output: Path
+
+    def __fspath__(self) -> str:
+        return str(self.output)
 
 
 class Task(NamedTuple):
@@ -144,10 +149,7 @@ def run_batch(
         Conflict: The output belongs to another input, collection state or option.
         UnreadableFile: The query file cannot be read.
     """
-    if queries.suffix.lower() not in (*TABLES, ".npy"):
-        raise InvalidInput(
-            f"{queries}: no format of queries", hint=f"one of {', '.join((*TABLES, '.npy'))}"
-        )
+    _check_format(queries)
     for taken in (output, _errors_of(output)):
         if taken.exists() and queries.exists() and taken.samefile(queries):
             raise InvalidInput(f"{taken} holds the queries", hint="name another output")
@@ -260,7 +262,8 @@ class _Run:
                 failed = self._merge(blocks)
                 self._keep(Job(str(self._output), fingerprint, blocks, "done", self._mark()))
             _clear(self._parts)
-        return BatchReport(total - failed, failed, time.monotonic() - started, done)
+        seconds = time.monotonic() - started
+        return BatchReport(total - failed, failed, seconds, done, self._output)
 
     def _fingerprint(self, view: View) -> str:
         """Return a name for all that decides about the output's bytes."""
@@ -469,6 +472,25 @@ def _answer(view: View, block: Sequence[Task]) -> list[Answer]:
 
 
 # ---- reading queries -------------------------------------------------------------------------
+
+
+def read_queries(path: Path) -> Iterator[tuple[str | int, Query | MuomniError, Any]]:
+    """Yield the id, the query (or why it is none) and the filter of each row of a query file.
+
+    Raises:
+        InvalidInput: This is no format of queries.
+        UnreadableFile: The file cannot be read.
+    """
+    _check_format(path)
+    for task in _read_tasks(path, Task(0, Query(()), 1, None, None)):
+        yield task.query_id, task.query, task.where
+
+
+def _check_format(path: Path) -> None:
+    if path.suffix.lower() not in (*TABLES, ".npy"):
+        raise InvalidInput(
+            f"{path}: no format of queries", hint=f"one of {', '.join((*TABLES, '.npy'))}"
+        )
 
 
 def _count_queries(path: Path) -> int:

@@ -30,7 +30,7 @@ from muomni_search.vectors import check_vectors, combine, mean_vector
 __all__ = ["Loaded", "Modalities", "Ranked", "View", "Where", "modalities_of"]
 
 Modalities = Modality | str | Sequence[Modality | str] | None
-Where = str | Mapping[str, Any] | None
+Where = str | Mapping[str, Any] | Filter | None
 
 # The next try fetches this many times more when too many rows belonged to items already seen.
 WIDEN = 4
@@ -248,7 +248,7 @@ class View:
         k: int,
         *,
         modality: Modalities = None,
-        where: Where | Filter = None,
+        where: Where = None,
         exact: bool = False,
         segments: bool = False,
         include_self: bool = False,

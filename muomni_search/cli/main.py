@@ -29,6 +29,7 @@ COMMANDS = (
     "failures",
     "stats",
     "map",
+    "eval",
     "rebuild",
     "verify",
     "export",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 import struct
 import zlib
@@ -116,22 +115,7 @@ def unpack_rcc(archive: Path, target: Path) -> None:
     walk(0, target)
 
 
-def word_pairs(work: Path) -> dict[str, list[tuple[str, str, float]]]:
-    """Return the human similarity ratings of WordSim-353 and SimLex-999."""
+def word_files(work: Path) -> tuple[list[Path], Path]:
+    """Return the files of WordSim-353 and SimLex-999, and that of Google's analogies."""
     folder = next(unpack(EVALUATION[2], work).rglob("wordsim353.tsv")).parent
-    pairs: dict[str, list[tuple[str, str, float]]] = {}
-    for name in ("wordsim353.tsv", "simlex999.txt"):
-        with (folder / name).open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.reader(file, delimiter="\t") if row and row[0][0] != "#"]
-        pairs[name.split(".")[0]] = [
-            (row[0], row[1], float(row[2])) for row in rows if _is_number(row[2])
-        ]
-    return pairs
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    return [folder / "wordsim353.tsv", folder / "simlex999.txt"], folder / "questions-words.txt"
