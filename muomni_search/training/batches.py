@@ -97,6 +97,8 @@ class Batches:
         }
         found = {}
         for modality, make in makers.items():
+            if modality not in self._recipe.towers:
+                continue
             numbers = self._examples.numbers[modality]
             here = rows[numbers[rows] >= 0]
             if len(here):

@@ -112,6 +112,7 @@ def prepare(recipe: Recipe, folder: Path, *, size: int, teacher: Model | None, s
         UnreadableFile: A table cannot be read.
         InvalidInput: There is nothing to learn from.
     """
+    reads = recipe.distillation.reads if recipe.distillation else ()
     rows: list[tuple[int, dict[Modality, str | Path]]] = []
     problems: list[Problem] = []
     for place, table in enumerate(recipe.tables()):
@@ -122,16 +123,15 @@ def prepare(recipe: Recipe, folder: Path, *, size: int, teacher: Model | None, s
                 wanted = {
                     modality: value
                     for modality, value in entry.contents.items()
-                    if modality in recipe.towers
+                    if modality in recipe.towers or modality in reads
                 }
-                if wanted:
+                if wanted.keys() & set(recipe.towers):
                     rows.append((place, wanted))
     key = _key(recipe, rows, size, teacher)
     if (folder / "key").exists() and (folder / "key").read_text(encoding="utf-8") == key:
         return
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "key").unlink(missing_ok=True)
-    reads = recipe.distillation.reads if recipe.distillation else ()
     teachers = {Modality(name): teacher for name in reads} if teacher else {}
     _Writer(folder, size, teachers, step).write(recipe, rows, problems)
     (folder / "key").write_text(key, encoding="utf-8")

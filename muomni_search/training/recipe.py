@@ -136,6 +136,8 @@ class Augmentation:
         mask: The widest band of time and of frequency that is silenced, as a share (SpecAugment,
             Park et al. 2019).
         tokens: The most tokens of a text.
+        squares: The share of a picture's squares that is looked at in a step, others each time:
+            half of them cost half (FLIP, Li et al. 2023).
     """
 
     crop: float = number(0.4, most=0.95)
@@ -149,6 +151,7 @@ class Augmentation:
     noise: float = number(0.05, most=1)
     mask: float = number(0.15, most=0.9)
     tokens: int = number(48, least=2)
+    squares: float = number(1.0, least=0.05, most=1)
 
 
 @dataclass(frozen=True, slots=True)

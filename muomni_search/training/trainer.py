@@ -252,6 +252,11 @@ class _Run:
         for group in self._optimiser.param_groups:
             group["lr"] = rate
         losses = self._losses(self._batches.draw(step))
+        if not losses:
+            raise TrainingError(
+                f"step {step + 1} drew no pair, and nothing that the teacher speaks of",
+                hint="raise optimiser.batch, or the shares of tables with pairs",
+            )
         total = sum(losses.values(), start=torch.zeros((), device=self._device))
         value = float(total.detach())
         if not math.isfinite(value):
@@ -314,7 +319,9 @@ class _Run:
         """Return unit vectors (n, 256) of a batch."""
         tensors = [tensor.to(self._device) for tensor in inputs.tensors]
         if modality == Modality.IMAGE:
-            return self._network.embed_images(*tensors)
+            # Measuring looks at whole pictures.
+            seen = self._recipe.augmentation.squares if self._network.training else 1.0
+            return self._network.embed_images(*tensors, seen=seen)
         if modality == Modality.AUDIO:
             return self._network.embed_sounds(*tensors)
         # Texts of like length go together: what pads them costs as much as they do.

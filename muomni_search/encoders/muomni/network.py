@@ -73,9 +73,9 @@ class MuOmni(nn.Module):
         mean = (hidden * real[..., None]).sum(1) / lengths[:, None]
         return functional.normalize(mean, dim=-1)
 
-    def embed_images(self, pictures: Tensor) -> Tensor:
-        """Return unit vectors (B, 256) of pictures (B, 3, 224, 224) in [0, 1]."""
-        tokens = _present(self.vision_encoder)(pictures)
+    def embed_images(self, pictures: Tensor, *, seen: float = 1.0) -> Tensor:
+        """Return unit vectors (B, 256) of pictures (B, 3, 224, 224) in [0, 1]; see ``ViT``."""
+        tokens = _present(self.vision_encoder)(pictures, seen=seen)
         return functional.normalize(_present(self.proj_v)(tokens[:, 0]), dim=-1)
 
     def embed_sounds(self, mel: Tensor) -> Tensor:

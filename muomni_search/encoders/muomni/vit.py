@@ -73,12 +73,24 @@ class ViT(nn.Module):
         self.norm = RMSNorm(config.dim)
         initialise(self)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Return the tokens (B, 1 + N, d) of pictures (B, 3, 224, 224) in [0, 1], class first."""
+    def forward(self, pictures: Tensor, *, seen: float = 1.0) -> Tensor:
+        """Return the tokens (B, 1 + N, d) of pictures (B, 3, 224, 224) in [0, 1], class first.
+
+        Args:
+            pictures: The pictures.
+            seen: The share of its squares that each keeps, others for each: less to compute while
+                training (FLIP, Li et al. 2023).
+        """
         x = self.proj(pictures)  # (B, d, 14, 14)
         x = x.flatten(2).transpose(1, 2)  # (B, N, d), row by row
         x = torch.cat([self.cls.expand(len(x), -1, -1), x], dim=1)  # (B, 1 + N, d)
-        x = self.drop(x + self.pos)
+        x = x + self.pos
+        if seen < 1:
+            count = max(1, round(seen * (x.shape[1] - 1)))
+            squares = torch.rand(x.shape[:2], device=x.device)[:, 1:].argsort(dim=1)[:, :count]
+            kept = torch.take_along_dim(x[:, 1:], squares[..., None], dim=1)
+            x = torch.cat([x[:, :1], kept], dim=1)  # (B, 1 + seen · N, d)
+        x = self.drop(x)
         for block in self.blocks:
             x = block(x)
         tokens: Tensor = self.norm(x)
