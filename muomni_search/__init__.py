@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from muomni_search.alignment import Alignment, align
     from muomni_search.batch import run_batch, write_neighbors
     from muomni_search.collection import Collection, Limits, Report
     from muomni_search.encoders.model import load_model
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
     )
     from muomni_search.ingest.manifest import read_corpus
     from muomni_search.items import Hit, Item, Modality, Problem, Query, Record, Span
+    from muomni_search.reembed import Reembedded, reembed_collection
     from muomni_search.transfer import export_collection, import_collection
 
 _HOMES = {
+    "Alignment": "alignment",
     "CheckpointError": "errors",
     "Collection": "collection",
     "Conflict": "errors",
@@ -46,18 +49,22 @@ _HOMES = {
     "Problem": "items",
     "Query": "items",
     "Record": "items",
+    "Reembedded": "reembed",
     "Report": "collection",
     "Span": "items",
     "UnreadableFile": "errors",
+    "align": "alignment",
     "export_collection": "transfer",
     "import_collection": "transfer",
     "load_model": "encoders.model",
     "read_corpus": "ingest.manifest",
+    "reembed_collection": "reembed",
     "run_batch": "batch",
     "write_neighbors": "batch",
 }
 
 __all__ = [
+    "Alignment",
     "CheckpointError",
     "Collection",
     "Conflict",
@@ -73,13 +80,16 @@ __all__ = [
     "Problem",
     "Query",
     "Record",
+    "Reembedded",
     "Report",
     "Span",
     "UnreadableFile",
+    "align",
     "export_collection",
     "import_collection",
     "load_model",
     "read_corpus",
+    "reembed_collection",
     "run_batch",
     "write_neighbors",
 ]

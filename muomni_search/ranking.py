@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 
 from muomni_search.items import Modality
 
-__all__ = ["Background", "Prior", "background", "backgrounds", "prior_for", "sample_rows"]
+__all__ = [
+    "UNKNOWN",
+    "Background",
+    "Prior",
+    "background",
+    "backgrounds",
+    "fit_prior",
+    "prior_for",
+    "sample_rows",
+]
 
 # 200 rows rank as well as all; more make the score of a single query steadier.
 SAMPLE_ROWS = 1_024
@@ -117,6 +126,36 @@ def prior_for(
         float(np.mean([one["median"] for one in found])),
         float(np.mean([one["scale"] for one in found])),
     )
+
+
+def fit_prior(
+    vectors: Mapping[Modality, NDArray[np.float32]],
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Return what to expect of the cosines of unrelated pairs: a model's prior.
+
+    Args:
+        vectors: For each modality unit rows (n, 256) of contents that have little to do with each
+            other, two at least.
+
+    Returns:
+        For each modality asked with and asked for, the means over the queries of the median and
+        of the upper tail's scale.
+    """
+    prior: dict[str, dict[str, dict[str, float]]] = {}
+    for asking, queries in vectors.items():
+        prior[str(asking)] = {}
+        for asked, items in vectors.items():
+            cosines = queries @ items.T
+            if asking == asked:
+                others = ~np.eye(len(cosines), dtype=bool)
+                cosines = cosines[others].reshape(len(cosines), -1)
+            median = np.median(cosines, axis=1)
+            scale = (np.quantile(cosines, TAIL, axis=1) - median) / TAIL_DEVIATIONS
+            prior[str(asking)][str(asked)] = {
+                "median": round(float(median.mean()), 4),
+                "scale": round(float(scale.mean()), 4),
+            }
+    return prior
 
 
 def sample_rows(count: int, dead: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -27,6 +27,8 @@ COMMANDS = (
     "delete",
     "failures",
     "stats",
+    "align",
+    "reembed",
     "rebuild",
     "verify",
     "export",
