@@ -18,7 +18,7 @@ that is compared with the anchor's own vectors stays as it was.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, permutations
 from typing import TYPE_CHECKING, Any
@@ -53,6 +53,7 @@ PULLS = (math.inf, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1)
 CUTS = (1, 5, 10)
 # So many rows choose a pull, and so many are compared for the report, however many there are.
 CHOOSING_ROWS, EVALUATED_ROWS = 1_000, 4_000
+RESAMPLES = 500
 # What refinement does at most, and when it stops before.
 STEPS, BATCH_ROWS, LEARNING_RATE = 300, 256, 3e-3
 CHECK_STEPS, PATIENCE = 20, 5
@@ -180,14 +181,15 @@ def learn(
             f"no modality has {MIN_PAIRS} pairs with {anchor}, which is the least to learn from",
             hint="give more pairs of two modalities",
         )
+    order = learnable(pairs, anchor)
+
+    def fit(rows: Pairs) -> tuple[Maps, dict[Modality, float]]:
+        return _fit(rows, order, starts, anchor, pull, folds, seed)
+
     parts = _folds(pairs.groups(), folds, seed)
-    everything = np.ones(len(pairs), bool)
-    fitted = [
-        _fit(pairs, parts, parts != part, starts, anchor, pull)
-        for part in range(int(parts.max()) + 1)
-    ]
+    fitted = [fit(pairs.take(parts != part)) for part in range(int(parts.max()) + 1)]
     trials = {"closed form": [maps for maps, _ in fitted]}
-    maps, pulls = _fit(pairs, parts, everything, starts, anchor, pull)
+    maps, pulls = fit(pairs)
     shown = _sample_rows(len(pairs), EVALUATED_ROWS, seed)
 
     def score(changes: Sequence[Maps]) -> float:
@@ -256,30 +258,33 @@ def _sample_rows(count: int, most: int, seed: int) -> NDArray[np.int64]:
 
 def _fit(
     pairs: Pairs,
-    parts: NDArray[np.int64],
-    rows: NDArray[np.bool_],
+    order: Sequence[Modality],
     starts: Mapping[Modality, NDArray[np.float32]],
     anchor: Modality,
     pull: float | None,
+    folds: int,
+    seed: int,
 ) -> tuple[Maps, dict[Modality, float]]:
-    """Return the maps that are learned from some rows, and their pulls, chosen on those alone.
+    """Return the maps that are learned from some pairs, and their pulls, chosen on those alone.
 
     Args:
-        pairs: All pairs.
-        parts: The fold (n,) of each.
-        rows: Those to learn from (n,).
+        pairs: What to learn from.
+        order: The modalities to map, one after the other.
         starts: The map of each modality as it was.
         anchor: The modality that stays.
         pull: How strongly to hold every map; None to choose.
+        folds: Parts of the pairs, of which each is held out once to choose.
+        seed: What decides on these.
     """
-    order = learnable(pairs, anchor)
-    pairs, parts = pairs.take(rows), parts[rows]
+    parts = _folds(pairs.groups(), folds, seed)
     # The anchor's vectors, then those of each modality that is mapped.
     known = {anchor: _mapped(pairs, anchor, starts[anchor])}
     maps: Maps = {}
     pulls: dict[Modality, float] = {}
     for modality in order:
         targets, labels, there = _targets(pairs, modality, known)
+        if not there.any():
+            continue
         sample = _Sample(
             pairs.vectors[modality][there].astype(np.float64),
             targets[there].astype(np.float64),
@@ -289,7 +294,7 @@ def _fit(
         start = starts[modality].astype(np.float64)
         pulls[modality] = _choose_pull(sample, start, parts[there]) if pull is None else pull
         if not math.isinf(pulls[modality]):
-            maps[modality] = sample.solver()(start, pulls[modality]).astype(np.float32)
+            maps[modality] = _Ridge(sample, start).weights(pulls[modality])
         known[modality] = _mapped(pairs, modality, maps.get(modality, starts[modality]))
     return maps, pulls
 
@@ -333,28 +338,51 @@ class _Sample:
             self.vectors[rows], self.targets[rows], self.contents[rows], self.labels[rows]
         )
 
-    def solver(self) -> Callable[[Array, float], Array]:
-        """Return what gives the map for a start and a pull; the hard part is done once."""
-        count, dim = self.vectors.shape
-        values, basis = np.linalg.eigh(self.vectors.T @ self.vectors)
-        products = self.vectors.T @ self.targets
+    def ranks(self, mapped: NDArray[np.float32], asking: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Return the ranks, among all, of what some rows ask for, in both directions.
 
-        def solve(start: Array, pull: float) -> Array:
-            weight = pull * count / dim
-            right = basis.T @ (products + weight * start)
-            solved: Array = basis @ (right / (np.maximum(values, 0) + weight)[:, None])
-            return solved
-
-        return solve
-
-    def reciprocal_ranks(self, weights: Array, asking: NDArray[np.bool_]) -> Array:
-        """Return 1 / rank, among all, of what some rows ask for, in both directions."""
-        mapped = normalise(self.vectors @ weights)
+        Args:
+            mapped: The vectors (n, 256) after a map.
+            asking: Which rows ask (n,).
+        """
         targets = self.targets.astype(np.float32)
         relevant = _relevant(self.contents, self.labels, asking)
         there = _ranks(mapped[asking] @ targets.T, relevant)
         back = _ranks(targets[asking] @ mapped.T, relevant)
-        return 1.0 / np.concatenate([there, back])
+        return np.concatenate([there, back])
+
+
+class _Ridge:
+    """The closed form for any pull, W = W₀ + V D, with the hard part done once.
+
+    V (d, r) are the directions that the vectors have at all; in the others nothing changes.
+    """
+
+    def __init__(self, sample: _Sample, start: Array) -> None:
+        vectors = sample.vectors
+        count, self._dim = vectors.shape
+        if count < self._dim:
+            _, lengths, basis = np.linalg.svd(vectors, full_matrices=False)
+            self.basis, self._values = basis.T, lengths**2
+        else:
+            values, self.basis = np.linalg.eigh(vectors.T @ vectors)
+            self._values = np.maximum(values, 0)
+        self._count = count
+        self._start = start
+        self._wanted = (vectors @ self.basis).T @ sample.targets
+        self._there = self.basis.T @ start
+
+    def change(self, pull: float) -> Array:
+        """Return D (r, 256); zero for an infinite pull."""
+        if math.isinf(pull):
+            return np.zeros_like(self._there)
+        weight = pull * self._count / self._dim
+        held = self._wanted + weight * self._there
+        return np.asarray(held / (self._values + weight)[:, None] - self._there)
+
+    def weights(self, pull: float) -> NDArray[np.float32]:
+        """Return the map (d, 256)."""
+        return (self._start + self.basis @ self.change(pull)).astype(np.float32)
 
 
 def _choose_pull(sample: _Sample, start: Array, parts: NDArray[np.int64]) -> float:
@@ -365,20 +393,22 @@ def _choose_pull(sample: _Sample, start: Array, parts: NDArray[np.int64]) -> flo
     """
     shown = _sample_rows(len(parts), CHOOSING_ROWS, 0)
     tested = sample.take(shown)
+    as_it_was = tested.vectors @ start
     found: list[list[Array]] = [[] for _ in PULLS]
     for part in np.unique(parts).tolist():
         asking = parts[shown] == part
         if not asking.any() or (parts == part).all():
             continue
-        solve = sample.take(parts != part).solver()
-        for place, pull in enumerate(PULLS):
-            weights = start if math.isinf(pull) else solve(start, pull)
-            found[place].append(tested.reciprocal_ranks(weights, asking))
+        ridge = _Ridge(sample.take(parts != part), start)
+        along = tested.vectors @ ridge.basis
+        for ranks, pull in zip(found, PULLS, strict=True):
+            mapped = normalise(as_it_was + along @ ridge.change(pull))
+            ranks.append(1.0 / tested.ranks(mapped, asking))
     if not found[0]:
         return math.inf
-    ranks = [np.concatenate(one) for one in found]
-    best = max(ranks, key=lambda one: float(one.mean()))
-    lost = [best - one for one in ranks]
+    reciprocal = [np.concatenate(one) for one in found]
+    best = max(reciprocal, key=lambda one: float(one.mean()))
+    lost = [best - one for one in reciprocal]
     return next(
         pull
         for pull, one in zip(PULLS, lost, strict=True)
@@ -477,7 +507,7 @@ def _fold_ranks(
 
 
 def _figures(ranks: NDArray[np.int64]) -> dict[str, Any]:
-    low, high = bootstrap_interval(ranks, mean_reciprocal_rank)
+    low, high = bootstrap_interval(ranks, mean_reciprocal_rank, resamples=RESAMPLES)
     return {
         **{f"recall@{cut}": round(success_at_k(ranks, cut), 4) for cut in CUTS},
         "mrr": round(mean_reciprocal_rank(ranks), 4),
@@ -490,7 +520,7 @@ def _gain(old: NDArray[np.int64], new: NDArray[np.int64]) -> dict[str, Any]:
         return mean_reciprocal_rank(new[rows]) - mean_reciprocal_rank(old[rows])
 
     rows = np.arange(len(old))
-    interval = bootstrap_interval(rows, gain)
+    interval = bootstrap_interval(rows, gain, resamples=RESAMPLES)
     return {
         "mrr_gain": round(gain(rows), 4),
         "mrr_gain_interval": [round(one, 4) for one in interval],

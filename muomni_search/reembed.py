@@ -212,10 +212,10 @@ class _Move:
                 _refuse(list(_hopeless(snapshot)))
         while len(keys := self._lacking()) > FEW_ITEMS:
             self._encode(keys)
-        self._check_stage()
         with self._store.write(fingerprint=old) as writer:
             if keys := self._lacking():
                 self._encode(keys)
+            self._check_stage()
             lost = self._lost(writer)
             if not drop_missing:
                 _refuse([problem for _, problem in lost])

@@ -78,8 +78,7 @@ class AlignedModel(Model):
 
     def _find_parent(self, load: Callable[..., Model]) -> Model:
         path = self._directory / DESCRIPTION
-        said = self._description.get("parent")
-        _check_parents(self._directory, said)
+        said = _check_parents(self._directory, self._description.get("parent"))
         try:
             parent: Model = load(said["model"], threads=self.threads)
         except NotFound as error:
@@ -203,13 +202,13 @@ def _checked(weights: NDArray[Any]) -> NDArray[np.float32]:
     return weights
 
 
-def _check_parents(directory: Path, said: Any) -> None:
-    """Refuse a damaged parent, and parents that never end.
+def _check_parents(directory: Path, said: Any) -> dict[str, str]:
+    """Return what is said of the parent; refuse what is damaged, and parents that never end.
 
     Raises:
         CheckpointError: They are.
     """
-    path = directory / DESCRIPTION
+    path, first = directory / DESCRIPTION, said
     for _ in range(MAX_PARENTS):
         match said:
             case {"model": str(model), "fingerprint": str()}:
@@ -219,7 +218,7 @@ def _check_parents(directory: Path, said: Any) -> None:
         path = Path(model) / DESCRIPTION
         description = read_description(Path(model)) if Path(model).is_absolute() else None
         if description is None or description.get("kind") != KIND:
-            return
+            return dict(first)
         said = description.get("parent")
     raise CheckpointError(
         f"{directory / DESCRIPTION} has more than {MAX_PARENTS} parents, one above the other",

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 from crash_child import VECTORS, prepare, vectors
+from model_helpers import write_aligned_model
 
 from muomni_search.collection import Collection
 from muomni_search.items import DIM, Query
+from muomni_search.reembed import reembed_collection
 from muomni_search.store.rows import ROW_BYTES
 from muomni_search.transfer import export_collection
 from muomni_search.vectors import cosines
@@ -54,12 +56,26 @@ def damage(place: Path) -> None:
     (place / "collection/vectors/stranger").write_bytes(b"")
 
 
+def add_model(place: Path) -> None:
+    """Put a model beside the collection that was aligned with the collection's own."""
+    write_aligned_model(place / "model")
+
+
+def move_to_model(place: Path) -> None:
+    """Let the collection have that model, with vectors from it."""
+    add_model(place)
+    with Collection.open(place / "collection") as collection:
+        reembed_collection(collection, place / "model")
+
+
 BEFORE: dict[str, Callable[[Path], None]] = {
     "create": lambda place: shutil.rmtree(place / "collection"),
     "import": add_other_export,
     "export": add_old_export,
     "batch": add_queries,
     "repair": damage,
+    "reembed mapped": add_model,
+    "reembed anew": move_to_model,
 }
 
 
