@@ -120,7 +120,8 @@ def test_items_without_a_source_stand_in_the_way_until_they_may_go(
     (moved,) = answers(result)
     assert (moved["how"], moved["items"], moved["dropped"]) == ("encoded", 8, 1)
     assert "dropped: v" in result.stderr
-    assert [failure["key"] for failure in answers(muomni("failures", "-c", collection))] == ["v"]
+    (failure,) = answers(muomni("failures", "-c", collection))
+    assert failure["error"].startswith("v: ")
 
 
 def test_usage(muomni: Run, pairs: Path, collection: Path) -> None:
