@@ -70,7 +70,7 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Learn from pairs of your own, and write a model that knows them.
+    """Learn pairs of your own, and write a model that knows them.
 
     PAIRS is .jsonl, .csv or .parquet: two or three of the columns text, image and audio in a row,
     files relative to the table; or key_a and key_b, items of the collection. OUT is the new
