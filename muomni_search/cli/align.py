@@ -58,8 +58,22 @@ muomni align keys.csv models/birds -c indexes/birds --refine""",
     type=FiniteNumber(),
     help="How strongly to hold the maps to what was there, 0.1 to 300; else cross-validated.",
 )
-@click.option("--folds", type=click.IntRange(min=2), default=5, show_default=True, metavar="N")
-@click.option("--seed", type=int, default=0, show_default=True, metavar="N")
+@click.option(
+    "--folds",
+    metavar="N",
+    type=click.IntRange(min=2),
+    default=5,
+    show_default=True,
+    help="Parts of the pairs, each held out once.",
+)
+@click.option(
+    "--seed",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="What decides on the folds, and on the batches of --refine.",
+)
 @click.option("-f", "--force", is_flag=True, help="Replace an aligned model in OUT.")
 @json_option
 def command(
