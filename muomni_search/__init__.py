@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from muomni_search.alignment import Alignment, align
     from muomni_search.batch import run_batch, write_neighbors
     from muomni_search.collection import Collection, Limits, Report
     from muomni_search.encoders.model import load_model
@@ -34,11 +35,13 @@ if TYPE_CHECKING:
     from muomni_search.heat import write_heat
     from muomni_search.ingest.manifest import read_corpus
     from muomni_search.items import Hit, Item, Modality, Problem, Query, Record, Span
+    from muomni_search.reembed import Reembedded, reembed_collection
     from muomni_search.training.recipe import read_recipe
     from muomni_search.training.trainer import Training, train
     from muomni_search.transfer import export_collection, import_collection
 
 _HOMES = {
+    "Alignment": "alignment",
     "CheckpointError": "errors",
     "Collection": "collection",
     "Conflict": "errors",
@@ -56,6 +59,7 @@ _HOMES = {
     "Problem": "items",
     "Query": "items",
     "Record": "items",
+    "Reembedded": "reembed",
     "Report": "collection",
     "Span": "items",
     "Training": "training.trainer",
@@ -63,12 +67,14 @@ _HOMES = {
     "UnreadableFile": "errors",
     "explain": "explanation",
     "evaluate": "evaluation.retrieval",
+    "align": "alignment",
     "export_collection": "transfer",
     "import_collection": "transfer",
     "load_model": "encoders.model",
     "make_map": "explore.map",
     "read_corpus": "ingest.manifest",
     "read_recipe": "training.recipe",
+    "reembed_collection": "reembed",
     "run_batch": "batch",
     "train": "training.trainer",
     "write_heat": "heat",
@@ -77,6 +83,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Alignment",
     "CheckpointError",
     "Collection",
     "Conflict",
@@ -94,11 +101,13 @@ __all__ = [
     "Problem",
     "Query",
     "Record",
+    "Reembedded",
     "Report",
     "Span",
     "Training",
     "TrainingError",
     "UnreadableFile",
+    "align",
     "evaluate",
     "explain",
     "export_collection",
@@ -107,6 +116,7 @@ __all__ = [
     "make_map",
     "read_corpus",
     "read_recipe",
+    "reembed_collection",
     "run_batch",
     "train",
     "write_heat",

@@ -13,7 +13,6 @@ runs, SQLite's log keeps what others write meanwhile, and shrinks when the last 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import mmap
@@ -23,7 +22,6 @@ import shutil
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -248,7 +246,11 @@ class _Run:
 
     def run(self) -> BatchReport:
         started = time.monotonic()
-        with disk_errors(self._output), _held(self._parts), self._collection.view() as view:
+        with (
+            disk_errors(self._output),
+            durable.held_folder(self._parts, "another process makes this output"),
+            self._collection.view() as view,
+        ):
             total = self._source.count(view)
             fingerprint = self._fingerprint(view)
             job = view.snapshot.job(str(self._output))
@@ -386,34 +388,6 @@ class _Run:
             self._errors.unlink(missing_ok=True)
         durable.replace(whole, self._output)
         return failed
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Make a folder and hold it, alone; remove it at the end when nothing is left in it.
-
-    Raises:
-        Conflict: Another process holds it. Such a hold dies with its process.
-    """
-    folder.mkdir(exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Who held it may have removed it just now.
-            if not folder.exists() or folder.stat().st_ino != os.fstat(descriptor).st_ino:
-                raise BlockingIOError
-        except BlockingIOError as error:
-            raise Conflict(
-                f"{folder} is in use: another process makes this output", hint="wait for it"
-            ) from error
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                folder.rmdir()
-    finally:
-        os.close(descriptor)
 
 
 def _clear(folder: Path) -> None:

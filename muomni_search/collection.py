@@ -45,7 +45,7 @@ class Collection:
     context manager.
     """
 
-    def __init__(self, store: Store, load: Callable[[], Model]) -> None:
+    def __init__(self, store: Store, load: Callable[[Snapshot], Model]) -> None:
         self._store = store
         self._loaded = Loaded(store.directory, load)
 
@@ -60,9 +60,12 @@ class Collection:
             NotFound: No such model.
         """
         loaded = load_model(model)
-        name = str(model) if is_name(model) else str(Path(model).resolve())
-        store = Store.create(Path(directory), model=name, fingerprint=loaded.fingerprint())
-        return cls(store, lambda: loaded)
+        store = Store.create(
+            Path(directory), model=full_name(model), fingerprint=loaded.fingerprint()
+        )
+        collection = cls(store, _loader(store.directory, None))
+        collection._loaded.keep(loaded)
+        return collection
 
     @classmethod
     def open(cls, directory: str | Path, *, model: str | Path | None = None) -> Self:
@@ -78,20 +81,18 @@ class Collection:
             CorruptData: It is damaged, foreign, or of a newer version.
         """
         store = Store.open(Path(directory))
+        collection = cls(store, _loader(store.directory, model))
         try:
-            load = _loader(store, model)
             try:
-                loaded = load()
+                _ = collection.model
             except (NotFound, CheckpointError):
                 # Ids, vectors and look-ups need no model; encoding will say what is wrong with it.
                 if model is not None:
                     raise
-            else:
-                return cls(store, lambda: loaded)
         except BaseException:
             store.close()
             raise
-        return cls(store, load)
+        return collection
 
     @property
     def directory(self) -> Path:
@@ -106,7 +107,8 @@ class Collection:
     @property
     def model(self) -> Model:
         """The model that encodes; loaded at its first use."""
-        return self._loaded.model
+        with self._store.snapshot() as snapshot:
+            return self._loaded.model(snapshot)
 
     def close(self) -> None:
         """Let go of the files."""
@@ -437,21 +439,30 @@ class Collection:
         return done
 
 
-def _loader(store: Store, model: str | Path | None) -> Callable[[], Model]:
-    """Return what loads the model of a collection, by default the one it was made with.
+def full_name(model: str | Path) -> str:
+    """Return what a collection calls a model: its name, or the absolute path of its files."""
+    return str(model) if is_name(model) else str(Path(model).resolve())
+
+
+def _loader(directory: Path, model: str | Path | None) -> Callable[[Snapshot], Model]:
+    """Return what loads the model of a collection, by default the one that a snapshot names.
 
     What it returns raises NotFound or CheckpointError where there is no such model, and Conflict
     where there is another one.
     """
-    with store.snapshot() as snapshot:
-        made_with, fingerprint = snapshot.model, snapshot.fingerprint
+    opened_with: str | None = None
 
-    def load() -> Model:
-        loaded = load_model(made_with if model is None else model)
-        if loaded.fingerprint() != fingerprint:
+    def load(snapshot: Snapshot) -> Model:
+        nonlocal opened_with
+        opened_with = opened_with or snapshot.fingerprint
+        # A collection that has moved to another model since it was opened says which one itself.
+        has_moved = snapshot.fingerprint != opened_with
+        loaded = load_model(snapshot.model if model is None or has_moved else model)
+        if loaded.fingerprint() != snapshot.fingerprint:
             raise Conflict(
-                f"{store.directory} holds vectors of the model {made_with!r} "
-                f"({fingerprint[:12]}), not of {loaded.name!r} ({loaded.fingerprint()[:12]})",
+                f"{directory} holds vectors of the model {snapshot.model!r} "
+                f"({snapshot.fingerprint[:12]}), not of {loaded.name!r} "
+                f"({loaded.fingerprint()[:12]})",
                 hint="give its own model with --model, or make a new collection",
             )
         return loaded

@@ -8,10 +8,11 @@ is tried.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from muomni_search.errors import Conflict
@@ -23,6 +24,7 @@ __all__ = [
     "disk_hint",
     "fsync_directory",
     "fsync_file",
+    "held_folder",
     "replace",
     "step",
     "unlink",
@@ -98,6 +100,36 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def held_folder(folder: Path, why: str) -> Iterator[None]:
+    """Make a folder and hold it, alone; remove it at the end when nothing is left in it.
+
+    Args:
+        folder: Which.
+        why: What to say of another who holds it.
+
+    Raises:
+        Conflict: Another process holds it. Such a hold dies with its process.
+    """
+    folder.mkdir(exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Who held it may have removed it just now.
+            if not folder.exists() or folder.stat().st_ino != os.fstat(descriptor).st_ino:
+                raise BlockingIOError
+        except BlockingIOError as error:
+            raise Conflict(f"{folder} is in use: {why}", hint="wait for it") from error
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                folder.rmdir()
+    finally:
+        os.close(descriptor)
 
 
 def check_kind(path: Path, magic: bytes) -> None:

@@ -467,7 +467,7 @@ class Pipeline:
         staged, self._staged = self._staged, _Staged()
         if self._dry_run or not (staged or staged.mended):
             return
-        with self._store.write() as writer:
+        with self._store.write(fingerprint=self._model.fingerprint()) as writer:
             _write(writer, staged)
 
     def _forget_mended_failures(self, roots: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from muomni_search.items import Modality
 
 __all__ = [
+    "UNKNOWN",
     "Background",
     "Prior",
     "background",
@@ -128,21 +129,26 @@ def prior_for(
 
 
 def fit_prior(
-    rows: Mapping[Modality, NDArray[np.float32]],
+    vectors: Mapping[Modality, NDArray[np.float32]],
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Return the median and scale of cosines of unrelated pairs, for each pair of modalities.
+    """Return what to expect of the cosines of unrelated pairs: a model's prior.
 
     Args:
-        rows: Unit rows (n, 256) of contents of each modality that have little to do with each
-            other; two or more.
+        vectors: For each modality unit rows (n, 256) of contents that have little to do with each
+            other, two at least.
+
+    Returns:
+        For each modality asked with and asked for, the means over the queries of the median and
+        of the upper tail's scale.
     """
     prior: dict[str, dict[str, dict[str, float]]] = {}
-    for asking, queries in rows.items():
+    for asking, queries in vectors.items():
         prior[str(asking)] = {}
-        for asked, items in rows.items():
+        for asked, items in vectors.items():
             cosines = queries @ items.T
-            if asking == asked:  # nothing is unrelated to itself
-                cosines = cosines[~np.eye(len(cosines), dtype=bool)].reshape(len(cosines), -1)
+            if asking == asked:
+                others = ~np.eye(len(cosines), dtype=bool)
+                cosines = cosines[others].reshape(len(cosines), -1)
             median = np.median(cosines, axis=1)
             scale = (np.quantile(cosines, TAIL, axis=1) - median) / TAIL_DEVIATIONS
             prior[str(asking)][str(asked)] = {

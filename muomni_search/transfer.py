@@ -236,12 +236,12 @@ def import_collection(
     progress = progress or Silent()
     report = Report()
     with disk_errors(source), _opened(source) as (file, schema):
-        _check_model(source, schema.metadata or {}, collection)
+        fingerprint = _check_model(source, schema.metadata or {}, collection)
         _check_layout(source, file, schema)
         progress.start(file.metadata.num_rows, "importing")
         try:
             for batch in _batches(_read(source, file)):
-                _commit(source, collection, batch, report)
+                _commit(source, collection, fingerprint, batch, report)
                 progress.advance(sum(len(item.spans) for item in batch))
         finally:
             progress.finish()
@@ -271,8 +271,8 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
             yield file, schema
 
 
-def _check_model(path: Path, facts: Mapping[bytes, bytes], collection: Collection) -> None:
-    """Check that a file's vectors lie in the space of the collection's.
+def _check_model(path: Path, facts: Mapping[bytes, bytes], collection: Collection) -> str:
+    """Check that a file's vectors lie in the space of the collection's; return its fingerprint.
 
     Raises:
         InvalidInput: It does not say where they came from.
@@ -288,6 +288,7 @@ def _check_model(path: Path, facts: Mapping[bytes, bytes], collection: Collectio
                 f"{collection.directory} of {snapshot.model!r} ({snapshot.fingerprint[:12]})",
                 hint="import it into a collection of its own model: --create --model",
             )
+    return fingerprint
 
 
 def _check_layout(path: Path, file: Any, schema: Any) -> None:
@@ -434,8 +435,14 @@ def _batches(items: Iterator[NewItem]) -> Iterator[list[NewItem]]:
         yield batch
 
 
-def _commit(path: Path, collection: Collection, items: Sequence[NewItem], report: Report) -> None:
-    with collection.store.write() as writer:
+def _commit(
+    path: Path,
+    collection: Collection,
+    fingerprint: str,
+    items: Sequence[NewItem],
+    report: Report,
+) -> None:
+    with collection.store.write(fingerprint=fingerprint) as writer:
         old = _stored(writer, [item.key for item in items])
         fresh = [
             item

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muomni_search import ranking
-from muomni_search.encoders.protocol import Model, Piece
+from muomni_search.encoders.protocol import Encoder, Model, Piece
 from muomni_search.errors import CheckpointError, CorruptData, InvalidInput, MuomniError, NotFound
 from muomni_search.filters import Filter, parse_filter
 from muomni_search.index import files as index_files
@@ -27,7 +27,7 @@ from muomni_search.items import Hit, Item, Modality, Part, Query, Span
 from muomni_search.store.snapshot import Snapshot
 from muomni_search.vectors import check_vectors, combine, mean_vector
 
-__all__ = ["Loaded", "Modalities", "Ranked", "View", "Where", "modalities_of"]
+__all__ = ["Loaded", "Modalities", "Ranked", "View", "Where", "encode_contents", "modalities_of"]
 
 Modalities = Modality | str | Sequence[Modality | str] | None
 Where = str | Mapping[str, Any] | Filter | None
@@ -55,24 +55,28 @@ class Loaded:
 
     Args:
         directory: The collection's.
-        load: Loads the model, at its first use.
+        load: Loads the model that a snapshot's vectors came from, at its first use.
     """
 
-    def __init__(self, directory: Path, load: Callable[[], Model]) -> None:
+    def __init__(self, directory: Path, load: Callable[[Snapshot], Model]) -> None:
         self._directory = directory
         self._load = load
-        self._model: Model | None = None
+        self._models: dict[str, Model] = {}
         self._lock = threading.RLock()
         self._indexes: dict[Modality, tuple[str, VectorIndex]] = {}
         self._samples: dict[Modality, tuple[tuple[int, int], NDArray[np.float32]]] = {}
 
-    @property
-    def model(self) -> Model:
-        """The model that encodes."""
+    def model(self, snapshot: Snapshot) -> Model:
+        """Return the model that encodes for a snapshot: a collection may move to another."""
         with self._lock:
-            if self._model is None:
-                self._model = self._load()
-            return self._model
+            if snapshot.fingerprint not in self._models:
+                self._models[snapshot.fingerprint] = self._load(snapshot)
+            return self._models[snapshot.fingerprint]
+
+    def keep(self, model: Model) -> None:
+        """Take a model that is loaded already."""
+        with self._lock:
+            self._models[model.fingerprint()] = model
 
     def forget(self) -> None:
         """Let go of indexes and samples."""
@@ -80,10 +84,12 @@ class Loaded:
             self._indexes.clear()
             self._samples.clear()
 
-    def prior(self, asked_with: Sequence[str], modality: Modality) -> ranking.Prior | None:
+    def prior(
+        self, snapshot: Snapshot, asked_with: Sequence[str], modality: Modality
+    ) -> ranking.Prior | None:
         """Return what the model knows of cosines of such a query with such items."""
         try:
-            return ranking.prior_for(self.model.prior, asked_with, modality)
+            return ranking.prior_for(self.model(snapshot).prior, asked_with, modality)
         except (NotFound, CheckpointError):
             return None
 
@@ -210,36 +216,9 @@ class View:
     def _encoded(
         self, modality: Modality, parts: Sequence[Part]
     ) -> dict[int, NDArray[np.float32] | MuomniError]:
-        """Encode the parts of one modality together; a long part is the mean of its pieces."""
-        results: dict[int, NDArray[np.float32] | MuomniError] = {}
-        encoder = self._loaded.model.encoder(modality)
-        pieces: list[Piece] = []
-        owners: list[tuple[int, int, int]] = []
-
-        def encode() -> None:
-            if pieces:
-                vectors = encoder.encode(pieces)
-                for owner, start, end in owners:
-                    try:
-                        results[owner] = mean_vector(vectors[start:end])
-                    except InvalidInput as error:
-                        results[owner] = error
-            pieces.clear()
-            owners.clear()
-
-        for part in parts:
-            try:
-                content = read_content(modality, part.value)
-                prepared = encoder.prepare(content)
-            except MuomniError as error:
-                results[id(part)] = error
-                continue
-            owners.append((id(part), len(pieces), len(pieces) + len(prepared)))
-            pieces += prepared
-            if len(pieces) >= PIECES_AT_ONCE:
-                encode()
-        encode()
-        return results
+        encoder = self._loaded.model(self.snapshot).encoder(modality)
+        found = encode_contents(encoder, [part.value for part in parts])
+        return {id(part): vector for part, vector in zip(parts, found, strict=True)}
 
     def rank(
         self,
@@ -274,7 +253,7 @@ class View:
             background = ranking.background(
                 vector,
                 self._loaded.sample(self.snapshot, one),
-                self._loaded.prior(asked_with, one),
+                self._loaded.prior(self.snapshot, asked_with, one),
             )
             found = self._top(one, vector, k, allowed, left_out, exact=exact, segments=segments)
             ranked += [match._replace(score=background.score(match.cosine)) for match in found]
@@ -366,7 +345,7 @@ class View:
         priors = {}
         kinds = [tuple(dict.fromkeys(part.kind for part in query.parts)) for query in queries]
         for asked_with in set(kinds):
-            priors[asked_with] = self._loaded.prior(asked_with, modality)
+            priors[asked_with] = self._loaded.prior(self.snapshot, asked_with, modality)
         return ranking.backgrounds(vectors, sample, [priors[asked_with] for asked_with in kinds])
 
     def _top_many(
@@ -420,6 +399,51 @@ class View:
             _hit(rank, match, items[match.item_id])
             for rank, match in enumerate(ranked, start=first_rank)
         ]
+
+
+def encode_contents(
+    encoder: Encoder,
+    values: Sequence[str | Path],
+    *,
+    advance: Callable[[], None] = lambda: None,
+) -> list[NDArray[np.float32] | MuomniError]:
+    """Return the unit vector (256,) of each text or file, or the error that it meets.
+
+    They are encoded together; a long content is the unit mean of its pieces.
+
+    Args:
+        encoder: Of their modality.
+        values: Words as they are, or the path of a file.
+        advance: Called for each.
+    """
+    results: dict[int, NDArray[np.float32] | MuomniError] = {}
+    pieces: list[Piece] = []
+    owners: list[tuple[int, int, int]] = []
+
+    def encode() -> None:
+        if pieces:
+            vectors = encoder.encode(pieces)
+            for owner, start, end in owners:
+                try:
+                    results[owner] = mean_vector(vectors[start:end])
+                except InvalidInput as error:
+                    results[owner] = error
+        pieces.clear()
+        owners.clear()
+
+    for number, value in enumerate(values):
+        advance()
+        try:
+            prepared = encoder.prepare(read_content(encoder.modality, value))
+        except MuomniError as error:
+            results[number] = error
+            continue
+        owners.append((number, len(pieces), len(pieces) + len(prepared)))
+        pieces += prepared
+        if len(pieces) >= PIECES_AT_ONCE:
+            encode()
+    encode()
+    return [results[number] for number in range(len(values))]
 
 
 def _order(match: Ranked) -> tuple[float, str, int]:

@@ -30,6 +30,7 @@ from base_model.towers import (
 )
 from numpy.typing import NDArray
 
+from muomni_search import ranking
 from muomni_search.encoders.base.audio import AudioEncoder
 from muomni_search.encoders.base.image import ImageEncoder, fit_square
 from muomni_search.encoders.base.model import PREPROCESSING, SOUND_TOWER, packaged_directory
@@ -39,7 +40,7 @@ from muomni_search.encoders.description import DESCRIPTION, FORMAT
 from muomni_search.errors import UnreadableFile
 from muomni_search.ingest.audio import decode_audio
 from muomni_search.ingest.image import decode_image
-from muomni_search.items import DIM
+from muomni_search.items import DIM, Modality
 from muomni_search.vectors import normalise
 
 Array = NDArray[np.float32]
@@ -141,31 +142,16 @@ def sound_vectors(work: Path, target: Path) -> Array:
 def fit_prior(
     words: TextEncoder, names: Sequence[str], pictures: Array, sounds: Array
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Return the median and upper-tail scale of cosines of unrelated pairs, for all nine pairs.
-
-    The scale is (99 % point − median) / 2.326, which for a normal law is its deviation.
-    """
+    """Return what to expect of the cosines of unrelated pairs, for all nine pairs."""
     rng = np.random.default_rng(0)
     few = sorted(rng.choice(sorted(set(names)), PRIOR_SAMPLE, replace=False))
-    rows = {
-        "text": words.encode([words.prepare(name)[0] for name in few]),
-        "image": pictures[rng.choice(len(pictures), PRIOR_SAMPLE, replace=False)],
-        "audio": sounds,
-    }
-    prior: dict[str, dict[str, dict[str, float]]] = {}
-    for asking, queries in rows.items():
-        prior[asking] = {}
-        for asked, items in rows.items():
-            cosines = queries @ items.T
-            if asking == asked:
-                cosines = cosines[~np.eye(len(cosines), dtype=bool)].reshape(len(cosines), -1)
-            median = np.median(cosines, axis=1)
-            scale = (np.quantile(cosines, 0.99, axis=1) - median) / 2.326
-            prior[asking][asked] = {
-                "median": round(float(median.mean()), 4),
-                "scale": round(float(scale.mean()), 4),
-            }
-    return prior
+    return ranking.fit_prior(
+        {
+            Modality.TEXT: words.encode([words.prepare(name)[0] for name in few]),
+            Modality.IMAGE: pictures[rng.choice(len(pictures), PRIOR_SAMPLE, replace=False)],
+            Modality.AUDIO: sounds,
+        }
+    )
 
 
 def describe(target: Path, prior: dict[str, dict[str, dict[str, float]]]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from model_helpers import write_aligned_model
 from numpy.typing import NDArray
 
 from muomni_search.items import DIM
@@ -65,6 +66,12 @@ def write_muomni_checkpoint(folder: Path, *, seed: int = 0) -> Path:
         torch.save(content, folder / name)
     (folder / "thinker_tiny/tokenizer.model").write_bytes(tokenizer)
     return folder
+
+
+@pytest.fixture(scope="session")
+def aligned_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model aligned with ``hashing``, which maps pictures and sounds."""
+    return write_aligned_model(tmp_path_factory.mktemp("models") / "aligned")
 
 
 def train_tokenizer(vocabulary: int = 60) -> bytes:

@@ -50,14 +50,14 @@ def _agreed(directory: Path) -> bool:
 
 
 def _drop(directory: Path) -> None:
-    from muomni_search.store.store import INDEX, VECTORS, Store
+    from muomni_search.store.store import INDEX, STAGE, VECTORS, Store
 
     # Under the write lock, so that nobody is adding. The database goes first: what a kill leaves
     # behind is then no collection any more.
     with Store.open(directory) as store, store.write():
         for suffix in ("", "-wal", "-shm"):
             Path(f"{store.database}{suffix}").unlink(missing_ok=True)
-        for name in (VECTORS, INDEX):
+        for name in (VECTORS, INDEX, STAGE):
             with suppress(FileNotFoundError):
                 shutil.rmtree(store.directory / name)
     with suppress(OSError):  # other files in it, or a link to it

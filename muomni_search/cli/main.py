@@ -30,6 +30,8 @@ COMMANDS = (
     "stats",
     "map",
     "eval",
+    "align",
+    "reembed",
     "rebuild",
     "verify",
     "export",

@@ -124,6 +124,8 @@ def fingerprint_of(description: Mapping[str, Any]) -> str:
     deciding = {
         name: description.get(name) for name in ("kind", "dim", "preprocessing", "files", "fetched")
     }
+    if "parent" in description:
+        deciding["parent"] = description["parent"]["fingerprint"]
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 

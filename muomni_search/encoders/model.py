@@ -7,6 +7,7 @@ a checkpoint of μOmni as its training leaves it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from muomni_search.encoders.description import DESCRIPTION, read_description
@@ -31,6 +32,7 @@ def load_model(name: str | Path, *, threads: int | None = None) -> Model:
         from muomni_search.encoders.hashing import HashingModel
 
         return HashingModel()
+    from muomni_search.encoders.aligned import AlignedModel
     from muomni_search.encoders.base.model import BaseModel, packaged_directory
     from muomni_search.encoders.muomni.model import MuOmniModel, tiny_directory
 
@@ -46,12 +48,16 @@ def load_model(name: str | Path, *, threads: int | None = None) -> Model:
                 hint="`muomni model list` names the models that are here",
             )
         return checkpoint
-    kinds: dict[str, Callable[..., Model]] = {"base": BaseModel, "muomni": MuOmniModel.described}
+    kinds: dict[str, Callable[..., Model]] = {
+        "aligned": partial(AlignedModel, load=load_model),
+        "base": BaseModel,
+        "muomni": MuOmniModel.described,
+    }
     kind = description.get("kind")
     if kind not in kinds:
         raise CheckpointError(
             f"{directory / DESCRIPTION}: kind is {kind!r}, and only "
-            f"{' and '.join(map(repr, kinds))} can be used here",
+            f"{', '.join(map(repr, kinds))} can be used here",
             hint="install a version that fits it",
         )
     return kinds[kind](directory, description, threads=threads)

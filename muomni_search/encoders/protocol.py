@@ -21,7 +21,10 @@ from numpy.typing import NDArray
 
 from muomni_search.items import DIM, Modality, Span
 
-__all__ = ["Encoder", "Model", "Piece", "Prior", "SegmentEncoder"]
+__all__ = ["Encoder", "Model", "Piece", "Prior", "SegmentEncoder", "VectorMap"]
+
+# From unit rows (n, 256) of a modality in one space to those in another.
+VectorMap = Callable[[Modality, NDArray[np.float32]], NDArray[np.float32]]
 
 # For each modality asked with and asked for, the median and the scale of the cosines of pairs
 # that have nothing to do with each other.
@@ -132,6 +135,13 @@ class Model(ABC):
             if modality not in self._encoders:
                 self._encoders[modality] = self._load(modality)
             return self._encoders[modality]
+
+    def map_from(self, fingerprint: str) -> VectorMap | None:  # noqa: ARG002  for aligned models
+        """Return how this model's vectors come from those of another, by its fingerprint.
+
+        None when the contents must be encoded anew.
+        """
+        return None
 
     @abstractmethod
     def _load(self, modality: Modality) -> Encoder:

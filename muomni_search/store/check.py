@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +13,17 @@ from numpy.typing import NDArray
 from sqlalchemy import exc, select, text
 
 from muomni_search import durable
+from muomni_search.errors import CorruptData
 from muomni_search.items import DIM, Item, Modality
 from muomni_search.store import tables
 from muomni_search.store.engine import DATABASE, disk_errors
 from muomni_search.store.files import is_abandoned, is_leftover, unrecorded
 from muomni_search.store.records import Fault, Known, NewItem, RowFile
-from muomni_search.store.rows import BLOCK_ROWS, ROW_BYTES, are_unit, cut_rows, read_blocks
+from muomni_search.store.rows import BLOCK_ROWS, HINT, ROW_BYTES, are_unit, cut_rows, read_blocks
 from muomni_search.store.snapshot import INDEX, Snapshot
 from muomni_search.store.writer import Writer
 
-__all__ = ["check", "repair"]
+__all__ = ["check", "repair", "whole_blocks"]
 
 # ---- checking ------------------------------------------------------------------------------------
 
@@ -105,7 +106,7 @@ def _check_rows(snapshot: Snapshot, modality: Modality) -> Iterator[Fault]:
         size = file.path.stat().st_size
         if size < file.rows * ROW_BYTES:
             yield Fault("rows", str(file.path), f"{size} bytes, {file.rows * ROW_BYTES} needed")
-        for start, content, is_whole in _blocks(snapshot, file):
+        for start, content, is_whole in _blocks(snapshot.block_sums(modality), file):
             where = f"{file.path}, rows from {start}"
             if not is_whole and len(content) == _block_length(file, start):
                 yield Fault("checksum", where, "the rows are not those that were written")
@@ -119,9 +120,35 @@ def _block_length(file: RowFile, start: int) -> int:
     return min(BLOCK_ROWS, file.rows - start)
 
 
-def _blocks(snapshot: Snapshot, file: RowFile) -> Iterator[tuple[int, NDArray[np.float32], bool]]:
+def whole_blocks(snapshot: Snapshot, modality: Modality) -> Iterator[NDArray[np.float32]]:
+    """Return all rows of a modality, dead ones too, block by block, each held against its checksum.
+
+    Raises:
+        CorruptData: From the iterator: a block is not what was written.
+    """
+    file = snapshot.row_file(modality)
+    if file is None or not file.rows:
+        return iter(())
+    # Asked now: who replaces the rows block by block has forgotten the sums by then.
+    return _whole(file, snapshot.block_sums(modality))
+
+
+def _whole(file: RowFile, sums: Mapping[int, int]) -> Iterator[NDArray[np.float32]]:
+    end = 0
+    with disk_errors(file.path):
+        for start, content, is_whole in _blocks(sums, file):
+            if not is_whole:
+                break
+            end = start + len(content)
+            yield content
+    if end < file.rows:
+        raise CorruptData(f"{file.path}: row {end} or one after it is damaged", hint=HINT)
+
+
+def _blocks(
+    sums: Mapping[int, int], file: RowFile
+) -> Iterator[tuple[int, NDArray[np.float32], bool]]:
     """Yield the first row of each block, its rows, and whether all are there as written."""
-    sums = snapshot.block_sums(file.modality)
     for block, content in enumerate(read_blocks(file.path, file.rows)):
         start = block * BLOCK_ROWS
         is_whole = len(content) == _block_length(file, start)
@@ -198,7 +225,7 @@ def _repair_rows(writer: Writer, modality: Modality, rescue: Rescue) -> list[str
     good = np.zeros(file.rows, bool)
     with disk_errors(file.path):
         try:
-            for start, content, is_whole in _blocks(writer, file):
+            for start, content, is_whole in _blocks(writer.block_sums(modality), file):
                 good[start : start + len(content)] = is_whole & are_unit(content)
             if good.all():
                 return _repair_length(file)

@@ -12,7 +12,7 @@ from pathlib import Path
 from muomni_search import durable
 from muomni_search.items import Modality
 from muomni_search.store.engine import DATABASE
-from muomni_search.store.snapshot import INDEX, VECTORS, State
+from muomni_search.store.snapshot import INDEX, STAGE, VECTORS, State
 
 __all__ = ["is_abandoned", "is_leftover", "is_own", "sweep", "unrecorded"]
 
@@ -38,7 +38,7 @@ def unrecorded(directory: Path, state: State) -> Iterator[Path]:
 def is_own(directory: Path, path: Path) -> bool:
     """Whether a path is one that only the store of a directory may write to."""
     place = path.resolve()
-    folders = {(directory / name).resolve() for name in (VECTORS, INDEX)}
+    folders = {(directory / name).resolve() for name in (VECTORS, INDEX, STAGE)}
     is_database = place.parent == directory.resolve() and place.name.startswith(DATABASE)
     return is_database or not folders.isdisjoint(place.parents)
 

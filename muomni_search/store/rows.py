@@ -23,6 +23,7 @@ from muomni_search.items import DIM
 
 __all__ = [
     "BLOCK_ROWS",
+    "HINT",
     "NO_ROWS",
     "ROW_BYTES",
     "MappedRows",

@@ -22,9 +22,11 @@ from muomni_search.store.records import Failure, IndexFile, Job, Known, Match, R
 from muomni_search.store.rows import NO_ROWS, MappedRows
 from muomni_search.store.sql_filter import filter_to_sql
 
-__all__ = ["INDEX", "VECTORS", "Snapshot", "State", "read_state", "row_path"]
+__all__ = ["INDEX", "STAGE", "VECTORS", "Snapshot", "State", "read_state", "row_path"]
 
 VECTORS, INDEX = "vectors", "index"
+# Where the vectors of another model grow until the collection moves to it.
+STAGE = "reembed"
 SPAN_UNITS: Mapping[Modality, Literal["char", "ms"]] = {
     Modality.TEXT: "char",
     Modality.AUDIO: "ms",
@@ -408,9 +410,10 @@ class Snapshot:
         for row in self._streamed(query, ITEMS_PAGE):
             yield _item(row)
 
-    def iter_keys(self) -> Iterator[str]:
-        """Yield all keys, sorted."""
-        for row in self._streamed(KEYS, PAGE):
+    def iter_keys(self, modality: Modality | None = None) -> Iterator[str]:
+        """Yield all keys, or those of a modality, sorted."""
+        query = KEYS if modality is None else KEYS.where(tables.items.c.modality == modality)
+        for row in self._streamed(query, PAGE):
             yield row.key
 
     def iter_segments(self) -> Iterator[tuple[Item, Span | None, int]]:

@@ -43,11 +43,12 @@ from muomni_search.store.records import (
     NewItem,
     RowFile,
 )
-from muomni_search.store.snapshot import INDEX, VECTORS, Snapshot, State, read_state
+from muomni_search.store.snapshot import INDEX, STAGE, VECTORS, Snapshot, State, read_state
 from muomni_search.store.writer import Writer, now
 
 __all__ = [
     "INDEX",
+    "STAGE",
     "VECTORS",
     "Failure",
     "Fault",
@@ -191,18 +192,27 @@ class Store:
             connection.rollback()
 
     @contextmanager
-    def write(self, timeout: float = LOCK_SECONDS) -> Iterator[Writer]:
+    def write(
+        self, timeout: float = LOCK_SECONDS, *, fingerprint: str | None = None
+    ) -> Iterator[Writer]:
         """Give the only writer; what it did counts when the block ends, wholly or not at all.
 
         Args:
             timeout: Seconds to wait for another writer.
+            fingerprint: That of the model which the vectors to write came from.
 
         Raises:
-            Conflict: Another writer held the lock for longer.
+            Conflict: Another writer held the lock for longer, or the collection has moved to
+                another model since the vectors were made.
         """
         with database_errors(self.database):
             with begin_writing(self._engine, timeout) as connection:
                 writer = Writer(connection, self.directory)
+                if fingerprint not in (None, writer.fingerprint):
+                    raise Conflict(
+                        f"{self.directory} has moved to the model {writer.model!r} meanwhile",
+                        hint="the same command again encodes with it",
+                    )
                 sweep(self.directory, writer.state)
                 try:
                     yield writer

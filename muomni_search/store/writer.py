@@ -7,7 +7,7 @@ an exception, a full disk or a kill leaves behind them is cut off by this writer
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
@@ -23,7 +23,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from muomni_search import durable
 from muomni_search.documents import check_key, check_texts, legible, to_json
 from muomni_search.errors import Conflict, InvalidInput, MuomniError
-from muomni_search.items import DIM, Modality, Problem, Record
+from muomni_search.items import DIM, Modality, Problem, Record, Span
 from muomni_search.store import rows, tables
 from muomni_search.store.engine import disk_errors, driver_connection
 from muomni_search.store.records import IndexFile, Job, NewItem, RowFile
@@ -388,6 +388,49 @@ class Writer(Snapshot):
                 start += len(block)
         self._set_row_file(modality, generation=generation, rows=start)
         self._useless.append(old.path)
+
+    # ---- moving to another model -------------------------------------------------------------
+
+    def set_model(self, model: str, fingerprint: str) -> None:
+        """Say that all vectors come from another model from now on."""
+        self._changes()
+        self.connection.execute(
+            update(tables.collection).values(model=model, fingerprint=fingerprint)
+        )
+
+    def replace_segments(
+        self,
+        modality: Modality,
+        pages: Iterable[tuple[NDArray[np.float32], Sequence[tuple[int, int, Span | None]]]],
+    ) -> None:
+        """Put other segments with other vectors in the place of all those of a modality.
+
+        Args:
+            modality: Whose segments.
+            pages: Some vectors (n, 256) at a time, with the item id, the ordinal and the span of
+                each.
+        """
+        if self.row_file(modality) is None:
+            return
+        table, name = tables.segments, str(modality)
+        self._changes()
+        self.connection.execute(delete(table).where(table.c.modality == modality))
+
+        def blocks() -> Iterator[NDArray[np.float32]]:
+            row = 0
+            for vectors, segments in pages:
+                if not rows.are_unit(vectors).all():
+                    raise InvalidInput(f"a vector of {modality} is not finite and of length 1")
+                placed = []
+                for item_id, ordinal, span in segments:
+                    begin, end = (span.start, span.end) if span else (None, None)
+                    placed.append((name, row, item_id, ordinal, begin, end))
+                    row += 1
+                self._insert(table, placed)
+                yield vectors
+
+        self.replace_row_file(modality, blocks())
+        self.set_dead(modality, np.empty(0, np.int64))
 
     # ---- tables ------------------------------------------------------------------------------
 

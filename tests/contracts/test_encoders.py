@@ -19,7 +19,7 @@ from muomni_search.encoders.model import load_model
 from muomni_search.encoders.protocol import Encoder, Model, Piece
 from muomni_search.items import DIM, Modality
 
-MODELS = ("base", "hashing", "muomni")
+MODELS = ("base", "hashing", "muomni", "aligned")
 # What else is in a batch, how much of it is padding and how a product is split over threads
 # changes the last bits of a vector and no more.
 TOLERANCE = 1e-5
@@ -67,9 +67,10 @@ def long_content(modality: Modality) -> Any:
 
 
 @pytest.fixture(scope="module")
-def places(muomni_checkpoint: Path) -> dict[str, str]:
+def places(muomni_checkpoint: Path, aligned_model: Path) -> dict[str, str]:
     """What each model is loaded by: a name, or where it lies."""
-    return {name: name for name in MODELS} | {"muomni": str(muomni_checkpoint)}
+    own = {"muomni": str(muomni_checkpoint), "aligned": str(aligned_model)}
+    return {name: name for name in MODELS} | own
 
 
 @pytest.fixture(scope="module", params=MODELS)

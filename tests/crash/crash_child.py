@@ -29,7 +29,7 @@ import soundfile
 from PIL import Image
 from sqlalchemy import Engine, event
 
-from muomni_search import batch, durable, pipeline, transfer
+from muomni_search import batch, durable, pipeline, reembed, transfer
 from muomni_search.collection import Collection
 from muomni_search.errors import MuomniError, NotFound
 from muomni_search.index import faiss_index, planner
@@ -161,6 +161,17 @@ def neighbors(place: Path) -> None:
         batch.write_neighbors(collection, place / "graph.parquet", k=3)
 
 
+def reembed_mapped(place: Path) -> None:
+    with opened(place) as collection:
+        reembed.reembed_collection(collection, place / "model")
+
+
+def reembed_anew(place: Path) -> None:
+    # The ready vectors cannot come along.
+    with opened(place) as collection:
+        reembed.reembed_collection(collection, "hashing", drop_missing=True)
+
+
 OPERATIONS: dict[str, Callable[[Path], None]] = {
     "prepare": prepare,
     "create": create,
@@ -175,6 +186,8 @@ OPERATIONS: dict[str, Callable[[Path], None]] = {
     "import": import_,
     "batch": batch_job,
     "neighbors": neighbors,
+    "reembed mapped": reembed_mapped,
+    "reembed anew": reembed_anew,
 }
 
 # ---- dying ---------------------------------------------------------------------------------------
@@ -242,6 +255,8 @@ def shrink() -> None:
     transfer.COMMIT_ROWS = transfer.GROUP_ROWS = transfer.PAGE_ITEMS = 6
     batch.BLOCK_QUERIES = 8
     planner.EXACT_ROWS = 8
+    reembed.FEW_ITEMS = 2
+    reembed.PAGE_KEYS = reembed.MANY_KEYS = 4
 
 
 def limit_files(size: int) -> None:

@@ -26,7 +26,11 @@ def test_dying_at_any_durable_step_loses_nothing_and_hinders_nothing(
         place.restore()
         ended = children.run(operation, place.path, die_at=instant)
         assert (ended.code, ended.instants) == (DIED, instant), ended.error
-        place.check_unharmed(commits=ended.commits, is_damaged=operation == "repair")
+        place.check_unharmed(
+            commits=ended.commits,
+            is_damaged=operation == "repair",
+            is_staged=operation == "reembed anew",
+        )
         again = children.run(operation, place.path)
         assert again.code == 0, again.error
         place.check_done()

@@ -1,0 +1,489 @@
+"""Teach a model pairs of your own: a table of what belongs together in, an aligned model out.
+
+    pairs ──▶ vectors of a model ──▶ a map a modality, cross-validated ──▶ a directory
+    (a table, or keys of a collection)       projection.py                 encoders/aligned.py
+
+The model that was there, the parent, stays as it is; the new one is its encoders with a map behind
+each. `reembed` brings a collection to it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muomni_search import durable, ranking
+from muomni_search.collection import Collection, full_name
+from muomni_search.encoders.aligned import write_aligned
+from muomni_search.encoders.description import read_description
+from muomni_search.encoders.model import load_model
+from muomni_search.encoders.protocol import Model
+from muomni_search.errors import Conflict, InvalidInput, MuomniError, NotFound
+from muomni_search.ingest.rows import TEXT_COLUMNS, Row, read_rows
+from muomni_search.items import DIM, Item, Modality, Problem
+from muomni_search.pipeline import Progress, Silent
+from muomni_search.projection import (
+    Learned,
+    Maps,
+    Pairs,
+    apply_map,
+    choose_anchor,
+    compare_retrieval,
+    learn,
+)
+from muomni_search.store.engine import disk_errors
+from muomni_search.view import View, encode_contents
+
+__all__ = ["Alignment", "align"]
+
+KEY_COLUMNS = ("key_a", "key_b")
+# Fewer vectors of a modality than this say less of unrelated cosines than the parent does.
+PRIOR_ROWS = 50
+# As many as the prior of `base` was fitted on.
+PRIOR_SAMPLE = 400
+
+Vectors = dict[Modality, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """One half of a pair: words, a file, or an item of the collection."""
+
+    modality: Modality
+    value: str | Path
+    is_key: bool = False
+
+
+@dataclass(eq=False)
+class Alignment:
+    """What was learned, and what it does.
+
+    Args:
+        model: The directory of the new model; None when nothing was gained and none was written.
+        anchor: The modality that stays as it was.
+        pairs: How many pairs were learned from.
+        learned: The maps and how they did on held-out pairs.
+        drift: For each mapped modality the mean cosine between old and new vectors.
+        drift_of: What those are the vectors of.
+        kept: How the pairs of ``keep`` find each other before and after.
+        problems: Rows that could not be used.
+        seconds: How long it took.
+    """
+
+    model: Path | None
+    anchor: Modality
+    pairs: int
+    learned: Learned
+    drift: dict[str, float]
+    drift_of: str
+    kept: list[dict[str, Any]] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as the JSON object that ``muomni align --json`` prints."""
+        return {
+            "model": None if self.model is None else str(self.model),
+            **self.report(),
+            "seconds": round(self.seconds, 3),
+        }
+
+    def report(self) -> dict[str, Any]:
+        """Return what the model's description keeps of it."""
+        return {
+            "pairs": self.pairs,
+            "failed": len(self.problems),
+            "anchor": str(self.anchor),
+            "pulls": {
+                str(modality): None if math.isinf(pull) else pull
+                for modality, pull in self.learned.pulls.items()
+            },
+            "refined": self.learned.refined,
+            "retrieval": self.learned.retrieval,
+            "drift": self.drift,
+            "drift_of": self.drift_of,
+            "kept": self.kept,
+            "notes": self.learned.notes,
+        }
+
+
+def align(
+    pairs: str | Path,
+    output: str | Path,
+    *,
+    model: str | Path = "base",
+    collection: Collection | None = None,
+    keep: str | Path | None = None,
+    anchor: Modality | str | None = None,
+    pull: float | None = None,
+    folds: int = 5,
+    refine: bool = False,
+    seed: int = 0,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Alignment:
+    """Learn from pairs, and write a model that knows them.
+
+    A modality that gains nothing on pairs that were held out stays as it was; when that is so of
+    all, no model is written, unless ``pull`` is given.
+
+    Args:
+        pairs: A table (``.jsonl``, ``.csv``, ``.parquet``) with two or three of the columns
+            ``text``, ``image`` and ``audio`` filled in each row, or with ``key_a`` and ``key_b``,
+            two items of the collection. Paths are relative to the table's folder.
+        output: The directory of the new model, which must be empty or not there.
+        model: The parent. With a collection it is the collection's.
+        collection: Where keys are looked up, and whose vectors show the drift.
+        keep: A table of pairs that are not learned from, to see what becomes of them.
+        anchor: The modality that stays as it is; by default text, or else the commonest.
+        pull: How strongly the maps are held to what was there; by default cross-validated.
+        folds: Parts of the pairs, each held out once.
+        refine: Go on from the closed form by contrastive learning.
+        seed: What decides on the folds and on the batches of refinement.
+        force: Replace a model that is there.
+        progress: Told of each content that is encoded.
+
+    Returns:
+        What was learned, cross-validated, and the rows that could not be used.
+
+    Raises:
+        InvalidInput: Too few pairs, or of one modality only.
+        Conflict: There is something in the output's place.
+        NotFound: No such model or table.
+        UnreadableFile: A table cannot be read.
+    """
+    started = time.monotonic()
+    if not (folds >= 2 and (pull is None or pull > 0)):
+        raise InvalidInput(f"folds must be 2 or more and pull above 0, not {folds} and {pull}")
+    target, table = Path(output).absolute(), Path(pairs)
+    parent = load_model(model) if collection is None else collection.model
+    _check_target(target, parent, force=force)
+    if collection is not None:
+        collection.check_output(target)
+    reader = _Reader(parent, collection, progress or Silent())
+    rows = reader.read(table)
+    staying = _anchor(rows, table, anchor)
+    starts: Maps = {modality: np.eye(DIM, dtype=np.float32) for modality in Modality}
+    learned = learn(rows, starts, anchor=staying, pull=pull, folds=folds, refine=refine, seed=seed)
+    if len(rows) < DIM:
+        learned.notes.append(
+            f"{len(rows)} pairs are fewer than the {DIM} dimensions: the maps were held the more"
+        )
+    problems = list(reader.problems)
+    after = {**starts, **learned.maps}
+    background, drift_of = reader.background(rows, table)
+    kept: list[dict[str, Any]] = []
+    if keep is not None:
+        others = reader.read(Path(keep))
+        problems = list(reader.problems)
+        kept = compare_retrieval(others, starts, after)
+        background, drift_of = _contents(others), str(keep)
+    done = Alignment(
+        model=target,
+        anchor=staying,
+        pairs=len(rows),
+        learned=learned,
+        drift=_drift(background, learned.maps),
+        drift_of=drift_of,
+        kept=kept,
+        problems=problems,
+    )
+    if learned.maps:
+        described = reader.described()
+        prior = _prior(parent, reader.background(rows, table)[0], after, seed)
+        with _whole_directory(target, parent, force=force) as partial:
+            write_aligned(
+                partial,
+                learned.maps,
+                name=target.name,
+                parent=described if collection is not None else full_name(model),
+                fingerprint=parent.fingerprint(),
+                prior=prior,
+                report=done.report(),
+            )
+    else:
+        done.model = None
+    done.seconds = time.monotonic() - started
+    return done
+
+
+def _anchor(rows: Pairs, table: Path, wanted: Modality | str | None) -> Modality:
+    """Return the modality that stays.
+
+    Raises:
+        InvalidInput: It is none, or there are no pairs with it.
+    """
+    there = [one for one in Modality if one in rows.contents and rows.have(one).any()]
+    if not there:
+        raise InvalidInput(
+            f"{table}: no pair can be used", hint="each row needs two of text, image and audio"
+        )
+    if wanted is None:
+        return choose_anchor(rows)
+    if wanted not in there:
+        raise InvalidInput(
+            f"{table}: no pairs with {wanted}, which is to stay",
+            hint=f"one of {', '.join(there)}",
+        )
+    return Modality(wanted)
+
+
+# ---- reading pairs -------------------------------------------------------------------------------
+
+
+class _Reader:
+    """Turns tables of pairs into vectors; what cannot be used is listed in ``problems``.
+
+    Args:
+        model: What encodes.
+        collection: Where keys are looked up; None for nowhere.
+        progress: Told of each content.
+    """
+
+    def __init__(self, model: Model, collection: Collection | None, progress: Progress) -> None:
+        self.problems: list[Problem] = []
+        self._model = model
+        self._collection = collection
+        self._progress = progress
+        self._found: dict[Content, NDArray[np.float32] | MuomniError] = {}
+
+    def read(self, table: Path) -> Pairs:
+        """Return the rows of a table of which every half can be used."""
+        with nullcontext() if self._collection is None else self._collection.view() as view:
+            rows = list(self._rows(table, view))
+            self._encode({content for _, contents in rows for content in contents}, view)
+        good = []
+        for origin, contents in rows:
+            errors = [self._found[one] for one in contents]
+            bad = next((one for one in errors if isinstance(one, MuomniError)), None)
+            if bad is not None:
+                self._fail(origin, bad)
+            else:
+                good.append(contents)
+        return self._stacked(good)
+
+    def _rows(self, table: Path, view: View | None) -> Iterator[tuple[str, list[Content]]]:
+        """Yield the halves of each row, with where it stands."""
+        for number, row in read_rows(table, texts=(*TEXT_COLUMNS, *KEY_COLUMNS)):
+            origin = f"{table}:{number}"
+            try:
+                if isinstance(row, str):
+                    raise InvalidInput(row, hint="mend the row")
+                yield origin, _contents_of(row, table.parent, view)
+            except InvalidInput as error:
+                self._fail(origin, error)
+
+    def _fail(self, origin: str, error: MuomniError) -> None:
+        self.problems.append(Problem(origin, f"{origin}: {error.what}", error.hint))
+
+    def _encode(self, contents: set[Content], view: View | None) -> None:
+        """Find the vector of each content that has none yet."""
+        new = sorted(contents - self._found.keys(), key=lambda one: (one.modality, str(one.value)))
+        keys = [one for one in new if one.is_key]
+        if view is not None:
+            items = view.get([str(one.value) for one in keys], vectors=True)
+            for one, item in zip(keys, items, strict=True):
+                if item.vector is not None:
+                    self._found[one] = item.vector
+        self._progress.start(len(new) - len(keys), "encoding")
+        try:
+            for modality in Modality:
+                group = [one for one in new if one.modality == modality and not one.is_key]
+                if group:
+                    vectors = encode_contents(
+                        self._model.encoder(modality),
+                        [one.value for one in group],
+                        advance=self._progress.advance,
+                    )
+                    self._found.update(zip(group, vectors, strict=True))
+        finally:
+            self._progress.finish()
+
+    def _stacked(self, rows: Sequence[Sequence[Content]]) -> Pairs:
+        numbers: dict[Content, int] = {}
+        vectors: Vectors = {}
+        contents = {}
+        for modality in Modality:
+            vectors[modality] = np.zeros((len(rows), DIM), np.float32)
+            contents[modality] = np.full(len(rows), -1, np.int64)
+        for place, row in enumerate(rows):
+            for one in row:
+                vector = self._found[one]
+                if not isinstance(vector, MuomniError):
+                    vectors[one.modality][place] = vector
+                    contents[one.modality][place] = numbers.setdefault(one, len(numbers))
+        return Pairs(vectors, contents)
+
+    def described(self) -> str:
+        """Return what the collection calls its model."""
+        if self._collection is None:
+            return self._model.name
+        with self._collection.store.snapshot() as snapshot:
+            return snapshot.model
+
+    def background(self, rows: Pairs, table: Path) -> tuple[Vectors, str]:
+        """Return vectors of each modality that stand for what is searched, and what they are."""
+        if self._collection is None:
+            return _contents(rows), str(table)
+        found: Vectors = {}
+        with self._collection.store.snapshot() as snapshot:
+            for modality in Modality:
+                vectors, dead = snapshot.vectors(modality), snapshot.dead(modality)
+                found[modality] = vectors[ranking.sample_rows(len(vectors), dead)]
+        return found, str(self._collection.directory)
+
+
+def _contents_of(row: Row, folder: Path, view: View | None) -> list[Content]:
+    """Return the halves that a row names.
+
+    Raises:
+        InvalidInput: They make no pair.
+    """
+    if any(row.get(name) is not None for name in KEY_COLUMNS):
+        items = _items([_text(name, row.get(name)) for name in KEY_COLUMNS], view)
+        found = [Content(item.modality, item.key, is_key=True) for item in items]
+    else:
+        given = {one: _text(one, row[one]) for one in Modality if row.get(one) is not None}
+        found = [
+            Content(one, value if one == Modality.TEXT else folder / value)
+            for one, value in given.items()
+        ]
+    if len({one.modality for one in found}) < max(2, len(found)):
+        raise InvalidInput(
+            f"{' and '.join(one.modality for one in found) or 'nothing'} is no pair",
+            hint="fill two of text, image and audio, or key_a and key_b of two modalities",
+        )
+    return found
+
+
+def _items(keys: Sequence[str], view: View | None) -> list[Item]:
+    if view is None:
+        raise InvalidInput("keys, but of no collection", hint="name it with -c DIR")
+    try:
+        return view.get(keys)
+    except NotFound as error:
+        raise InvalidInput(error.what, hint=error.hint) from error
+
+
+def _contents(rows: Pairs) -> Vectors:
+    """Return the vector of each different content of some rows, by modality."""
+    found: Vectors = {}
+    for modality, contents in rows.contents.items():
+        numbers, places = np.unique(contents, return_index=True)
+        found[modality] = rows.vectors[modality][places[numbers >= 0]]
+    return found
+
+
+def _text(name: str, value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise InvalidInput(f"{name} is {value!r}, no text", hint="give a text")
+    return value
+
+
+# ---- what the maps do ----------------------------------------------------------------------------
+
+
+def _drift(vectors: Mapping[Modality, NDArray[np.float32]], maps: Maps) -> dict[str, float]:
+    """Return for each mapped modality the mean cosine between old and new vectors."""
+    return {
+        str(modality): round(float(np.mean(np.sum(rows * apply_map(rows, maps[modality]), 1))), 4)
+        for modality, rows in vectors.items()
+        if modality in maps and len(rows)
+    }
+
+
+def _prior(
+    parent: Model, vectors: Mapping[Modality, NDArray[np.float32]], maps: Maps, seed: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the new model's prior: measured where there are vectors enough, else the parent's."""
+    rng = np.random.default_rng(seed)
+    sampled = {
+        modality: apply_map(rows[rng.permutation(len(rows))[:PRIOR_SAMPLE]], maps[modality])
+        for modality, rows in vectors.items()
+        if len(rows) >= PRIOR_ROWS
+    }
+    measured = ranking.fit_prior(sampled)
+
+    def known(asking: str, asked: str) -> dict[str, float]:
+        for prior in (measured, parent.prior):
+            if asked in prior.get(asking, {}):
+                return dict(prior[asking][asked])
+        return {"median": ranking.UNKNOWN.median, "scale": ranking.UNKNOWN.scale}
+
+    return {
+        str(asking): {str(asked): known(asking, asked) for asked in Modality} for asking in Modality
+    }
+
+
+# ---- the directory -------------------------------------------------------------------------------
+
+
+def _check_target(target: Path, parent: Model, *, force: bool) -> None:
+    """Refuse to write over what is there.
+
+    Raises:
+        Conflict: The place is taken.
+    """
+    with disk_errors(target):
+        if not target.parent.is_dir():
+            raise Conflict(f"{target.parent} is no folder", hint="make it first")
+        if not target.exists():
+            return
+        if not target.is_dir():
+            raise Conflict(f"{target} is a file", hint="name another place")
+        if not any(target.iterdir()):
+            return
+        if not force:
+            raise Conflict(
+                f"{target} exists already and is not empty",
+                hint="name another place, or replace a model there with --force",
+            )
+        description = read_description(target)
+        if description is None or description.get("kind") != "aligned":
+            raise Conflict(f"{target} holds no aligned model", hint="name another place")
+    ancestor: Model | None = parent
+    while ancestor is not None:
+        if ancestor.directory is not None and ancestor.directory.resolve() == target.resolve():
+            raise Conflict(
+                f"{target} is what the new model would be learned on", hint="name another place"
+            )
+        ancestor = getattr(ancestor, "parent", None)
+
+
+@contextmanager
+def _whole_directory(target: Path, parent: Model, *, force: bool) -> Iterator[Path]:
+    """Give a directory to write to; it gets its name when all in it is on the disk."""
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    with disk_errors(target):
+        partial.mkdir()
+        try:
+            yield partial
+            for path in sorted(partial.iterdir()):
+                with path.open("rb") as file:
+                    durable.fsync_file(file.fileno())
+            durable.fsync_directory(partial)
+            _check_target(target, parent, force=force)
+            if target.exists() and any(target.iterdir()):
+                durable.replace(target, old)
+            try:
+                durable.replace(partial, target)
+            except BaseException:
+                if old.exists():
+                    old.replace(target)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)

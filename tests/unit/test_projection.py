@@ -1,0 +1,214 @@
+"""Maps that are learned from pairs, on vectors of which the right map is known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from muomni_search import projection
+from muomni_search.errors import InvalidInput
+from muomni_search.items import DIM, Modality
+from muomni_search.projection import (
+    MIN_PAIRS,
+    Maps,
+    Pairs,
+    apply_map,
+    choose_anchor,
+    compare_retrieval,
+    learnable,
+)
+from muomni_search.vectors import normalise
+
+TEXT, IMAGE, AUDIO = Modality.TEXT, Modality.IMAGE, Modality.AUDIO
+# Two folds, for the sake of time.
+learn = partial(projection.learn, folds=2)
+STARTS: Maps = {modality: np.eye(DIM, dtype=np.float32) for modality in Modality}
+
+
+def rotation(rng: np.random.Generator) -> NDArray[np.float64]:
+    return np.linalg.qr(rng.standard_normal((DIM, DIM)))[0]
+
+
+def unit(rng: np.random.Generator, n: int, rank: int = 20) -> NDArray[np.float32]:
+    """Unit rows in a space of fewer dimensions, as those of real contents lie."""
+    basis = np.random.default_rng(1).standard_normal((rank, DIM))
+    return normalise(rng.standard_normal((n, rank)) @ basis)
+
+
+def pairs_of(
+    vectors: Mapping[Modality, NDArray[Any]], contents: Mapping[Modality, list[int]] | None = None
+) -> Pairs:
+    count = len(next(iter(vectors.values())))
+    numbers = {one: np.arange(count) for one in vectors}
+    numbers |= {one: np.array(some) for one, some in (contents or {}).items()}
+    return Pairs(vectors, numbers)
+
+
+def turned(rng: np.random.Generator, n: int, noise: float = 0.05) -> Pairs:
+    """Texts, and pictures that are the same vectors, turned, with some noise."""
+    texts = unit(rng, n)
+    pictures = normalise(texts @ rotation(np.random.default_rng(2)))
+    pictures = normalise(pictures + noise * rng.standard_normal(pictures.shape) / 16)
+    return pairs_of({TEXT: texts, IMAGE: pictures})
+
+
+def mrr(found: list[dict[str, Any]], which: str) -> list[float]:
+    return [one[which]["mrr"] for one in found]
+
+
+def test_a_turned_modality_is_turned_back_and_others_of_it_too(rng: np.random.Generator) -> None:
+    learned = learn(turned(rng, 80), STARTS, anchor=TEXT)
+    assert set(learned.maps) == {IMAGE}
+    assert not math.isinf(learned.pulls[IMAGE])
+    assert max(mrr(learned.retrieval, "before")) < 0.2
+    assert min(mrr(learned.retrieval, "after")) > 0.9
+    assert all(one["mrr_gain_interval"][0] > 0.5 for one in learned.retrieval)
+    found = compare_retrieval(turned(rng, 60), STARTS, {**STARTS, **learned.maps})
+    assert min(mrr(found, "after")) > 0.9
+
+
+def test_what_has_nothing_to_do_with_each_other_stays_as_it_was(rng: np.random.Generator) -> None:
+    learned = learn(pairs_of({TEXT: unit(rng, 60), AUDIO: unit(rng, 60, 200)}), STARTS, anchor=TEXT)
+    assert learned.maps == {}
+    assert learned.pulls == {AUDIO: math.inf}
+    assert "audio gains nothing" in learned.notes[0]
+    assert mrr(learned.retrieval, "before") == mrr(learned.retrieval, "after")
+
+
+def test_a_modality_that_gains_is_mapped_beside_one_that_does_not(rng: np.random.Generator) -> None:
+    pairs = turned(rng, 80)
+    pairs = pairs_of({**pairs.vectors, AUDIO: unit(rng, 80, 200)})
+    learned = learn(pairs, STARTS, anchor=TEXT)
+    assert set(learned.maps) == {IMAGE}
+
+
+def test_a_pull_that_is_given_is_taken_whatever_it_gains(rng: np.random.Generator) -> None:
+    pairs = pairs_of({TEXT: unit(rng, 60), AUDIO: unit(rng, 60, 200)})
+    learned = learn(pairs, STARTS, anchor=TEXT, pull=10.0)
+    assert learned.pulls == {AUDIO: 10.0}
+    assert set(learned.maps) == {AUDIO}
+
+
+def test_the_closed_form_is_the_least_of_its_sum(rng: np.random.Generator) -> None:
+    """Its gradient is zero: Xᵀ(XW − T) + λ(W − I) = 0, with λ = pull · n / d."""
+    pairs = turned(rng, 40)
+    weights = learn(pairs, STARTS, anchor=TEXT, pull=3.0).maps[IMAGE].astype(np.float64)
+    x, t = (pairs.vectors[one].astype(np.float64) for one in (IMAGE, TEXT))
+    gradient = x.T @ (x @ weights - t) + 3.0 * 40 / DIM * (weights - np.eye(DIM))
+    assert np.abs(gradient).max() < 1e-6
+
+
+def test_a_strong_pull_changes_little_and_a_weak_one_much(rng: np.random.Generator) -> None:
+    pairs = turned(rng, 100)
+    moved = [
+        float(
+            np.linalg.norm(learn(pairs, STARTS, anchor=TEXT, pull=pull).maps[IMAGE] - np.eye(DIM))
+        )
+        for pull in (300.0, 10.0, 0.1)
+    ]
+    assert moved == sorted(moved)
+
+
+def test_the_same_seed_gives_the_same_maps(rng: np.random.Generator) -> None:
+    pairs = turned(rng, 60)
+    one, other = (learn(pairs, STARTS, anchor=TEXT, seed=3) for _ in range(2))
+    assert one.maps[IMAGE].tobytes() == other.maps[IMAGE].tobytes()
+    assert one.retrieval == other.retrieval
+
+
+def test_what_never_stands_beside_the_anchor_is_brought_to_what_does(
+    rng: np.random.Generator,
+) -> None:
+    """Text–picture pairs and picture–sound pairs; sounds and texts are never seen together."""
+    meanings = unit(rng, 160)
+    turn = rotation(np.random.default_rng(2)), rotation(np.random.default_rng(3))
+    vectors = {
+        TEXT: np.where(np.arange(160)[:, None] < 80, meanings, 0).astype(np.float32),
+        IMAGE: normalise(meanings @ turn[0]),
+        AUDIO: np.where(np.arange(160)[:, None] < 80, 0, normalise(meanings @ turn[1])).astype(
+            np.float32
+        ),
+    }
+    numbers = list(range(160))
+    contents = {
+        TEXT: numbers[:80] + [-1] * 80,
+        IMAGE: numbers,
+        AUDIO: [-1] * 80 + numbers[80:],
+    }
+    pairs = pairs_of(vectors, contents)
+    assert learnable(pairs, TEXT) == [IMAGE, AUDIO]
+    learned = learn(pairs, STARTS, anchor=TEXT)
+    new = unit(rng, 50)
+    tested = pairs_of({TEXT: new, AUDIO: normalise(new @ turn[1])})
+    found = compare_retrieval(tested, STARTS, {**STARTS, **learned.maps})
+    assert min(mrr(found, "after")) > 0.8 > 0.3 > max(mrr(found, "before"))
+
+
+def test_fewer_pairs_than_the_least_are_refused(rng: np.random.Generator) -> None:
+    with pytest.raises(InvalidInput, match=f"{MIN_PAIRS} pairs"):
+        learn(turned(rng, MIN_PAIRS - 1), STARTS, anchor=TEXT)
+    assert learn(turned(rng, MIN_PAIRS), STARTS, anchor=TEXT).pulls
+
+
+def test_rows_with_one_picture_are_never_told_apart_and_those_with_one_text_are() -> None:
+    vectors = {TEXT: np.zeros((4, DIM), np.float32), IMAGE: np.zeros((4, DIM), np.float32)}
+    groups = pairs_of(vectors, {TEXT: [0, 0, 1, 2], IMAGE: [0, 1, 1, 2]}).groups()
+    assert groups[1] == groups[2]
+    assert len(set(groups.tolist())) == 3
+
+
+def test_any_of_the_pictures_of_a_name_is_a_find(rng: np.random.Generator) -> None:
+    texts = np.repeat(unit(rng, 2), 3, axis=0)
+    found = compare_retrieval(
+        pairs_of({TEXT: texts, IMAGE: texts[[1, 2, 0, 4, 5, 3]]}, {TEXT: [0, 0, 0, 1, 1, 1]}),
+        STARTS,
+        STARTS,
+    )
+    assert mrr(found, "before") == [1.0, 1.0]
+
+
+def test_a_map_that_makes_all_alike_finds_nothing(rng: np.random.Generator) -> None:
+    flat = np.zeros((DIM, DIM), np.float32)
+    flat[:, 0] = 1.0
+    texts = np.abs(unit(rng, 20))
+    found = compare_retrieval(
+        pairs_of({TEXT: texts, IMAGE: texts}), STARTS, {**STARTS, IMAGE: flat}
+    )
+    assert mrr(found, "before") == [1.0, 1.0]
+    assert max(mrr(found, "after")) < 0.3
+
+
+def test_refinement_finds_what_least_squares_cannot_and_is_kept_only_then(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loud direction that says nothing drowns the quiet ones, until ranks are what counts."""
+    monkeypatch.setattr(projection, "STEPS", 60)
+    texts = unit(rng, 100)
+    loud = rng.standard_normal((100, 1)) * rng.standard_normal(DIM)
+    pictures = normalise(texts @ rotation(np.random.default_rng(2)) + 0.35 * loud)
+    pairs = pairs_of({TEXT: texts, IMAGE: pictures})
+    plain = learn(pairs, STARTS, anchor=TEXT)
+    refined = learn(pairs, STARTS, anchor=TEXT, refine=True)
+    assert sum(mrr(refined.retrieval, "after")) >= sum(mrr(plain.retrieval, "after"))
+    assert refined.refined != any("refinement did not help" in note for note in refined.notes)
+    assert refined.refined != np.array_equal(refined.maps[IMAGE], plain.maps[IMAGE])
+
+
+def test_words_stay_where_there_are_some_or_else_the_commonest(rng: np.random.Generator) -> None:
+    vectors = {one: unit(rng, 3) for one in Modality}
+    assert choose_anchor(pairs_of(vectors)) == TEXT
+    contents = {TEXT: [-1] * 3, IMAGE: [0, -1, 1], AUDIO: [0, 1, 2]}
+    assert choose_anchor(pairs_of(vectors, contents)) == AUDIO
+
+
+def test_a_row_comes_out_the_same_alone_and_among_others(rng: np.random.Generator) -> None:
+    rows, weights = unit(rng, 30), rotation(rng).astype(np.float32)
+    alone = np.concatenate([apply_map(rows[n : n + 1], weights) for n in range(30)])
+    assert np.abs(alone - apply_map(rows, weights)).max() < 1e-7
+    assert apply_map(rows[:0], weights).shape == (0, DIM)
