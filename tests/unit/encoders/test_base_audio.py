@@ -139,7 +139,7 @@ def test_the_twenty_strongest_classes_are_kept(rng: np.random.Generator) -> None
     weights = rng.choice(np.array([0.3, 1.0], np.float32), 521)
     found = audio.class_strengths(probabilities, weights)
     pooled = [
-        (max(column) + sum(column) / 7) / 2 * weight
+        ((max(column) + sum(column) / 7) / 2 * weight) ** 0.6
         for column, weight in zip(probabilities.T.tolist(), weights.tolist(), strict=True)
     ]
     strongest = sorted(range(521), key=lambda number: -pooled[number])[:20]
