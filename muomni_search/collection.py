@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -278,7 +278,7 @@ class Collection:
         offset: int = 0,
         modality: Modalities = None,
         where: Where = None,
-        min_score: float | None = None,
+        min_score: float | Literal["auto"] | None = None,
         exact: bool = False,
         segments: bool = False,
         include_self: bool = False,
@@ -292,7 +292,9 @@ class Collection:
             offset: How many of the best to leave out before them.
             modality: Only items of these modalities.
             where: Only items that this filter matches (docs/reference/filters.md).
-            min_score: Only hits with at least this calibrated score.
+            min_score: Only hits with at least this calibrated score; ``auto`` for hits that stand
+                out from what is unrelated: a query whose answer is not there gets none of a
+                modality in nine cases of ten.
             exact: Compare with every row, whatever index there is.
             segments: Make every segment a hit, not only the best one of an item.
             include_self: Keep the items that the query itself names.
@@ -324,7 +326,7 @@ class Collection:
         offset: int = 0,
         modality: Modalities = None,
         where: Where = None,
-        min_score: float | None = None,
+        min_score: float | Literal["auto"] | None = None,
         exact: bool = False,
         segments: bool = False,
         include_self: bool = False,
@@ -333,6 +335,8 @@ class Collection:
         whole = int | np.integer
         if not (isinstance(k, whole) and k >= 1 and isinstance(offset, whole) and offset >= 0):
             raise InvalidInput(f"k must be 1 or more and offset 0 or more, not {k} and {offset}")
+        if isinstance(min_score, str) and min_score != "auto":
+            raise InvalidInput(f"min_score is {min_score!r}", hint="give a number, or 'auto'")
         asked = [Query.text(query) if isinstance(query, str) else query for query in queries]
         for query in asked:
             if not isinstance(query, Query) or not query.parts:
@@ -351,9 +355,8 @@ class Collection:
                     exact=exact,
                     segments=segments,
                     include_self=include_self,
+                    min_score=min_score,
                 )[offset:]
-                if min_score is not None:
-                    ranked = [found for found in ranked if found.score >= min_score]
                 answers.append(view.hits(ranked, first_rank=offset + 1))
         return answers
 

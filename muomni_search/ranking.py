@@ -8,6 +8,7 @@ cosines with a fixed sample of the rows. Within a modality the order stays that 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -37,16 +38,29 @@ TAIL = 0.99
 TAIL_DEVIATIONS = 2.326
 # Rows that are all alike would make any difference infinitely large.
 MIN_SCALE = 0.02
+# A query whose answer is not there still finds something; the score of the best of that is known
+# for so many rows, and its growth with them was measured between these numbers.
+ALARM_ROWS, FEWEST_ROWS = 400, 50
+FALSE_ALARMS = 0.1
 # How many queries are compared with the sample at a time: 8 MB of cosines.
 QUERIES_AT_ONCE = 1_024
 
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """What to expect of unrelated cosines before any row is seen: median and deviation."""
+    """What to expect of unrelated cosines before any row is seen.
+
+    Args:
+        median: Their median.
+        scale: Their deviation, by the upper tail.
+        alarm: The score that the best of 400 unrelated rows reaches for one query of ten.
+        growth: How much higher that is for each e-fold of rows.
+    """
 
     median: float
     scale: float
+    alarm: float = 4.0
+    growth: float = 0.4
 
 
 # For a model that says nothing: unrelated directions in 256 dimensions, generously.
@@ -55,10 +69,15 @@ UNKNOWN = Prior(0.0, 0.1)
 
 @dataclass(frozen=True, slots=True)
 class Background:
-    """The cosines of one query with rows that it has nothing to do with."""
+    """The cosines of one query with rows that it has nothing to do with.
+
+    A score of ``alarm`` or more is one that the best of so many unrelated rows reaches for one
+    query of ten only.
+    """
 
     median: float
     scale: float
+    alarm: float = math.inf
 
     def score(self, cosine: float) -> float:
         """Return how many deviations above the background a cosine lies."""
@@ -87,7 +106,9 @@ def backgrounds(
         expected = prior or UNKNOWN
         middle = weight * median + (1 - weight) * expected.median
         spread = weight * scale + (1 - weight) * expected.scale
-        found.append(Background(middle, max(spread, MIN_SCALE)))
+        rows = min(max(count, FEWEST_ROWS), SAMPLE_ROWS)
+        alarm = expected.alarm + expected.growth * math.log(rows / ALARM_ROWS)
+        found.append(Background(middle, max(spread, MIN_SCALE), alarm))
     return found
 
 
@@ -122,40 +143,69 @@ def prior_for(
     found = [known[kind][modality] for kind in kinds if modality in known[kind]]
     if not found:
         return None
-    return Prior(
-        float(np.mean([one["median"] for one in found])),
-        float(np.mean([one["scale"] for one in found])),
-    )
+    means = {
+        name: float(np.mean([one[name] for one in found if name in one]))
+        for name in ("median", "scale", "alarm", "growth")
+        if any(name in one for one in found)
+    }
+    return Prior(**means)
 
 
 def fit_prior(
     vectors: Mapping[Modality, NDArray[np.float32]],
+    labels: Mapping[Modality, Sequence[object]] | None = None,
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Return what to expect of the cosines of unrelated pairs: a model's prior.
 
     Args:
         vectors: For each modality unit rows (n, 256) of contents that have little to do with each
             other, two at least.
+        labels: What each row is of; equal ones are related, and left out. By default each row is
+            of something else.
 
     Returns:
-        For each modality asked with and asked for, the means over the queries of the median and
-        of the upper tail's scale.
+        For each modality asked with and asked for what ``Prior`` holds, means over the queries.
     """
     prior: dict[str, dict[str, dict[str, float]]] = {}
     for asking, queries in vectors.items():
         prior[str(asking)] = {}
         for asked, items in vectors.items():
-            cosines = queries @ items.T
+            cosines = (queries @ items.T).astype(np.float64)
+            if labels is not None:
+                ours, theirs = (np.array(list(map(str, labels[one]))) for one in (asking, asked))
+                cosines[ours[:, None] == theirs[None]] = np.nan
             if asking == asked:
-                others = ~np.eye(len(cosines), dtype=bool)
-                cosines = cosines[others].reshape(len(cosines), -1)
-            median = np.median(cosines, axis=1)
-            scale = (np.quantile(cosines, TAIL, axis=1) - median) / TAIL_DEVIATIONS
+                np.fill_diagonal(cosines, np.nan)
             prior[str(asking)][str(asked)] = {
-                "median": round(float(median.mean()), 4),
-                "scale": round(float(scale.mean()), 4),
+                name: round(value, 4) for name, value in _unrelated(cosines).items()
             }
     return prior
+
+
+def _unrelated(cosines: NDArray[np.float64]) -> dict[str, float]:
+    """Return the prior of queries and unrelated rows; related ones are NaN."""
+    median = np.nanmedian(cosines, axis=1)
+    scale = (np.nanquantile(cosines, TAIL, axis=1) - median) / TAIL_DEVIATIONS
+    scores = (cosines - median[:, None]) / np.maximum(scale, MIN_SCALE)[:, None]
+    count = cosines.shape[1]
+    few = max(2, count // 4)
+    rng = np.random.default_rng(0)
+    some = [rng.choice(count, few, replace=False) for _ in range(8)]
+    alarm = _alarm(scores)
+    growth = max(0.0, alarm - float(np.mean([_alarm(scores[:, one]) for one in some])))
+    growth /= math.log(count / few)
+    return {
+        "median": float(median.mean()),
+        "scale": float(scale.mean()),
+        "alarm": alarm + growth * math.log(ALARM_ROWS / count),
+        "growth": growth,
+    }
+
+
+def _alarm(scores: NDArray[np.float64]) -> float:
+    """Return the score that the best row reaches for the share ``FALSE_ALARMS`` of the queries."""
+    best = np.where(np.isnan(scores), -np.inf, scores).max(axis=1)
+    return float(np.quantile(best[np.isfinite(best)], 1 - FALSE_ALARMS))
 
 
 def sample_rows(count: int, dead: NDArray[np.int64]) -> NDArray[np.int64]:

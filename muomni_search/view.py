@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -231,6 +231,7 @@ class View:
         exact: bool = False,
         segments: bool = False,
         include_self: bool = False,
+        min_score: float | Literal["auto"] | None = None,
     ) -> list[Ranked]:
         """Return the best min(k, what matches) rows or items for a query's unit vector.
 
@@ -243,6 +244,8 @@ class View:
             exact: Compare with every row.
             segments: Let every row stand for itself.
             include_self: Keep the items that the query names.
+            min_score: Only those with this score or more; ``auto`` for one that the best of what
+                is unrelated reaches for one query of ten, in each modality.
         """
         condition = parse_filter(where)
         named = [part.value for part in query.parts if part.kind == "id"]
@@ -256,7 +259,9 @@ class View:
                 self._loaded.prior(self.snapshot, asked_with, one),
             )
             found = self._top(one, vector, k, allowed, left_out, exact=exact, segments=segments)
-            ranked += [match._replace(score=background.score(match.cosine)) for match in found]
+            least = background.alarm if min_score == "auto" else min_score
+            scored = [match._replace(score=background.score(match.cosine)) for match in found]
+            ranked += [match for match in scored if least is None or match.score >= least]
         return sorted(ranked, key=_order)[:k]
 
     def _searched(

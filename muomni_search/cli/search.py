@@ -25,6 +25,14 @@ if TYPE_CHECKING:
     from muomni_search import Collection, Hit, Query
 
 
+class MinScore(FiniteNumber):
+    """A number, or the word ``auto``."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number that ``value`` spells, or ``auto``."""
+        return value if value == "auto" else super().convert(value, param, ctx)
+
+
 @click.command(
     "search",
     cls=QueryCommand,
@@ -46,7 +54,10 @@ muomni search owl --where "licence = 'CC0'" --html owl.html""",
 @modality_option
 @where_option
 @click.option(
-    "--min-score", metavar="X", type=FiniteNumber(), help="Only hits with this score or more."
+    "--min-score",
+    metavar="X|auto",
+    type=MinScore(),
+    help="Only hits with this score or more; auto for those that stand out from what is unrelated.",
 )
 @click.option("--exact", is_flag=True, help="Compare with every vector, whatever index there is.")
 @click.option("--segments", is_flag=True, help="Every segment is a hit, not one an item.")

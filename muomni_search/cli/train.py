@@ -22,6 +22,7 @@ SHOWN_PROBLEMS = 5
 )
 @click.option("--threads", type=click.IntRange(min=1), help="How many threads; all by default.")
 @click.option("--restart", is_flag=True, help="Forget what was trained here before, begin anew.")
+@click.option("--finish", is_flag=True, help="Make a model of the last checkpoint, and stop.")
 @json_option
 def command(
     recipe: Path,
@@ -29,6 +30,7 @@ def command(
     device: str,
     threads: int | None,
     restart: bool,
+    finish: bool,
     as_json: bool,
 ) -> None:
     """Train μOmni's encoders as a recipe says.
@@ -47,6 +49,7 @@ def command(
             device=device,
             threads=threads,
             restart=restart,
+            finish=finish,
             progress=progress,
         )
     for problem in training.problems[:SHOWN_PROBLEMS]:

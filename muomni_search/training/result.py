@@ -116,6 +116,7 @@ def fit_prior(model: Model, examples: Examples, seed: int) -> dict[str, Any]:
     """Return the prior of a model over a sample of examples; empty when it lacks a modality."""
     rng = np.random.default_rng(seed)
     rows: dict[Modality, NDArray[np.float32]] = {}
+    labels: dict[Modality, list[int]] = {}
     for modality in Modality:
         numbers = np.unique(examples.numbers[modality])
         numbers = numbers[numbers >= 0]
@@ -123,7 +124,9 @@ def fit_prior(model: Model, examples: Examples, seed: int) -> dict[str, Any]:
             return {}
         few = rng.choice(numbers, min(PRIOR_SAMPLE, len(numbers)), replace=False)
         rows[modality] = _vectors(model, modality, examples, np.sort(few))
-    return ranking.fit_prior(rows)
+        owner = dict(zip(examples.numbers[modality], examples.groups, strict=True))
+        labels[modality] = [int(owner[number]) for number in np.sort(few)]
+    return ranking.fit_prior(rows, labels)
 
 
 def _vectors(
@@ -212,9 +215,9 @@ def write_card(trained: Trained) -> str:
         + "\n".join(tables),
         f"{report['examples']:,} examples, {report['held_out_examples']:,} held out, "
         f"{report['skipped_rows']:,} rows skipped.",
-        f"{report['steps']:,} steps of {recipe.optimiser.batch} in {report['hours']:.2f} hours on "
-        f"{report['threads']} threads ({report['device']}); peak memory "
-        f"{report['peak_memory_bytes'] / 1e9:.1f} GB.",
+        f"{report['steps']:,} of {report['planned_steps']:,} steps of {recipe.optimiser.batch} in "
+        f"{report['hours']:.2f} hours on {report['threads']} threads ({report['device']}); "
+        f"peak memory {report['peak_memory_bytes'] / 1e9:.1f} GB.",
         "## Found among the held-out examples\n\n| | | |\n|---|---|---|\n" + "\n".join(found)
         if found
         else "",

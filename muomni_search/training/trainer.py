@@ -90,6 +90,7 @@ def train(
     device: str = "auto",
     threads: int | None = None,
     restart: bool = False,
+    finish: bool = False,
     progress: Progress | None = None,
 ) -> Training:
     """Train what a recipe says; leave a model in ``directory``.
@@ -104,6 +105,7 @@ def train(
         device: ``cpu``, ``cuda``, ``mps``, or ``auto`` for the fastest that is there.
         threads: How many threads computing may use; all by default.
         restart: Begin anew, whatever was trained in this place before.
+        finish: Take no more steps: make a model of the last checkpoint.
         progress: Told of what happens.
 
     Raises:
@@ -124,7 +126,7 @@ def train(
         torch.set_num_threads(threads)
     run = _Run(recipe, work, torch.device(_device(device)), progress)
     with _deterministic():
-        run.go()
+        run.go(finish=finish)
     report = run.report()
     write_model(
         directory,
@@ -220,10 +222,20 @@ class _Run:
 
     # ---- steps -------------------------------------------------------------------------------
 
-    def go(self) -> None:
-        """Take the steps that are left."""
+    def go(self, *, finish: bool) -> None:
+        """Go on from the checkpoint, and take the steps that are left, or none to ``finish``.
+
+        Raises:
+            InvalidInput: There is no checkpoint to finish with.
+        """
         recipe, steps = self._recipe, self._recipe.optimiser.steps
         self._resume()
+        if finish and not self._done:
+            raise InvalidInput(
+                f"{self._work / CHECKPOINT} is not there: nothing was trained yet",
+                hint="leave --finish out",
+            )
+        steps = self._done if finish else steps
         while self._done < steps:
             began = time.monotonic()
             facts = self._step(self._done)
@@ -462,6 +474,7 @@ class _Run:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         return {
             "steps": self._done,
+            "planned_steps": self._recipe.optimiser.steps,
             "hours": round(self._seconds / 3600, 3),
             "peak_memory_bytes": peak,
             "threads": torch.get_num_threads(),

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from muomni_search.encoders.base.image import ridge_input, root
+from muomni_search.encoders.base.image import HIDDEN, ridge_input, root, unpack_signs
 from muomni_search.vectors import normalise
 
 Array = NDArray[np.float32]
@@ -124,9 +124,74 @@ CLIPART = [
 ]
 
 
-def read_drawings(packages: Path, scratch: Path) -> list[tuple[Path, str]]:
-    """Return the drawings of three packages with their names, in a fixed order."""
-    return [*_openmoji(packages, scratch), *_google_emoji(packages), *_openclipart(packages)]
+ICONIFY = [
+    "twemoji",
+    "fluent-emoji",
+    "noto-v1",
+    "emojione",
+    "emojione-v1",
+    "fxemoji",
+    "streamline-emojis",
+]
+VAGUE_EMOJI = {None, 2, 8, 9}  # components, symbols, flags
+
+
+def read_drawings(packages: Path) -> dict[str, list[tuple[Path, str]]]:
+    """Return the drawings of each package with their names, in a fixed order."""
+    return {
+        "openmoji": _openmoji(packages, packages / "openmoji-png"),
+        "google": _google_emoji(packages),
+        "openclipart": _openclipart(packages),
+        **{name: _iconify(packages, packages / "iconify-png" / name, name) for name in ICONIFY},
+    }
+
+
+def _iconify(packages: Path, scratch: Path, name: str) -> list[tuple[Path, str]]:
+    """Return the emoji of one style, found by their code point or by their name."""
+    folder = packages / "@iconify-json" / name / "package"
+    icons = json.loads((folder / "icons.json").read_text(encoding="utf-8"))
+    characters = json.loads((folder / "chars.json").read_text(encoding="utf-8"))
+    path = packages / "emojibase-data/package/en/data.json"
+    emoji = {
+        _plain(entry["hexcode"]): entry for entry in json.loads(path.read_text(encoding="utf-8"))
+    }
+    codes = {_letters(entry["label"]): code for code, entry in reversed(emoji.items())}
+    by_icon = {icon: _plain(code) for code, icon in reversed(characters.items())}
+    scratch.mkdir(parents=True, exist_ok=True)
+    drawings = []
+    for icon, drawing in sorted(icons["icons"].items()):
+        code = by_icon.get(icon) or codes.get(_letters(re.sub(r"-\d+$", "", icon)))
+        entry: Any = emoji.get(code or "")
+        if entry is None or entry.get("group") in VAGUE_EMOJI:
+            continue
+        target = scratch / f"{code}_{icon}.png"
+        if not target.exists():
+            _render(drawing, icons, target)
+        drawings.append((target, entry["label"]))
+    return drawings
+
+
+def _plain(code: str) -> str:
+    """Return a code point without the marks that choose a coloured picture."""
+    return "-".join(part for part in code.upper().split("-") if part != "FE0F")
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+def _render(drawing: dict[str, Any], defaults: dict[str, Any], target: Path) -> None:
+    """Write one icon of a set as a picture of 224 pixels."""
+    left, top = drawing.get("left", 0), drawing.get("top", 0)
+    width = drawing.get("width", defaults.get("width", 16))
+    height = drawing.get("height", defaults.get("height", 16))
+    svg = (
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="{left} {top} {width} {height}" width="{width}" height="{height}">'
+        f"{drawing['body']}</svg>"
+    )
+    command = ["rsvg-convert", "-w", "224", "-h", "224", "--keep-aspect-ratio", "-o", str(target)]
+    subprocess.run(command, input=svg.encode(), check=True)
 
 
 def _openmoji(packages: Path, scratch: Path) -> list[tuple[Path, str]]:
@@ -153,7 +218,7 @@ def _google_emoji(packages: Path) -> list[tuple[Path, str]]:
     for source in sorted(folder.glob("*.png")):
         code = source.stem.upper()
         entry: Any = named.get(code) or named.get(code.replace("-FE0F", ""))
-        if entry and entry.get("group") not in (8, 9, 2):  # symbols, flags, components
+        if entry and entry.get("group") not in VAGUE_EMOJI:
             drawings.append((source, entry["label"]))
     return drawings
 
@@ -171,10 +236,16 @@ def _openclipart(packages: Path) -> list[tuple[Path, str]]:
 # ---- closed-form learning --------------------------------------------------------------------
 
 
-def fit_ridge(features: Array, targets: Array) -> tuple[Array, Array]:
-    """Return the mean (1280,) and the ridge regression (1281, 384) from features to targets."""
+def random_signs() -> Array:
+    """Return the bits of the random projection (1280, 192), eight in a number."""
+    bits = np.random.RandomState(0).randint(0, 2, (1280, HIDDEN))
+    return np.packbits(bits.astype(np.uint8), axis=1).astype(np.float32)
+
+
+def fit_ridge(features: Array, targets: Array, signs: Array) -> tuple[Array, Array]:
+    """Return the mean (1280,) and the ridge regression (2817, 384) from features to targets."""
     mean = root(features).mean(axis=0)
-    inputs = ridge_input(features, mean).astype(np.float64)
+    inputs = ridge_input(features, mean, unpack_signs(signs)).astype(np.float64)
     gram = inputs.T @ inputs + np.eye(inputs.shape[1])
     return mean, np.linalg.solve(gram, inputs.T @ targets.astype(np.float64)).astype(np.float32)
 

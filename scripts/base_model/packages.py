@@ -78,28 +78,17 @@ DRAWINGS = [
         "1:0.18+dfsg-19",
         "f07f1545a2970c2cf3fa339bc2405da1a95cf2b1827bfa05bf73eb1c20291c02",
     ),
-]
-SOUNDS = [
-    Package(
-        "apt",
-        "sonic-pi-samples",
-        "3.2.2~repack-8",
-        "25f2312d2fae005e6ad0f4726b8ed3084e776006a5a132083506e960224ac79d",
-    )
-]
-# What `muomni-tiny` learns from beside those.
-TINY = [
-    Package(
-        "npm",
-        "@iconify-json/fluent-emoji",
-        "1.2.7",
-        "8044210dbf11e016d4de85f15d01a243423bd832457e7e2491df1b751c0e272b",
-    ),
     Package(
         "npm",
         "@iconify-json/twemoji",
         "1.2.5",
         "19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7",
+    ),
+    Package(
+        "npm",
+        "@iconify-json/fluent-emoji",
+        "1.2.7",
+        "8044210dbf11e016d4de85f15d01a243423bd832457e7e2491df1b751c0e272b",
     ),
     Package(
         "npm",
@@ -125,6 +114,23 @@ TINY = [
         "1.2.2",
         "f3e72b3c59d05e1db03b7e308d55c0d05bd7ba3f625a90da1b79313c12858eef",
     ),
+    Package(
+        "npm",
+        "@iconify-json/streamline-emojis",
+        "1.2.4",
+        "5dac87c876b322500989828c5823143e0100d78881627a2e4081a4b897cbfdbc",
+    ),
+]
+SOUNDS = [
+    Package(
+        "apt",
+        "sonic-pi-samples",
+        "3.2.2~repack-8",
+        "25f2312d2fae005e6ad0f4726b8ed3084e776006a5a132083506e960224ac79d",
+    )
+]
+# What `muomni-tiny` learns from beside those.
+TINY = [
     Package(
         "apt",
         "fluid-soundfont-gm",

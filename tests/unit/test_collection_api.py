@@ -223,6 +223,26 @@ def test_min_score_cuts_the_tail_and_nothing_else(shelf: Collection) -> None:
     assert shelf.query(Query.vector(ASKED), 5, min_score=1e9) == []
 
 
+def test_an_automatic_min_score_keeps_what_stands_out_in_its_modality(shelf: Collection) -> None:
+    vector = shelf.resolve(Query.vector(ASKED))
+    whole = shelf.query(Query.vector(ASKED), 1_000)
+    kept = shelf.query(Query.vector(ASKED), 1_000, min_score="auto")
+    with shelf.view() as view:
+        (backgrounds,) = zip(
+            *(view._backgrounds([Query.vector(ASKED)], vector[None], one) for one in Modality),
+            strict=True,
+        )
+    alarms = dict(zip(Modality, (found.alarm for found in backgrounds), strict=True))
+    expected = [hit.key for hit in whole if hit.score >= alarms[hit.modality]]
+    assert [hit.key for hit in kept] == expected
+    assert 0 < len(kept) < len(whole)
+
+
+def test_a_min_score_that_is_no_number_is_refused(shelf: Collection) -> None:
+    with pytest.raises(InvalidInput, match="min_score is 'some': give a number, or 'auto'"):
+        shelf.query(Query.vector(ASKED), 5, min_score="some")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("k", [1, 3, 7, 500])
 @pytest.mark.parametrize(
     "where",

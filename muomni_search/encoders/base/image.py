@@ -9,9 +9,10 @@ Preprocessing, all of it:
 
 The vector is unit(m · C) + unit(f · R), projected to 256 dimensions and scaled to unit length:
 ``m`` are the 50 likeliest of 1,000 ImageNet classes under a softmax of temperature 1.5, ``C`` the
-text embeddings of those classes; ``f`` are the centred square roots of the 1,280 features and
-``R`` a ridge regression to the names of drawings. The first half is ConSE (Norouzi et al. 2014,
-"Zero-shot learning by convex combination of semantic embeddings").
+text embeddings of those classes; ``f`` are the centred square roots of the 1,280 features beside
+1,536 random ReLU features of them, and ``R`` a ridge regression to the names of drawings. The
+first half is ConSE (Norouzi et al. 2014, "Zero-shot learning by convex combination of semantic
+embeddings").
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ LARGEST_CUT_OUT = 10_000  # pixels, the longer side
 TEMPERATURE = 1.5
 CLASSES, TOP_CLASSES = 1000, 50
 FEATURES = 1280
+# Random ReLU features beside the given ones: a wide hidden layer whose first weights stay random.
+HIDDEN = 1536
+# The mean of the ReLU of a standard normal, which is about what a random projection gives; the
+# gain makes them weigh like the given features.
+HIDDEN_MEAN, HIDDEN_GAIN = 0.4, 1.2
 WIDTH = 384  # of the text embeddings of class names
 # Pictures in one run of the tower: 16 × 600 KB of input, and no slower than 64.
 BATCH = 16
@@ -50,8 +56,8 @@ class ImageEncoder:
 
     Args:
         tower: The file of EfficientNet-Lite0.
-        head: The file with ``classes`` (1000, 384), ``feature_mean`` (1280,), ``ridge``
-            (1281, 384) and ``projection`` (384, 256).
+        head: The file with ``classes`` (1000, 384), ``feature_mean`` (1280,), ``signs``
+            (1280, 192), ``ridge`` (2817, 384) and ``projection`` (384, 256).
         fingerprint: The model's.
         threads: How many threads encoding may use.
     """
@@ -66,11 +72,13 @@ class ImageEncoder:
             head,
             classes=(CLASSES, WIDTH),
             feature_mean=(FEATURES,),
-            ridge=(FEATURES + 1, WIDTH),
+            signs=(FEATURES, HIDDEN // 8),
+            ridge=(FEATURES + HIDDEN + 1, WIDTH),
             projection=(WIDTH, DIM),
         )
         self._classes = arrays["classes"]
         self._mean = arrays["feature_mean"]
+        self._signs = unpack_signs(arrays["signs"])
         self._ridge = arrays["ridge"]
         self._projection = arrays["projection"]
 
@@ -102,7 +110,7 @@ class ImageEncoder:
     ) -> NDArray[np.float32]:
         """Return (n, 256) unit rows from what the tower gives."""
         named = normalise(mixture(logits) @ self._classes)
-        learned = normalise(ridge_input(features, self._mean) @ self._ridge)
+        learned = normalise(ridge_input(features, self._mean, self._signs) @ self._ridge)
         return normalise((named + learned) @ self._projection)
 
 
@@ -122,10 +130,20 @@ def root(features: NDArray[np.float32]) -> NDArray[np.float32]:
     return rooted
 
 
-def ridge_input(features: NDArray[np.float32], mean: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the regression's input (n, 1281): centred unit roots, and a 1 for the offset."""
+def ridge_input(
+    features: NDArray[np.float32], mean: NDArray[np.float32], signs: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return the regression's input (n, 2817): unit roots, their random features, a 1."""
+    given = normalise(root(features) - mean)
+    hidden = np.maximum(given @ signs, 0) - np.float32(HIDDEN_MEAN)
     ones = np.ones((len(features), 1), np.float32)
-    return np.concatenate([normalise(root(features) - mean), ones], axis=1)
+    return np.concatenate([given, hidden * np.float32(HIDDEN_GAIN / HIDDEN**0.5), ones], axis=1)
+
+
+def unpack_signs(packed: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Return the random projection (1280, 1536) of -1 and 1 from its bits, eight a number."""
+    bits = np.unpackbits(packed.astype(np.uint8), axis=1)
+    return bits.astype(np.float32) * 2 - 1
 
 
 def fit_square(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

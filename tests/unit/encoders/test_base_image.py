@@ -166,7 +166,20 @@ def test_the_fifty_likeliest_classes_are_kept(rng: np.random.Generator) -> None:
         assert found[likeliest] == pytest.approx(expected, rel=1e-4)
 
 
-# ---- meaning ------------------------------------------------------------------------------
+def test_the_learned_half_sees_the_features_and_their_random_projection(
+    rng: np.random.Generator,
+) -> None:
+    features = rng.random((2, 1280), np.float32) - np.float32(0.2)
+    mean = rng.random(1280, np.float32) / 2
+    bits = rng.integers(0, 2, (1280, 1536), np.uint8)
+    signs = image.unpack_signs(np.packbits(bits, axis=1).astype(np.float32))
+    assert np.array_equal(signs, np.where(bits, 1, -1))
+    for found, row in zip(image.ridge_input(features, mean, signs), features, strict=True):
+        given = np.array([math.sqrt(max(value, 0)) for value in row.tolist()]) - mean
+        given /= math.sqrt((given**2).sum())
+        hidden = np.maximum(given @ np.where(bits, 1.0, -1.0), 0) - 0.4
+        expected = np.concatenate([given, hidden * 1.2 / math.sqrt(1536), [1]])
+        assert np.allclose(found, expected, atol=1e-5)
 
 
 def clock(draw: ImageDraw.ImageDraw) -> None:

@@ -93,6 +93,25 @@ def test_a_training_that_was_killed_goes_on_bit_for_bit(write_recipe, tmp_path, 
     assert losses[0] == losses[1]
 
 
+def test_a_training_can_be_finished_before_its_last_step(write_recipe, tmp_path, monkeypatch):
+    recipe = read_recipe(write_recipe())
+    with pytest.raises(InvalidInput, match="nothing was trained yet: leave --finish out"):
+        train(recipe, tmp_path / "toy", finish=True)
+    take = trainer._Run._step
+
+    def killed(run, number):
+        if number == 3:
+            raise Killed
+        return take(run, number)
+
+    monkeypatch.setattr(trainer._Run, "_step", killed)
+    with pytest.raises(Killed):
+        train(recipe, tmp_path / "toy")
+    training = train(recipe, tmp_path / "toy", finish=True)
+    assert (training.report["steps"], training.report["planned_steps"]) == (2, 4)
+    assert "2 of 4 steps" in (tmp_path / "toy/README.md").read_text(encoding="utf-8")
+
+
 def test_a_loss_that_is_no_number_stops_it_and_the_last_good_state_is_kept(
     write_recipe, tmp_path, monkeypatch
 ):
