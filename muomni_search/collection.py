@@ -85,7 +85,7 @@ class Collection:
         try:
             try:
                 _ = collection.model
-            except (NotFound, CheckpointError):
+            except (NotFound, CheckpointError, Conflict):
                 # Ids, vectors and look-ups need no model; encoding will say what is wrong with it.
                 if model is not None:
                     raise
@@ -466,7 +466,9 @@ def _loader(directory: Path, model: str | Path | None) -> Callable[[Snapshot], M
                 f"{directory} holds vectors of the model {snapshot.model!r} "
                 f"({snapshot.fingerprint[:12]}), not of {loaded.name!r} "
                 f"({loaded.fingerprint()[:12]})",
-                hint="give its own model with --model, or make a new collection",
+                hint="give its own model with --model"
+                if model is not None
+                else f"move it: muomni reembed --model {snapshot.model}",
             )
         return loaded
 

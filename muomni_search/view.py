@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 
 from muomni_search import ranking
 from muomni_search.encoders.protocol import Encoder, Model, Piece
-from muomni_search.errors import CheckpointError, CorruptData, InvalidInput, MuomniError, NotFound
+from muomni_search.errors import (
+    CheckpointError,
+    Conflict,
+    CorruptData,
+    InvalidInput,
+    MuomniError,
+    NotFound,
+)
 from muomni_search.filters import Filter, parse_filter
 from muomni_search.index import files as index_files
 from muomni_search.index import planner
@@ -90,7 +97,7 @@ class Loaded:
         """Return what the model knows of cosines of such a query with such items."""
         try:
             return ranking.prior_for(self.model(snapshot).prior, asked_with, modality)
-        except (NotFound, CheckpointError):
+        except (NotFound, CheckpointError, Conflict):
             return None
 
     # ---- caches --------------------------------------------------------------------------

@@ -124,7 +124,7 @@ def command(
     directory: Path,
     **options: Any,
 ) -> None:
-    """Draw a collection, or a query's neighbourhood, as points in a plane.
+    """Draw a collection, or what is near a query, as a map.
 
     An .html is a page to explore, in one file that needs no other: pan, zoom, search, lasso,
     pictures and sounds at the points. .png and .svg are pictures. What lies near in the space

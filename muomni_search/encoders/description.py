@@ -64,6 +64,7 @@ def check_description(
     preprocessing: int,
     files: Collection[str],
     fetched: Collection[str] = (),
+    needs_prior: bool = True,
 ) -> None:
     """Refuse a description that this version cannot follow, before anything relies on it.
 
@@ -73,6 +74,7 @@ def check_description(
         preprocessing: The version of the steps from contents to vectors that is known here.
         files: The names of the weight files that it must list.
         fetched: The names of the fetched files that it must list.
+        needs_prior: Whether it must know one; a model of one tower cannot.
 
     Raises:
         CheckpointError: It is of another version, or lacks something.
@@ -87,7 +89,8 @@ def check_description(
         "name": isinstance(description.get("name"), str),
         "files": _are_hashes(description.get("files"), files),
         "fetched": _are_hashes(description.get("fetched", {}), fetched),
-        "prior": _is_prior(description.get("prior")),
+        "prior": _is_prior(description.get("prior"))
+        or (description.get("prior") == {} and not needs_prior),
     }
     for name, is_whole in whole.items():
         if not is_whole:
@@ -104,9 +107,7 @@ def _are_hashes(value: Any, names: Collection[str]) -> bool:
 
 
 def _is_prior(value: Any) -> bool:
-    """Return whether a value has two finite numbers for each pair of modalities, or is empty."""
-    if value == {}:  # nobody knows: a model of one tower
-        return True
+    """Return whether a value has two finite numbers for each pair of modalities."""
     try:
         numbers = [
             float(value[asking][asked][name])

@@ -116,8 +116,12 @@ def _umap(
         umap = load_extra("umap", extra="explore")
     wanted = min(neighbors, len(rows) - 1)
     near = planner.top_rows_many(rows, rows, k=wanted, dead=np.empty(0, np.int64))
-    cosines = np.array([one.cosines for one in near], np.float64)
-    knn = np.array([one.rows for one in near]), np.sqrt(np.maximum(2 - 2 * cosines, 0)).astype("f4")
+    # Rows tied with the last one come too.
+    cosines = np.array([one.cosines[:wanted] for one in near], np.float64)
+    knn = (
+        np.array([one.rows[:wanted] for one in near]),
+        np.sqrt(np.maximum(2 - 2 * cosines, 0)).astype("f4"),
+    )
     # Equal rows would start, and stay, in one place.
     noise = np.random.default_rng(seed).normal(scale=1e-4 * start.std(), size=start.shape)
     with _quiet(), _one_thread():

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from muomni_search.items import Modality
 from muomni_search.training.examples import SAMPLE_RATE, Examples
 from muomni_search.training.recipe import Augmentation, Recipe
 
-__all__ = ["Batches", "Inputs"]
+__all__ = ["Batches", "Inputs", "tensor"]
 
 Rows = NDArray[np.int64]
 Tokenise = Callable[[str], Rows]
@@ -112,7 +113,7 @@ class Batches:
         padded = np.full((len(ids), int(lengths.max())), BOS, np.int64)
         for place, one in enumerate(ids):
             padded[place, 1 : 1 + len(one)] = one
-        return torch.from_numpy(padded), torch.from_numpy(lengths)
+        return tensor(padded), tensor(lengths)
 
     def _images(self, numbers: Rows, rng: np.random.Generator | None) -> tuple[Tensor]:
         order = np.argsort(numbers)  # neighbours on the disk
@@ -130,7 +131,15 @@ class Batches:
         mel = np.stack([mel_spectrogram(part) for part in parts])
         if rng is not None:
             mask_bands(mel, self._recipe.augmentation.mask, rng)
-        return (torch.from_numpy(mel),)
+        return (tensor(mel),)
+
+
+def tensor(array: NDArray[Any]) -> Tensor:
+    """Return an array as a tensor with memory of its own.
+
+    PyTorch aligns its memory and NumPy does not, and the last bits of a product depend on that.
+    """
+    return torch.from_numpy(array).clone()
 
 
 def apportion(count: int, shares: NDArray[np.float64]) -> list[int]:
@@ -159,7 +168,7 @@ def alter_pictures(
         behind[coloured, 0, 0] = rng.uniform(0, WHITE, (int(coloured.sum()), 3))
     alpha = pictures[..., 3:].astype(np.float32) / WHITE
     flat = pictures[..., :3] * alpha + behind * (1 - alpha)
-    pixels = torch.from_numpy(np.ascontiguousarray(flat.transpose(0, 3, 1, 2))) / WHITE
+    pixels = tensor(np.ascontiguousarray(flat.transpose(0, 3, 1, 2))) / WHITE
     if rng is None:
         return pixels
     # One bilinear look-up does crop, turn and mirror; what lies outside repeats the border.
@@ -182,7 +191,7 @@ def _places(count: int, how: Augmentation, rng: np.random.Generator) -> Tensor:
     maps[:, 1, 0], maps[:, 1, 1] = width * np.sin(angle) * mirrored, height * np.cos(angle)
     maps[:, 0, 2] = rng.uniform(-1, 1, count) * np.maximum(0, 1 - width)
     maps[:, 1, 2] = rng.uniform(-1, 1, count) * np.maximum(0, 1 - height)
-    return torch.from_numpy(maps)
+    return tensor(maps)
 
 
 def _colours(pixels: Tensor, how: Augmentation, rng: np.random.Generator) -> Tensor:
@@ -191,7 +200,7 @@ def _colours(pixels: Tensor, how: Augmentation, rng: np.random.Generator) -> Ten
 
     def factors() -> Tensor:
         drawn = rng.uniform(1 - how.colour, 1 + how.colour, (count, 1, 1, 1))
-        return torch.from_numpy(drawn.astype(np.float32))
+        return tensor(drawn.astype(np.float32))
 
     weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]  # ITU-R BT.601
     pixels = pixels * factors()
@@ -199,7 +208,7 @@ def _colours(pixels: Tensor, how: Augmentation, rng: np.random.Generator) -> Ten
     pixels = middle + (pixels - middle) * factors()
     grey = (pixels * weights).sum(dim=1, keepdim=True)
     saturation = factors()
-    saturation[torch.from_numpy(rng.random(count) < how.grey)] = 0
+    saturation[tensor(rng.random(count) < how.grey)] = 0
     return (grey + (pixels - grey) * saturation).clamp(0, 1)
 
 

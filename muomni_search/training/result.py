@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from muomni_search import durable, ranking
 from muomni_search.encoders.description import DESCRIPTION, FORMAT
-from muomni_search.encoders.model import load_model
 from muomni_search.encoders.muomni.layouts import CONFIG, SECTIONS, TOKENIZER, WEIGHTS
-from muomni_search.encoders.muomni.model import KIND, PREPROCESSING
+from muomni_search.encoders.muomni.model import KIND, PREPROCESSING, MuOmniModel
 from muomni_search.encoders.muomni.network import MuOmni
 from muomni_search.encoders.protocol import Model
 from muomni_search.extras import load_extra
@@ -61,13 +60,15 @@ def write_model(directory: Path, trained: Trained, note: Callable[[str], None]) 
         partial.write_bytes(trained.log.read_bytes())
     with durable.whole_file(directory / CURVES) as partial:
         draw_curves(log, partial)
-    _describe(directory, trained, prior={})
-    note("measuring what unrelated pairs look like")
-    model = load_model(directory)
-    prior = fit_prior(model, trained.examples, trained.recipe.seed)
-    _describe(directory, trained, prior=prior)
     with durable.whole_file(directory / CARD) as partial:
         partial.write_text(write_card(trained), encoding="utf-8")
+    description = _description(directory, trained)
+    if set(trained.recipe.towers) == set(Modality):
+        note("measuring what unrelated pairs look like")
+        model = MuOmniModel.described(directory, description)
+        description["prior"] = fit_prior(model, trained.examples, trained.recipe.seed)
+    with durable.whole_file(directory / DESCRIPTION) as partial:
+        partial.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_weights(directory: Path, trained: Trained) -> None:
@@ -95,9 +96,10 @@ def _write_weights(directory: Path, trained: Trained) -> None:
             partial.write_bytes(trained.tokenizer.read_bytes())
 
 
-def _describe(directory: Path, trained: Trained, prior: Mapping[str, Any]) -> None:
+def _description(directory: Path, trained: Trained) -> dict[str, Any]:
+    """Return what ``model.json`` says, without a prior."""
     names = [WEIGHTS, CONFIG, *([TOKENIZER] if trained.tokenizer else [])]
-    description = {
+    return {
         "format": FORMAT,
         "name": trained.recipe.name,
         "kind": KIND,
@@ -106,10 +108,8 @@ def _describe(directory: Path, trained: Trained, prior: Mapping[str, Any]) -> No
         "files": {
             name: hashlib.sha256((directory / name).read_bytes()).hexdigest() for name in names
         },
-        "prior": prior,
+        "prior": {},
     }
-    with durable.whole_file(directory / DESCRIPTION) as partial:
-        partial.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
 def fit_prior(model: Model, examples: Examples, seed: int) -> dict[str, Any]:

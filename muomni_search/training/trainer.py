@@ -33,7 +33,7 @@ from muomni_search.extras import load_extra
 from muomni_search.items import DIM, Modality
 from muomni_search.metrics import first_relevant_ranks, mean_reciprocal_rank, success_at_k
 from muomni_search.training import examples as prepared
-from muomni_search.training.batches import Batches, Inputs
+from muomni_search.training.batches import Batches, Inputs, tensor
 from muomni_search.training.examples import Examples
 from muomni_search.training.losses import contrastive, distillation
 from muomni_search.training.recipe import Optimiser, Recipe
@@ -122,17 +122,21 @@ def train(
     work.mkdir(parents=True, exist_ok=True)
     if restart:
         (work / CHECKPOINT).unlink(missing_ok=True)
-    if threads:
-        torch.set_num_threads(threads)
-    run = _Run(recipe, work, torch.device(_device(device)), progress)
-    with _deterministic():
-        run.go(finish=finish)
-    report = run.report()
-    write_model(
-        directory,
-        Trained(recipe, run.mean_network(), run.tokenizer, run.examples, report, work / LOG),
-        progress.note,
-    )
+    before = torch.get_num_threads()
+    count = threads or before
+    try:
+        run = _Run(recipe, work, torch.device(_device(device)), count, progress)
+        # Models that were loaded have set a number of their own.
+        torch.set_num_threads(count)
+        with _deterministic():
+            run.go(finish=finish)
+        report = run.report()
+        trained = Trained(
+            recipe, run.mean_network(), run.tokenizer, run.examples, report, work / LOG
+        )
+        write_model(directory, trained, progress.note)
+    finally:
+        torch.set_num_threads(before)
     return Training(directory, report, run.examples.problems)
 
 
@@ -140,10 +144,15 @@ class _Run:
     """One training, from its recipe to its last step."""
 
     def __init__(
-        self, recipe: Recipe, work: Path, device: torch.device, progress: Progress
+        self,
+        recipe: Recipe,
+        work: Path,
+        device: torch.device,
+        threads: int,
+        progress: Progress,
     ) -> None:
         self._recipe, self._work, self._device, self._progress = recipe, work, device, progress
-        teacher = _teacher(recipe, torch.get_num_threads())
+        teacher = _teacher(recipe, threads)
         starts = [_start(recipe, name) for name in recipe.start]
         network_configs = _configs(recipe, starts)
         vision = network_configs.get(Modality.IMAGE)
@@ -320,7 +329,7 @@ class _Run:
                 if len(said):
                     losses[f"teacher_{modality}"] = how.weight * distillation(
                         vectors[modality][said],
-                        torch.from_numpy(targets[said]).to(self._device),
+                        tensor(targets[said]).to(self._device),
                         self._groups[one.rows[said]].to(self._device),
                         scale,
                         how.contrast,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from model_helpers import write_aligned_model
 from numpy.typing import NDArray
 from PIL import Image
@@ -369,3 +371,24 @@ def test_a_collection_without_items_moves_too(tmp_path: Path, model: Path) -> No
         assert reembed_collection(opened, model).items == 0
         assert reembed_collection(opened, "hashing").items == 0
         assert opened.verify() == []
+
+
+def test_a_collection_whose_model_became_another_is_read_and_can_be_moved(
+    corpus: Path, tmp_path: Path, muomni_checkpoint: Path
+) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(muomni_checkpoint, checkpoint)
+    with Collection.create(tmp_path / "collection", model=checkpoint) as made:
+        made.add(read_corpus([corpus]))
+    path = checkpoint / "omni_sft_tiny/omni.pt"
+    turned = torch.load(path, weights_only=True)
+    turned["proj_v"] = {name: -tensor for name, tensor in turned["proj_v"].items()}
+    torch.save(turned, path)
+    with Collection.open(tmp_path / "collection") as opened:
+        assert [item.key for item in opened.items()]
+        assert opened.query(Query.id("a.png"), 2)
+        with pytest.raises(Conflict, match=r"move it: muomni reembed --model .*checkpoint"):
+            opened.query("an owl")
+        assert reembed_collection(opened, checkpoint).how == "encoded"
+        assert opened.query("an owl", 1)
+    assert len(vectors(tmp_path / "collection")) == 5

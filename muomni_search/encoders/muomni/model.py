@@ -78,6 +78,7 @@ class MuOmniModel(Model):
             directory / DESCRIPTION,
             preprocessing=PREPROCESSING,
             files=FILES if has_tokenizer else FILES - {TOKENIZER},
+            needs_prior=False,
         )
         tokenizer = directory / TOKENIZER if has_tokenizer else None
         found = Found(directory, {WEIGHTS: directory / WEIGHTS}, tokenizer)
