@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any, Protocol
@@ -176,6 +176,11 @@ class _Run:
                 hint="give rows with a text and an image, say, or a section [distillation]",
             )
         self.tokenizer = self._tokenizer(starts)
+        text = network_configs.get(Modality.TEXT)
+        if text is not None and self.tokenizer is not None and not starts:
+            # Few texts give fewer pieces than were asked for.
+            pieces = Tokenizer(self.tokenizer, text.vocabulary).size
+            network_configs[Modality.TEXT] = replace(text, vocabulary=pieces)
         torch.manual_seed(recipe.seed)
         self._network = MuOmni(
             network_configs.get(Modality.TEXT),

@@ -224,18 +224,16 @@ def test_min_score_cuts_the_tail_and_nothing_else(shelf: Collection) -> None:
 
 
 def test_an_automatic_min_score_keeps_what_stands_out_in_its_modality(shelf: Collection) -> None:
-    vector = shelf.resolve(Query.vector(ASKED))
-    whole = shelf.query(Query.vector(ASKED), 1_000)
-    kept = shelf.query(Query.vector(ASKED), 1_000, min_score="auto")
+    query = Query.id("k00")  # which finds itself at least
+    whole = shelf.query(query, 1_000, include_self=True)
+    kept = shelf.query(query, 1_000, include_self=True, min_score="auto")
     with shelf.view() as view:
-        (backgrounds,) = zip(
-            *(view._backgrounds([Query.vector(ASKED)], vector[None], one) for one in Modality),
-            strict=True,
-        )
-    alarms = dict(zip(Modality, (found.alarm for found in backgrounds), strict=True))
+        vector = shelf.resolve(query)[None]
+        alarms = {one: view._backgrounds([query], vector, one)[0].alarm for one in Modality}
     expected = [hit.key for hit in whole if hit.score >= alarms[hit.modality]]
     assert [hit.key for hit in kept] == expected
-    assert 0 < len(kept) < len(whole)
+    assert kept[0].key == "k00"
+    assert len(kept) < len(whole)
 
 
 def test_a_min_score_that_is_no_number_is_refused(shelf: Collection) -> None:
@@ -448,8 +446,8 @@ def test_another_model_is_refused_by_both_names(path: Path) -> None:
     with sqlite3.connect(path / "collection.db") as database:
         database.execute("UPDATE collection SET fingerprint = 'feedfacefeedface'")
     database.close()
-    with pytest.raises(Conflict, match="feedfacefeed") as raised:
-        Collection.open(path)
+    with Collection.open(path) as opened, pytest.raises(Conflict, match="feedfacefeed") as raised:
+        opened.query("owl")
     with Collection.create(path.with_name("fresh"), model="hashing") as fresh:
         assert fresh.model.fingerprint()[:12] in str(raised.value)
 

@@ -443,7 +443,8 @@ def test_a_cut_out_and_a_huge_picture_are_drawn(hashed: Collection, tmp_path: Pa
     hashed.add(read_corpus([tmp_path / "clear.png", tmp_path / "huge.png"]))
     for key, size in (("clear.png", (40, 20)), ("huge.png", (1600, 400))):
         write_heat(tmp_path / f"heat-{key}", explain(hashed, "dog", key))
-        assert Image.open(tmp_path / f"heat-{key}").size == size
+        with Image.open(tmp_path / f"heat-{key}") as drawn:
+            assert drawn.size == size
 
 
 def test_the_curve_is_drawn(base: Collection, folder: Path, tmp_path: Path) -> None:

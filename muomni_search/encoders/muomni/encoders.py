@@ -63,6 +63,11 @@ class Tokenizer:
                 hint="take the tokenizer that the network was trained with",
             )
 
+    @property
+    def size(self) -> int:
+        """How many pieces it knows."""
+        return int(self._model.vocab_size())
+
     def ids(self, text: str) -> NDArray[np.int64]:
         """Return the ids (T,) of a text's tokens."""
         return np.array(self._model.encode(text), np.int64)

@@ -93,8 +93,8 @@ def head(name: str) -> dict[str, Any]:
 
 
 def test_the_models_that_come_with_the_package_are_listed() -> None:
-    assert [model.name for model in list_models()] == ["base", "hashing"]
-    assert len({model.fingerprint() for model in list_models()}) == 2
+    assert [model.name for model in list_models()] == ["base", "muomni-tiny", "hashing"]
+    assert len({model.fingerprint() for model in list_models()}) == 3
 
 
 def test_a_copy_of_a_model_has_its_fingerprint_and_gives_its_vectors(directory: Path) -> None:

@@ -232,12 +232,18 @@ def test_the_rate_rises_in_a_line_and_falls_in_a_cosine(write_recipe):
         (("patch = 16", "patch = 15"), r"towers\.image: size 32 is no multiple of patch 15"),
         (("channels = 4", "channels = 4\ndownsample = 3"), r"towers\.audio: downsample is 3"),
         (("channels = 4", "channels = 0"), r"towers\.audio: channels is 0"),
-        (("vocabulary = 80", "vocabulary = 9000000"), r"no tokenizer of 9000000 pieces"),
+        (("vocabulary = 80", "vocabulary = 2"), r"no tokenizer of 2 pieces"),
     ],
 )
 def test_sizes_that_no_tower_has_are_refused(write_recipe, tmp_path, change, said):
     with pytest.raises(InvalidInput, match=said):
         train(read_recipe(write_recipe(change)), tmp_path / "toy")
+
+
+def test_there_are_no_more_tokens_than_the_texts_give(write_recipe, tmp_path):
+    train(read_recipe(write_recipe(("vocabulary = 80", "vocabulary = 5000"))), tmp_path / "toy")
+    sizes = load_model(tmp_path / "toy").parts()["thinker"]
+    assert 30 < sizes["vocabulary"] < 500
 
 
 def test_data_of_one_modality_without_a_teacher_is_refused(write_recipe, tmp_path, corpus):
