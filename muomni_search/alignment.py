@@ -30,6 +30,7 @@ from muomni_search.encoders.model import load_model
 from muomni_search.encoders.protocol import Model
 from muomni_search.errors import Conflict, InvalidInput, MuomniError, NotFound
 from muomni_search.ingest.rows import TEXT_COLUMNS, Row, read_rows
+from muomni_search.ingest.table import find_beside
 from muomni_search.items import DIM, Item, Modality, Problem
 from muomni_search.pipeline import Progress, Silent
 from muomni_search.projection import (
@@ -279,7 +280,7 @@ class _Reader:
             try:
                 if isinstance(row, str):
                     raise InvalidInput(row, hint="mend the row")
-                yield origin, _contents_of(row, table.parent, view)
+                yield origin, _contents_of(row, table, view)
             except InvalidInput as error:
                 self._fail(origin, error)
 
@@ -343,11 +344,11 @@ class _Reader:
         return found, str(self._collection.directory)
 
 
-def _contents_of(row: Row, folder: Path, view: View | None) -> list[Content]:
+def _contents_of(row: Row, table: Path, view: View | None) -> list[Content]:
     """Return the halves that a row names.
 
     Raises:
-        InvalidInput: They make no pair.
+        InvalidInput: They make no pair, or a file is not there or not in the table's folder.
     """
     if any(row.get(name) is not None for name in KEY_COLUMNS):
         items = _items([_text(name, row.get(name)) for name in KEY_COLUMNS], view)
@@ -355,7 +356,7 @@ def _contents_of(row: Row, folder: Path, view: View | None) -> list[Content]:
     else:
         given = {one: _text(one, row[one]) for one in Modality if row.get(one) is not None}
         found = [
-            Content(one, value if one == Modality.TEXT else folder / value)
+            Content(one, value if one == Modality.TEXT else find_beside(table, value))
             for one, value in given.items()
         ]
     if len({one.modality for one in found}) < max(2, len(found)):

@@ -24,17 +24,27 @@ from muomni_search.errors import (
     InvalidInput,
     MuomniError,
     NotFound,
+    UnreadableFile,
 )
 from muomni_search.filters import Filter, parse_filter
 from muomni_search.index import files as index_files
 from muomni_search.index import planner
 from muomni_search.index.protocol import VectorIndex
 from muomni_search.ingest.read import read_content
-from muomni_search.items import Hit, Item, Modality, Part, Query, Span
+from muomni_search.items import Content, Hit, Item, Modality, Part, Query, Span
 from muomni_search.store.snapshot import Snapshot
 from muomni_search.vectors import check_vectors, combine, mean_vector
 
-__all__ = ["Loaded", "Modalities", "Ranked", "View", "Where", "encode_contents", "modalities_of"]
+__all__ = [
+    "Loaded",
+    "Modalities",
+    "Ranked",
+    "View",
+    "Where",
+    "encode_all",
+    "encode_contents",
+    "modalities_of",
+]
 
 Modalities = Modality | str | Sequence[Modality | str] | None
 Where = str | Mapping[str, Any] | Filter | None
@@ -415,17 +425,17 @@ class View:
 
 def encode_contents(
     encoder: Encoder,
-    values: Sequence[str | Path],
+    values: Sequence[Content | Path],
     *,
     advance: Callable[[], None] = lambda: None,
 ) -> list[NDArray[np.float32] | MuomniError]:
-    """Return the unit vector (256,) of each text or file, or the error that it meets.
+    """Return the unit vector (256,) of each content or file, or the error that it meets.
 
     They are encoded together; a long content is the unit mean of its pieces.
 
     Args:
         encoder: Of their modality.
-        values: Words as they are, or the path of a file.
+        values: Words, pixels or samples as they are, or the path of a file.
         advance: Called for each.
     """
     results: dict[int, NDArray[np.float32] | MuomniError] = {}
@@ -446,7 +456,10 @@ def encode_contents(
     for number, value in enumerate(values):
         advance()
         try:
-            prepared = encoder.prepare(read_content(encoder.modality, value))
+            content = (
+                read_content(encoder.modality, value) if isinstance(value, str | Path) else value
+            )
+            prepared = encoder.prepare(content)
         except MuomniError as error:
             results[number] = error
             continue
@@ -456,6 +469,23 @@ def encode_contents(
             encode()
     encode()
     return [results[number] for number in range(len(values))]
+
+
+def encode_all(encoder: Encoder, contents: Sequence[Content | Path]) -> NDArray[np.float32]:
+    """Return the unit vectors (n, 256) of contents or files; see ``encode_contents``.
+
+    Raises:
+        MuomniError: One of them cannot be encoded; the error names it.
+    """
+    vectors = []
+    for content, vector in zip(contents, encode_contents(encoder, contents), strict=True):
+        if isinstance(vector, InvalidInput) and not isinstance(vector, UnreadableFile):
+            shown = str(content) if isinstance(content, str | Path) else "an array"
+            raise InvalidInput(f"{shown!r}: {vector.what}", hint=vector.hint) from vector
+        if isinstance(vector, MuomniError):
+            raise vector
+        vectors.append(vector)
+    return np.stack(vectors)
 
 
 def _order(match: Ranked) -> tuple[float, str, int]:

@@ -16,21 +16,17 @@ from numpy.typing import NDArray
 
 from muomni_search.collection import Collection
 from muomni_search.encoders.model import load_model
-from muomni_search.encoders.protocol import Model, Piece
-from muomni_search.errors import CheckpointError, InvalidInput, MuomniError, NotFound
+from muomni_search.encoders.protocol import Model
+from muomni_search.errors import CheckpointError, MuomniError, NotFound
 from muomni_search.filters import Filter, Test, parse_filter
-from muomni_search.ingest.read import read_content
 from muomni_search.items import Content, Item, Modality, Query
 from muomni_search.pipeline import Progress, Silent, encode_again
-from muomni_search.vectors import mean_vector
-from muomni_search.view import View, Where
+from muomni_search.view import View, Where, encode_all
 
 __all__ = ["common_items", "embed", "encoded_with", "item_vectors", "labels_of"]
 
 # Items looked up and encoded together: a text has 10 MB at most.
 PAGE_ITEMS = 64
-# Pieces encoded together: those of pictures take 600 KB each.
-PIECES_AT_ONCE = 128
 # Labels that are parts of the key, for collections of folders, where no metadata has their name.
 OF_KEYS = {
     "folder": posixpath.dirname,
@@ -51,28 +47,7 @@ def embed(
         CheckpointError: The model cannot encode the modality.
         NotFound: Its weights, or a file, are not here.
     """
-    encoder = model.encoder(modality)
-    vectors: list[NDArray[np.float32]] = []
-    waiting: list[list[Piece]] = []
-
-    def encode() -> None:
-        rows = encoder.encode([piece for own in waiting for piece in own])
-        ends = np.cumsum([len(own) for own in waiting])
-        vectors.extend(mean_vector(own) for own in np.split(rows, ends[:-1]))
-        waiting.clear()
-
-    for content in contents:
-        read = read_content(modality, content) if isinstance(content, str | Path) else content
-        try:
-            waiting.append(encoder.prepare(read))
-        except InvalidInput as error:
-            shown = str(content) if isinstance(content, str | Path) else "an array"
-            raise InvalidInput(f"{shown!r}: {error.what}", hint=error.hint) from error
-        if sum(map(len, waiting)) >= PIECES_AT_ONCE:
-            encode()
-    if waiting:
-        encode()
-    return np.stack(vectors)
+    return encode_all(model.encoder(modality), contents)
 
 
 # ---- collections -----------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from muomni_search.extras import load_extra
 from muomni_search.items import DIM, Modality
 from muomni_search.training.examples import Examples
 from muomni_search.training.recipe import Recipe
-from muomni_search.vectors import mean_vector
+from muomni_search.view import encode_all
 
 __all__ = ["Trained", "write_model"]
 
@@ -132,18 +132,13 @@ def fit_prior(model: Model, examples: Examples, seed: int) -> dict[str, Any]:
 def _vectors(
     model: Model, modality: Modality, examples: Examples, numbers: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    encoder = model.encoder(modality)
     read: Mapping[Modality, Callable[[int], Any]] = {
         Modality.TEXT: lambda number: examples.texts[number],
         Modality.IMAGE: lambda number: np.array(examples.images[number]),
         Modality.AUDIO: examples.sound,
     }
-    return np.stack(
-        [
-            mean_vector(encoder.encode(encoder.prepare(read[modality](int(number)))))
-            for number in numbers
-        ]
-    )
+    contents = [read[modality](int(number)) for number in numbers]
+    return encode_all(model.encoder(modality), contents)
 
 
 # ---- for people ------------------------------------------------------------------------------

@@ -28,6 +28,8 @@ from muomni_search.vectors import normalise
 class Dictionary(Model):
     """A model that looks texts up; a text of several lines has a piece a line."""
 
+    modality = Modality.TEXT
+
     def __init__(self, words: dict[str, Sequence[float]]) -> None:
         super().__init__("dictionary", "dictionary", None)
         self.words = words
