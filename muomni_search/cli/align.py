@@ -14,6 +14,7 @@ from muomni_search.cli.options import (
     MODALITIES,
     Command,
     FiniteNumber,
+    count_option,
     json_option,
 )
 from muomni_search.cli.output import note, on_terminal, print_json, print_table, progress_bar
@@ -58,21 +59,9 @@ muomni align keys.csv models/birds -c indexes/birds --refine""",
     type=FiniteNumber(),
     help="How strongly to hold the maps to what was there, 0.1 to 300; else cross-validated.",
 )
-@click.option(
-    "--folds",
-    metavar="N",
-    type=click.IntRange(min=2),
-    default=5,
-    show_default=True,
-    help="Parts of the pairs, each held out once.",
-)
-@click.option(
-    "--seed",
-    metavar="N",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="What decides on the folds, and on the batches of --refine.",
+@count_option("--folds", least=2, default=5, help="Parts of the pairs, each held out once.")
+@count_option(
+    "--seed", least=0, default=0, help="What decides on the folds, and on the batches of --refine."
 )
 @click.option("-f", "--force", is_flag=True, help="Replace an aligned model in OUT.")
 @json_option

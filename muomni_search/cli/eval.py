@@ -14,6 +14,7 @@ from muomni_search.cli.options import (
     OUTPUT_FILE,
     Command,
     collection_option,
+    count_option,
     json_option,
     where_option,
 )
@@ -54,14 +55,7 @@ metric_option = click.option(
     show_default=True,
     help="recall@k, success@k, ndcg@k, mrr or mrr@k; may be repeated.",
 )
-seed_option = click.option(
-    "--seed",
-    metavar="N",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Of folds.",
-)
+seed_option = count_option("--seed", least=0, default=0, help="Of folds.")
 
 
 @click.group("eval")
@@ -241,22 +235,8 @@ def contexts(file: Path | None, as_json: bool, models: tuple[str, ...]) -> None:
 
 @command.command("labels", cls=Command, example="muomni eval labels -c indexes/demo --label folder")
 @click.option("--label", metavar="FIELD", required=True, help=f"The labels: {SAME_HELP}.")
-@click.option(
-    "--folds",
-    metavar="N",
-    type=click.IntRange(min=2),
-    default=5,
-    show_default=True,
-    help="Parts of the cross-validation.",
-)
-@click.option(
-    "--neighbors",
-    metavar="N",
-    type=click.IntRange(min=1),
-    default=5,
-    show_default=True,
-    help="How many items vote.",
-)
+@count_option("--folds", least=2, default=5, help="Parts of the cross-validation.")
+@count_option("--neighbors", default=5, help="How many items vote.")
 @click.option(
     "--prompt",
     metavar="TEXT",
@@ -309,14 +289,7 @@ def labels(
 
 @command.command("shape", cls=Command, example="muomni eval shape -c indexes/demo --same stem")
 @click.option("--same", metavar="FIELD", help=f"What belongs together: {SAME_HELP}.")
-@click.option(
-    "-k",
-    metavar="N",
-    type=click.IntRange(min=1),
-    default=10,
-    show_default=True,
-    help="Neighbours that hubness looks at.",
-)
+@count_option("-k", default=10, help="Neighbours that hubness looks at.")
 @seed_option
 @where_option
 @json_option

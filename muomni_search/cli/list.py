@@ -9,6 +9,7 @@ import click
 from muomni_search.cli.options import (
     Command,
     collection_option,
+    count_option,
     json_option,
     modality_option,
     where_option,
@@ -23,7 +24,7 @@ from muomni_search.cli.output import print_items
 )
 @modality_option
 @where_option
-@click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Stop after this many.")
+@count_option("--limit", help="Stop after this many.")
 @json_option
 @collection_option
 def command(

@@ -12,6 +12,7 @@ from muomni_search.cli.options import (
     OUTPUT_FILE,
     FiniteNumber,
     collection_option,
+    count_option,
     json_option,
     modality_option,
     model_option,
@@ -60,28 +61,13 @@ muomni map owl.html --near "an owl at night" -k 300""",
 )
 @click.option("--segments", is_flag=True, help="A point a segment, not one an item.")
 @query_options("--near", "--text")
-@click.option(
-    "-k",
-    metavar="N",
-    type=click.IntRange(min=1),
-    default=200,
-    show_default=True,
-    help="How many points nearest to the query.",
-)
+@count_option("-k", default=200, help="How many points nearest to the query.")
 @modality_option
 @where_option
-@click.option(
-    "--limit",
-    metavar="N",
-    type=click.IntRange(min=1),
-    default=50_000,
-    show_default=True,
-    help="Of more points only a sample of this size.",
-)
-@click.option(
+@count_option("--limit", default=50_000, help="Of more points only a sample of this size.")
+@count_option(
     "--neighbors",
-    metavar="N",
-    type=click.IntRange(min=2),
+    least=2,
     help="Neighbours that count: UMAP's n_neighbors [15], t-SNE's perplexity [30].",
 )
 @click.option(
@@ -93,22 +79,8 @@ muomni map owl.html --near "an owl at night" -k 300""",
     help="How near UMAP lets points come, 0 to 1.",
 )
 @click.option("--title", metavar="TEXT", help="The map's title; by default the collection's name.")
-@click.option(
-    "--thumbnails",
-    metavar="N",
-    type=click.IntRange(min=0),
-    default=1_000,
-    show_default=True,
-    help="How many pictures a page shows.",
-)
-@click.option(
-    "--sounds",
-    metavar="N",
-    type=click.IntRange(min=0),
-    default=100,
-    show_default=True,
-    help="How many sounds a page plays.",
-)
+@count_option("--thumbnails", least=0, default=1_000, help="How many pictures a page shows.")
+@count_option("--sounds", least=0, default=100, help="How many sounds a page plays.")
 @json_option
 @model_option
 @collection_option

@@ -6,10 +6,13 @@ Imports click alone, as every module of commands does at its top: `--help` answe
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 # ``items.Modality`` without importing NumPy for it; a test holds the two together.
 MODALITIES = ("text", "image", "audio")
@@ -85,6 +88,23 @@ def debug_option() -> click.Option:
     )
 
 
+def count_option(
+    *names: str,
+    help: str,  # noqa: A002  click's name
+    least: int = 1,
+    default: int | None = None,
+) -> Callable[[Decorated], Decorated]:
+    """Return an option for a whole number N of ``least`` or more."""
+    return click.option(
+        *names,
+        metavar="N",
+        type=click.IntRange(min=least),
+        default=default,
+        show_default=default is not None,
+        help=help,
+    )
+
+
 collection_option = click.option(
     "-c",
     "--collection",
@@ -112,11 +132,4 @@ modality_option = click.option(
 where_option = click.option(
     "--where", metavar="EXPR", help='Only items that this filter matches: "year >= 2020".'
 )
-k_option = click.option(
-    "-k",
-    metavar="N",
-    type=click.IntRange(min=1),
-    default=10,
-    show_default=True,
-    help="How many hits.",
-)
+k_option = count_option("-k", default=10, help="How many hits.")

@@ -7,18 +7,16 @@ from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from muomni_search.cli.options import Command
+from muomni_search.cli.options import Command, Decorated
 from muomni_search.cli.output import snippet
 
 if TYPE_CHECKING:
     from muomni_search import Query
     from muomni_search.items import Part
-
-Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 # The options that give a part of the query, each repeatable.
 PARTS = ("text", "image", "audio", "id", "vector", "plus", "minus")

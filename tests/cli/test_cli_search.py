@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from cli_helpers import Run, answers, write_picture, write_vector
 
+from muomni_search.cli.main import cli
 from muomni_search.cli.query import query_of
 from muomni_search.cli.search import command
 
@@ -22,7 +23,9 @@ FIELDS = [
 
 def parts(*args: str) -> list[tuple[float, str, object]]:
     """Return weight, kind and value of each part of the query that a call asks."""
-    context = command.make_context("search", list(args))
+    # Under its group: a command keeps the names of --help that it met first.
+    group = click.Context(cli, info_name="muomni", **cli.context_settings)
+    context = command.make_context("search", list(args), parent=group)
     query = query_of(context.params["given"])
     return [(part.weight, part.kind, part.value) for part in query.parts]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,16 @@ def test_pairs_of_keys_need_no_encoding(
         assert collection.query("green", 1, modality="image")[0].key in {
             f"{number}.png" for number in range(1, PAIRS, 3)
         }
+
+
+def test_a_table_leads_to_no_file_outside_its_folder(folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "pairs"
+    shutil.copytree(folder, place)
+    Image.new("RGB", (8, 8)).save(tmp_path / "outside.png")
+    rows = [json.loads(line) for line in (place / "pairs.jsonl").read_text().splitlines()]
+    table = write(place / "out.jsonl", [*rows, {"text": "red", "image": "../outside.png"}])
+    (problem,) = learn(table, tmp_path / "model").problems
+    assert "'../outside.png' leaves the folder of the table" in problem.error
 
 
 def test_pairs_to_keep_are_measured_and_not_learned(folder: Path, tmp_path: Path) -> None:
