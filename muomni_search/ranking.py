@@ -26,6 +26,7 @@ __all__ = [
     "fit_prior",
     "prior_for",
     "sample_rows",
+    "upper_tail",
 ]
 
 # 200 rows rank as well as all; more make the score of a single query steadier.
@@ -61,6 +62,11 @@ class Prior:
     scale: float
     alarm: float = 4.0
     growth: float = 0.4
+
+    def alarm_of(self, rows: int) -> float:
+        """Return the score that the best of so many unrelated rows reaches, as far as known."""
+        known = min(max(rows, FEWEST_ROWS), SAMPLE_ROWS)
+        return self.alarm + self.growth * math.log(known / ALARM_ROWS)
 
 
 # For a model that says nothing: unrelated directions in 256 dimensions, generously.
@@ -106,9 +112,7 @@ def backgrounds(
         expected = prior or UNKNOWN
         middle = weight * median + (1 - weight) * expected.median
         spread = weight * scale + (1 - weight) * expected.scale
-        rows = min(max(count, FEWEST_ROWS), SAMPLE_ROWS)
-        alarm = expected.alarm + expected.growth * math.log(rows / ALARM_ROWS)
-        found.append(Background(middle, max(spread, MIN_SCALE), alarm))
+        found.append(Background(middle, max(spread, MIN_SCALE), expected.alarm_of(count)))
     return found
 
 
@@ -184,8 +188,7 @@ def fit_prior(
 
 def _unrelated(cosines: NDArray[np.float64]) -> dict[str, float]:
     """Return the prior of queries and unrelated rows; related ones are NaN."""
-    median = np.nanmedian(cosines, axis=1)
-    scale = (np.nanquantile(cosines, TAIL, axis=1) - median) / TAIL_DEVIATIONS
+    median, scale = upper_tail(cosines)
     scores = (cosines - median[:, None]) / np.maximum(scale, MIN_SCALE)[:, None]
     count = cosines.shape[1]
     few = max(2, count // 4)
@@ -200,6 +203,12 @@ def _unrelated(cosines: NDArray[np.float64]) -> dict[str, float]:
         "alarm": alarm + growth * math.log(ALARM_ROWS / count),
         "growth": growth,
     }
+
+
+def upper_tail(cosines: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return median and upper-tail scale of each row of cosines (n, m), NaN left out."""
+    median = np.nanmedian(cosines, axis=1)
+    return median, (np.nanquantile(cosines, TAIL, axis=1) - median) / TAIL_DEVIATIONS
 
 
 def _alarm(scores: NDArray[np.float64]) -> float:

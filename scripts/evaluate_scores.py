@@ -187,17 +187,11 @@ def by_pair(asking: Modality, asked: Asked, corpus: Corpus, model: Model) -> Sco
     return found
 
 
-def upper_tail(asked: Asked, one: Modality) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    cosines = seen(asked, one)
-    median = np.nanmedian(cosines, axis=1)
-    scale = (np.nanquantile(cosines, ranking.TAIL, axis=1) - median) / ranking.TAIL_DEVIATIONS
-    return median, np.maximum(scale, ranking.MIN_SCALE)
-
-
 def by_upper_tail(asked: Asked) -> Scores:
     found = {}
     for one in Modality:
-        median, scale = upper_tail(asked, one)
+        median, scale = ranking.upper_tail(seen(asked, one))
+        scale = np.maximum(scale, ranking.MIN_SCALE)
         found[one] = (asked.cosines[one] - column(median)) / column(scale)
     return found
 
@@ -253,8 +247,7 @@ def both_sides(asking: Modality, asked: Asked, corpus: Corpus, model: Model) -> 
         cosines = (rows @ corpus.rows[asking].T).astype(np.float64)
         if one == asking:
             np.fill_diagonal(cosines, np.nan)
-        median = np.nanmedian(cosines, axis=1)
-        tail = (np.nanquantile(cosines, ranking.TAIL, axis=1) - median) / ranking.TAIL_DEVIATIONS
+        median, tail = ranking.upper_tail(cosines)
         theirs = (asked.cosines[one] - median) / np.maximum(tail, ranking.MIN_SCALE)
         found[one] = (ours[one] + theirs) / 2
     return found
@@ -310,12 +303,9 @@ def alarms(asking: Modality, asked: Asked, model: Model) -> Iterator[str]:
     for one in Modality:
         prior = ranking.prior_for(model.prior, [asking], one) or ranking.UNKNOWN
         rows = asked.cosines[one].shape[1]
-        limit = prior.alarm + prior.growth * np.log(
-            min(max(rows, ranking.FEWEST_ROWS), ranking.SAMPLE_ROWS) / ranking.ALARM_ROWS
-        )
+        limit = prior.alarm_of(rows)
         absent = np.where(asked.relevant[one] | asked.itself[one], np.nan, asked.cosines[one])
-        median = np.nanmedian(absent, axis=1)
-        tail = (np.nanquantile(absent, ranking.TAIL, axis=1) - median) / ranking.TAIL_DEVIATIONS
+        median, tail = ranking.upper_tail(absent)
         scores = (absent - column(median)) / column(np.maximum(tail, ranking.MIN_SCALE))
         false = float((np.nanmax(scores, axis=1) >= limit).mean())
         answerable = asked.relevant[one].any(axis=1)

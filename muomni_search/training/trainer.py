@@ -175,12 +175,15 @@ class _Run:
                 "no row holds two modalities, and there is no teacher: nothing to learn",
                 hint="give rows with a text and an image, say, or a section [distillation]",
             )
-        self.tokenizer = self._tokenizer(starts)
-        text = network_configs.get(Modality.TEXT)
-        if text is not None and self.tokenizer is not None and not starts:
-            # Few texts give fewer pieces than were asked for.
-            pieces = Tokenizer(self.tokenizer, text.vocabulary).size
-            network_configs[Modality.TEXT] = replace(text, vocabulary=pieces)
+        self.tokenizer: Path | None = None
+        tokenise: Callable[[str], NDArray[np.int64]] = _no_ids
+        if (text := network_configs.get(Modality.TEXT)) is not None:
+            self.tokenizer = self._tokenizer(starts, text.vocabulary)
+            tokenizer = Tokenizer(self.tokenizer, text.vocabulary)
+            tokenise = tokenizer.ids
+            if not starts:
+                # Few texts give fewer pieces than were asked for.
+                network_configs[Modality.TEXT] = replace(text, vocabulary=tokenizer.size)
         torch.manual_seed(recipe.seed)
         self._network = MuOmni(
             network_configs.get(Modality.TEXT),
@@ -197,24 +200,14 @@ class _Run:
             name: value.detach().clone() for name, value in self._network.state_dict().items()
         }
         self._optimiser = _adamw(self._network, self._scale, recipe.optimiser)
-        tokenise = self._ids()
         self._batches = Batches(recipe, self.examples, tokenise)
         self._groups = torch.from_numpy(self.examples.groups)
         self._done = 0
         self._seconds = 0.0
         self._last: dict[str, Any] = {}
 
-    def _ids(self) -> Callable[[str], NDArray[np.int64]]:
-        if self.tokenizer is None:
-            return lambda _: np.zeros(0, np.int64)
-        thinker = self._network.thinker
-        tokenizer = Tokenizer(self.tokenizer, thinker.config.vocabulary if thinker else 0)
-        return tokenizer.ids
-
-    def _tokenizer(self, starts: list[MuOmniModel]) -> Path | None:
+    def _tokenizer(self, starts: list[MuOmniModel], vocabulary: int) -> Path:
         """Return the tokenizer: of the last start that has one, else trained on the texts."""
-        if Modality.TEXT not in self._recipe.towers:
-            return None
         path = self._work / TOKENIZER
         inherited = [found for start in starts if (found := start.tokenizer())]
         if path.exists():
@@ -228,7 +221,7 @@ class _Run:
                 partial.write_bytes(
                     train_tokenizer(
                         [self.examples.texts[number] for number in known],
-                        _configs(self._recipe, [])[Modality.TEXT].vocabulary,
+                        vocabulary,
                         fold_case=self._recipe.fold_case,
                     )
                 )
@@ -498,6 +491,11 @@ class _Run:
             "skipped_rows": len(self.examples.problems),
             "last": self._last,
         }
+
+
+def _no_ids(_: str) -> NDArray[np.int64]:
+    """Return what a text is to towers that read none."""
+    return np.zeros(0, np.int64)
 
 
 def learning_rate(step: int, how: Optimiser) -> float:
