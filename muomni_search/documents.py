@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -9,12 +10,20 @@ from typing import Any
 
 from muomni_search.errors import InvalidInput
 
-__all__ = ["check_key", "check_texts", "legible", "to_json"]
+__all__ = ["check_key", "check_texts", "hash_content", "legible", "to_json"]
 
 ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 ENCODER = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
 )
+
+
+def hash_content(*parts: bytes) -> str:
+    """Return the hash by which a content is known again: of its bytes, one part after another."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def to_json(metadata: Mapping[str, Any] | None, key: str) -> str:

@@ -13,7 +13,6 @@ run, so an interruption loses little and breaks nothing.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import sys
@@ -30,7 +29,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from muomni_search.documents import to_json
+from muomni_search.documents import hash_content, to_json
 from muomni_search.encoders.protocol import Model, Piece
 from muomni_search.errors import Conflict, InvalidInput, MuomniError, NotFound, UnreadableFile
 from muomni_search.ingest.folder import IGNORE_FILE, Entry
@@ -328,7 +327,7 @@ class Pipeline:
             if record.vector is not None:
                 return self._read_vector(record, known)
             data = _content_bytes(record, self._limits)
-            digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+            digest = hash_content(data)
             read = _Read(record, known, digest)
             if read.is_unchanged:
                 return read
@@ -345,9 +344,9 @@ class Pipeline:
     def _read_vector(self, record: Record, known: Known | None) -> _Read:
         if record.text is not None:
             self._limits.check_size(Modality.TEXT, record.origin, len(record.text))
-        digest = hashlib.blake2b(np.ascontiguousarray(record.vector).tobytes(), digest_size=16)
-        digest.update((record.text or "").encode())
-        return _Read(record, known, digest.hexdigest(), record.text)
+        vector = np.ascontiguousarray(record.vector).tobytes()
+        digest = hash_content(vector, (record.text or "").encode())
+        return _Read(record, known, digest, record.text)
 
     def _take(self, read: _Read | Problem) -> None:
         """Take one finished read, in input order."""
@@ -530,7 +529,7 @@ def content_again(item: Item, known: Known) -> Content | None:
             continue
         try:
             data = _content_bytes(one, limits)
-            if hashlib.blake2b(data, digest_size=16).hexdigest() == known.content_hash:
+            if hash_content(data) == known.content_hash:
                 return decode(item.modality, data, record.origin, limits)
         except (InvalidInput, NotFound):
             continue

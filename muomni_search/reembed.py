@@ -13,7 +13,6 @@ was killed goes on, and what others add or delete meanwhile is caught up with un
 
 from __future__ import annotations
 
-import hashlib
 import math
 import shutil
 import sys
@@ -30,6 +29,7 @@ from numpy.typing import NDArray
 
 from muomni_search import durable
 from muomni_search.collection import Collection, full_name
+from muomni_search.documents import hash_content
 from muomni_search.encoders.model import load_model
 from muomni_search.encoders.protocol import Model, VectorMap
 from muomni_search.errors import CheckpointError, Conflict, CorruptData, NotFound
@@ -352,11 +352,9 @@ def _record(item: Item, known: Known) -> Record | Problem:
     )
 
 
-def _is_hashed(text: str | None, content_hash: str | None) -> bool:
+def _is_hashed(text: str | None, known_hash: str | None) -> bool:
     """Whether a hash is that of this text."""
-    if text is None:
-        return False
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest() == content_hash
+    return text is not None and hash_content(text.encode()) == known_hash
 
 
 def _hopeless(snapshot: Snapshot) -> Iterator[Problem]:
