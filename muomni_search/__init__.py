@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from muomni_search.alignment import Alignment, align
     from muomni_search.batch import run_batch, write_neighbors
     from muomni_search.collection import Collection, Limits, Report
+    from muomni_search.encoders.foreign.registered import register_encoder
     from muomni_search.encoders.model import load_model
     from muomni_search.encoders.protocol import Model
     from muomni_search.errors import (
@@ -75,6 +76,7 @@ _HOMES = {
     "read_corpus": "ingest.manifest",
     "read_recipe": "training.recipe",
     "reembed_collection": "reembed",
+    "register_encoder": "encoders.foreign.registered",
     "run_batch": "batch",
     "train": "training.trainer",
     "write_heat": "heat",
@@ -117,6 +119,7 @@ __all__ = [
     "read_corpus",
     "read_recipe",
     "reembed_collection",
+    "register_encoder",
     "run_batch",
     "train",
     "write_heat",

@@ -5,6 +5,9 @@
 
 The model that was there, the parent, stays as it is; the new one is its encoders with a map behind
 each. `reembed` brings a collection to it.
+
+A *foreign* encoder, a function or a pretrained model on disk, may take the place of one of the
+parent's. Then both encode each content, and where the foreign one starts is learned from that.
 """
 
 from __future__ import annotations
@@ -26,9 +29,10 @@ from muomni_search import durable, ranking
 from muomni_search.collection import Collection, full_name
 from muomni_search.encoders.aligned import write_aligned
 from muomni_search.encoders.description import read_description
+from muomni_search.encoders.foreign.source import Source, find_source, probes_of
 from muomni_search.encoders.model import load_model
-from muomni_search.encoders.protocol import Model
-from muomni_search.errors import Conflict, InvalidInput, MuomniError, NotFound
+from muomni_search.encoders.protocol import Encoder, Model
+from muomni_search.errors import CheckpointError, Conflict, InvalidInput, MuomniError, NotFound
 from muomni_search.ingest.rows import TEXT_COLUMNS, Row, read_rows
 from muomni_search.ingest.table import find_beside
 from muomni_search.items import DIM, Item, Modality, Problem
@@ -54,6 +58,7 @@ PRIOR_ROWS = 50
 PRIOR_SAMPLE = 400
 
 Vectors = dict[Modality, NDArray[np.float32]]
+Labels = dict[Modality, Sequence[object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,7 @@ class Alignment:
         drift_of: What those are the vectors of.
         kept: How the pairs of ``keep`` find each other before and after.
         problems: Rows that could not be used.
+        sources: Where foreign encoders come from, by modality.
         seconds: How long it took.
     """
 
@@ -89,6 +95,7 @@ class Alignment:
     drift_of: str
     kept: list[dict[str, Any]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    sources: dict[Modality, Source] = field(default_factory=dict)
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
@@ -110,6 +117,8 @@ class Alignment:
                 for modality, pull in self.learned.pulls.items()
             },
             "refined": self.learned.refined,
+            "encoders": {str(one): source.as_dict() for one, source in self.sources.items()},
+            "agreement": self.learned.agreement,
             "retrieval": self.learned.retrieval,
             "drift": self.drift,
             "drift_of": self.drift_of,
@@ -124,6 +133,7 @@ def align(
     *,
     model: str | Path = "base",
     collection: Collection | None = None,
+    encoders: Mapping[Modality | str, str | Path] | None = None,
     keep: str | Path | None = None,
     anchor: Modality | str | None = None,
     pull: float | None = None,
@@ -145,6 +155,9 @@ def align(
         output: The directory of the new model, which must be empty or not there.
         model: The parent. With a collection it is the collection's.
         collection: Where keys are looked up, and whose vectors show the drift.
+        encoders: Foreign encoders that take the place of the parent's, by modality: the name of a
+            registered function, the folder of a pretrained model (CLIP, CLAP,
+            sentence-transformers), or the name or path of another model.
         keep: A table of pairs that are not learned from, to see what becomes of them.
         anchor: The modality that stays as it is; by default text, or else the commonest.
         pull: How strongly the maps are held to what was there; by default cross-validated.
@@ -160,7 +173,8 @@ def align(
     Raises:
         InvalidInput: Too few pairs, or of one modality only.
         Conflict: There is something in the output's place.
-        NotFound: No such model or table.
+        NotFound: No such model, encoder or table.
+        CheckpointError: An encoder is damaged, fails, or reads another modality.
         UnreadableFile: A table cannot be read.
     """
     started = time.monotonic()
@@ -171,37 +185,39 @@ def align(
     _check_target(target, parent, force=force)
     if collection is not None:
         collection.check_output(target)
-    reader = _Reader(parent, collection, progress or Silent())
+    sources, foreign = _open_foreign(encoders or {}, parent)
+    reader = _Reader(parent, foreign, collection, progress or Silent())
     rows = reader.read(table)
     staying = _anchor(rows, table, anchor)
-    starts: Maps = {modality: np.eye(DIM, dtype=np.float32) for modality in Modality}
-    learned = learn(rows, starts, anchor=staying, pull=pull, folds=folds, refine=refine, seed=seed)
-    if len(rows) < DIM:
+    learned = learn(rows, anchor=staying, pull=pull, folds=folds, refine=refine, seed=seed)
+    learned.notes += reader.notes
+    widest = max([DIM, *(source.dim for source in sources.values())])
+    if len(rows) < widest:
         learned.notes.append(
-            f"{len(rows)} pairs are fewer than the {DIM} dimensions: the maps were held the more"
+            f"{len(rows)} pairs are fewer than the {widest} dimensions: the maps were held the more"
         )
     problems = list(reader.problems)
-    after = {**starts, **learned.maps}
-    background, drift_of = reader.background(rows, table)
+    background, drift_of = reader.background(rows)[0], reader.searched or str(table)
     kept: list[dict[str, Any]] = []
     if keep is not None:
         others = reader.read(Path(keep))
         problems = list(reader.problems)
-        kept = compare_retrieval(others, starts, after)
+        kept = compare_retrieval(others, learned.maps)
         background, drift_of = _contents(others), str(keep)
     done = Alignment(
         model=target,
         anchor=staying,
         pairs=len(rows),
         learned=learned,
-        drift=_drift(background, learned.maps),
+        drift=_drift(background, rows, learned.maps),
         drift_of=drift_of,
         kept=kept,
         problems=problems,
+        sources=sources,
     )
     if learned.maps:
         described = reader.described()
-        prior = _prior(parent, reader.background(rows, table)[0], after, seed)
+        prior = _prior(parent, *reader.background(rows), learned.maps, seed)
         with _whole_directory(target, parent, force=force) as partial:
             write_aligned(
                 partial,
@@ -211,11 +227,36 @@ def align(
                 fingerprint=parent.fingerprint(),
                 prior=prior,
                 report=done.report(),
+                sources=sources,
+                probes=probes_of(foreign),
             )
     else:
         done.model = None
     done.seconds = time.monotonic() - started
     return done
+
+
+def _open_foreign(
+    encoders: Mapping[Modality | str, str | Path], parent: Model
+) -> tuple[dict[Modality, Source], dict[Modality, Encoder]]:
+    """Return where the foreign encoders come from, and the encoders.
+
+    Raises:
+        InvalidInput: There is no such modality.
+        NotFound: There is no such encoder.
+        CheckpointError: One cannot be used.
+    """
+    sources, found = {}, {}
+    for name, place in encoders.items():
+        if name not in set(Modality):
+            raise InvalidInput(
+                f"{name!r} is no modality of an encoder", hint=f"one of {', '.join(Modality)}"
+            )
+        modality = Modality(name)
+        sources[modality], found[modality] = find_source(
+            place, modality, load_model, threads=parent.threads
+        )
+    return sources, found
 
 
 def _anchor(rows: Pairs, table: Path, wanted: Modality | str | None) -> Modality:
@@ -229,14 +270,18 @@ def _anchor(rows: Pairs, table: Path, wanted: Modality | str | None) -> Modality
         raise InvalidInput(
             f"{table}: no pair can be used", hint="each row needs two of text, image and audio"
         )
-    if wanted is None:
-        return choose_anchor(rows)
-    if wanted not in there:
+    if wanted is not None and wanted not in there:
         raise InvalidInput(
             f"{table}: no pairs with {wanted}, which is to stay",
             hint=f"one of {', '.join(there)}",
         )
-    return Modality(wanted)
+    anchor = choose_anchor(rows) if wanted is None else Modality(wanted)
+    if anchor in rows.foreign and not rows.foreign[anchor].any():
+        raise InvalidInput(
+            f"{anchor} is to stay, and the present model has no place for it",
+            hint="let another modality stay, with --anchor",
+        )
+    return anchor
 
 
 # ---- reading pairs -------------------------------------------------------------------------------
@@ -247,16 +292,40 @@ class _Reader:
 
     Args:
         model: What encodes.
+        foreign: What encodes in its place, by modality.
         collection: Where keys are looked up; None for nowhere.
         progress: Told of each content.
     """
 
-    def __init__(self, model: Model, collection: Collection | None, progress: Progress) -> None:
+    def __init__(
+        self,
+        model: Model,
+        foreign: Mapping[Modality, Encoder],
+        collection: Collection | None,
+        progress: Progress,
+    ) -> None:
         self.problems: list[Problem] = []
+        self.notes: list[str] = []
         self._model = model
+        self._foreign = foreign
+        # Of the foreign ones, those whose contents the model encodes too.
+        self._twins = {modality for modality in foreign if self._encodes(modality)}
         self._collection = collection
         self._progress = progress
         self._found: dict[Content, NDArray[np.float32] | MuomniError] = {}
+        # What the model has of the contents that a foreign encoder encodes.
+        self._present: dict[Content, NDArray[np.float32] | MuomniError] = {}
+
+    def _encodes(self, modality: Modality) -> bool:
+        try:
+            self._model.encoder(modality)
+        except (CheckpointError, NotFound) as error:
+            self.notes.append(
+                f"{modality} is brought in by its pairs alone, as the present model does not "
+                f"encode it: {error.what}"
+            )
+            return False
+        return True
 
     def read(self, table: Path) -> Pairs:
         """Return the rows of a table of which every half can be used."""
@@ -265,7 +334,12 @@ class _Reader:
             self._encode({content for _, contents in rows for content in contents}, view)
         good = []
         for origin, contents in rows:
-            errors = [self._found[one] for one in contents]
+            errors = [
+                found[one]
+                for one in contents
+                for found in (self._found, self._present)
+                if one in found
+            ]
             bad = next((one for one in errors if isinstance(one, MuomniError)), None)
             if bad is not None:
                 self._fail(origin, bad)
@@ -280,7 +354,7 @@ class _Reader:
             try:
                 if isinstance(row, str):
                     raise InvalidInput(row, hint="mend the row")
-                yield origin, _contents_of(row, table, view)
+                yield origin, self._contents_of(row, table, view)
             except InvalidInput as error:
                 self._fail(origin, error)
 
@@ -296,34 +370,47 @@ class _Reader:
             for one, item in zip(keys, items, strict=True):
                 if item.vector is not None:
                     self._found[one] = item.vector
-        self._progress.start(len(new) - len(keys), "encoding")
+        encoded = [one for one in new if not one.is_key]
+        twins = sum(one.modality in self._twins for one in encoded)
+        self._progress.start(len(encoded) + twins, "encoding")
         try:
             for modality in Modality:
-                group = [one for one in new if one.modality == modality and not one.is_key]
-                if group:
-                    vectors = encode_contents(
-                        self._model.encoder(modality),
-                        [one.value for one in group],
-                        advance=self._progress.advance,
-                    )
-                    self._found.update(zip(group, vectors, strict=True))
+                group = [one for one in encoded if one.modality == modality]
+                if modality in self._twins:
+                    self._encode_group(self._model.encoder(modality), group, self._present)
+                encoder = self._foreign.get(modality) or (group and self._model.encoder(modality))
+                if group and encoder:
+                    self._encode_group(encoder, group, self._found)
         finally:
             self._progress.finish()
 
+    def _encode_group(
+        self,
+        encoder: Encoder,
+        group: Sequence[Content],
+        found: dict[Content, NDArray[np.float32] | MuomniError],
+    ) -> None:
+        vectors = encode_contents(
+            encoder, [one.value for one in group], advance=self._progress.advance
+        )
+        found.update(zip(group, vectors, strict=True))
+
     def _stacked(self, rows: Sequence[Sequence[Content]]) -> Pairs:
         numbers: dict[Content, int] = {}
-        vectors: Vectors = {}
-        contents = {}
-        for modality in Modality:
-            vectors[modality] = np.zeros((len(rows), DIM), np.float32)
-            contents[modality] = np.full(len(rows), -1, np.int64)
+        contents = {modality: np.full(len(rows), -1, np.int64) for modality in Modality}
+        widths = {one: encoder.dim for one, encoder in self._foreign.items()}
+        vectors: Vectors = {
+            one: np.zeros((len(rows), widths.get(one, DIM)), np.float32) for one in Modality
+        }
+        present: Vectors = {one: np.zeros((len(rows), DIM), np.float32) for one in self._foreign}
         for place, row in enumerate(rows):
             for one in row:
-                vector = self._found[one]
-                if not isinstance(vector, MuomniError):
-                    vectors[one.modality][place] = vector
-                    contents[one.modality][place] = numbers.setdefault(one, len(numbers))
-        return Pairs(vectors, contents)
+                contents[one.modality][place] = numbers.setdefault(one, len(numbers))
+                for stack, found in ((vectors, self._found), (present, self._present)):
+                    vector = found.get(one)
+                    if isinstance(vector, np.ndarray):
+                        stack[one.modality][place] = vector
+        return Pairs(vectors, contents, present)
 
     def described(self) -> str:
         """Return what the collection calls its model."""
@@ -332,39 +419,67 @@ class _Reader:
         with self._collection.store.snapshot() as snapshot:
             return snapshot.model
 
-    def background(self, rows: Pairs, table: Path) -> tuple[Vectors, str]:
-        """Return vectors of each modality that stand for what is searched, and what they are."""
-        if self._collection is None:
-            return _contents(rows), str(table)
-        found: Vectors = {}
-        with self._collection.store.snapshot() as snapshot:
-            for modality in Modality:
-                vectors, dead = snapshot.vectors(modality), snapshot.dead(modality)
-                found[modality] = vectors[ranking.sample_rows(len(vectors), dead)]
-        return found, str(self._collection.directory)
+    @property
+    def searched(self) -> str | None:
+        """The collection's directory; None when there is none."""
+        return None if self._collection is None else str(self._collection.directory)
 
+    def background(self, rows: Pairs) -> tuple[Vectors, Labels]:
+        """Return vectors of each modality that stand for what is searched, and what each is of.
 
-def _contents_of(row: Row, table: Path, view: View | None) -> list[Content]:
-    """Return the halves that a row names.
+        Those of the collection where there is one, each of something else; those of a foreign
+        encoder are always of the table, as no collection has them.
+        """
+        found, labels = _contents(rows), _labels(rows)
+        if self._collection is not None:
+            with self._collection.store.snapshot() as snapshot:
+                for modality in set(Modality) - self._foreign.keys():
+                    vectors, dead = snapshot.vectors(modality), snapshot.dead(modality)
+                    found[modality] = vectors[ranking.sample_rows(len(vectors), dead)]
+                    labels[modality] = [f"{modality} {row}" for row in range(len(found[modality]))]
+        return found, labels
 
-    Raises:
-        InvalidInput: They make no pair, or a file is not there or not in the table's folder.
-    """
-    if any(row.get(name) is not None for name in KEY_COLUMNS):
-        items = _items([_text(name, row.get(name)) for name in KEY_COLUMNS], view)
-        found = [Content(item.modality, item.key, is_key=True) for item in items]
-    else:
-        given = {one: _text(one, row[one]) for one in Modality if row.get(one) is not None}
-        found = [
-            Content(one, value if one == Modality.TEXT else find_beside(table, value))
-            for one, value in given.items()
-        ]
-    if len({one.modality for one in found}) < max(2, len(found)):
-        raise InvalidInput(
-            f"{' and '.join(one.modality for one in found) or 'nothing'} is no pair",
-            hint="fill two of text, image and audio, or key_a and key_b of two modalities",
-        )
-    return found
+    def _contents_of(self, row: Row, table: Path, view: View | None) -> list[Content]:
+        """Return the halves that a row names.
+
+        One half is enough where a foreign encoder and the model read the same.
+
+        Raises:
+            InvalidInput: They make no pair, or a file is not there or not in the table's folder.
+        """
+        if any(row.get(name) is not None for name in KEY_COLUMNS):
+            items = _items([_text(name, row.get(name)) for name in KEY_COLUMNS], view)
+            found = [self._content_of(item) for item in items]
+        else:
+            given = {one: _text(one, row[one]) for one in Modality if row.get(one) is not None}
+            found = [
+                Content(one, value if one == Modality.TEXT else find_beside(table, value))
+                for one, value in given.items()
+            ]
+        modalities = {one.modality for one in found}
+        least = 1 if modalities & self._twins else 2
+        if len(modalities) < max(least, len(found)):
+            raise InvalidInput(
+                f"{' and '.join(one.modality for one in found) or 'nothing'} is no pair",
+                hint="fill two of text, image and audio, or key_a and key_b of two modalities",
+            )
+        return found
+
+    def _content_of(self, item: Item) -> Content:
+        """Return an item as the half of a pair: its vector, or for a foreign encoder its content.
+
+        Raises:
+            InvalidInput: It has none.
+        """
+        if item.modality not in self._foreign:
+            return Content(item.modality, item.key, is_key=True)
+        value = item.text if item.modality == Modality.TEXT else item.source
+        if value is None:
+            raise InvalidInput(
+                f"{item.key!r} has no content for another encoder to read",
+                hint="pair items that were added from a file",
+            )
+        return Content(item.modality, value if item.modality == Modality.TEXT else Path(value))
 
 
 def _items(keys: Sequence[str], view: View | None) -> list[Item]:
@@ -385,6 +500,16 @@ def _contents(rows: Pairs) -> Vectors:
     return found
 
 
+def _labels(rows: Pairs) -> Labels:
+    """Return for each of ``_contents`` a number that those share which have to do with another."""
+    related = rows.related()
+    found: Labels = {}
+    for modality, contents in rows.contents.items():
+        numbers, places = np.unique(contents, return_index=True)
+        found[modality] = related[places[numbers >= 0]].tolist()
+    return found
+
+
 def _text(name: str, value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
@@ -396,26 +521,40 @@ def _text(name: str, value: Any) -> str:
 # ---- what the maps do ----------------------------------------------------------------------------
 
 
-def _drift(vectors: Mapping[Modality, NDArray[np.float32]], maps: Maps) -> dict[str, float]:
-    """Return for each mapped modality the mean cosine between old and new vectors."""
-    return {
-        str(modality): round(float(np.mean(np.sum(rows * apply_map(rows, maps[modality]), 1))), 4)
-        for modality, rows in vectors.items()
-        if modality in maps and len(rows)
-    }
+def _drift(vectors: Vectors, rows: Pairs, maps: Maps) -> dict[str, float]:
+    """Return for each mapped modality the mean cosine between old and new vectors.
+
+    Args:
+        vectors: What stands for what is searched.
+        rows: The pairs, which stand for it where the encoder is another one.
+        maps: The maps.
+    """
+    found = {}
+    for modality, weights in sorted(maps.items()):
+        old = new = vectors.get(modality, np.empty((0, DIM), np.float32))
+        if modality in rows.foreign:
+            there = rows.have(modality) & rows.foreign[modality].any(axis=1)
+            old, new = rows.foreign[modality][there], rows.vectors[modality][there]
+        if len(old):
+            cosines = np.sum(old * apply_map(new, weights), axis=1)
+            found[str(modality)] = round(float(cosines.mean()), 4)
+    return found
 
 
 def _prior(
-    parent: Model, vectors: Mapping[Modality, NDArray[np.float32]], maps: Maps, seed: int
+    parent: Model, vectors: Vectors, labels: Labels, maps: Maps, seed: int
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Return the new model's prior: measured where there are vectors enough, else the parent's."""
     rng = np.random.default_rng(seed)
-    sampled = {
-        modality: apply_map(rows[rng.permutation(len(rows))[:PRIOR_SAMPLE]], maps[modality])
-        for modality, rows in vectors.items()
-        if len(rows) >= PRIOR_ROWS
-    }
-    measured = ranking.fit_prior(sampled)
+    sampled: Vectors = {}
+    of: Labels = {}
+    for modality, rows in vectors.items():
+        if len(rows) >= PRIOR_ROWS:
+            some = rng.permutation(len(rows))[:PRIOR_SAMPLE]
+            mapped = modality in maps
+            sampled[modality] = apply_map(rows[some], maps[modality]) if mapped else rows[some]
+            of[modality] = [labels[modality][row] for row in some]
+    measured = ranking.fit_prior(sampled, of)
 
     def known(asking: str, asked: str) -> dict[str, float]:
         for prior in (measured, parent.prior):

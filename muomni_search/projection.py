@@ -5,7 +5,9 @@ x to those t of what they belong to:
 
     W = argmin  Σ ‖x W − t‖²  +  λ ‖W − W₀‖²  =  (XᵀX + λI)⁻¹ (XᵀT + λW₀)
 
-(ridge regression towards what is there, W₀, which is the identity for vectors of one space). The
+(ridge regression towards what is there, W₀). Where the vectors lie in the space already, W₀ is the
+identity. Those of a *foreign* encoder do not; there W₀ is itself a ridge regression, from what the
+foreign encoder says of a content to what the present one says of it, and zero where none does. The
 *pull* λ / (n / d) says how strongly W is held: at 1 the pull weighs as much as the pairs. It is
 chosen by retrieval on pairs that the map was not learned from, and an infinite pull, which changes
 nothing, is among the candidates.
@@ -18,7 +20,7 @@ that is compared with the anchor's own vectors stays as it was.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, permutations
 from typing import TYPE_CHECKING, Any
@@ -71,10 +73,13 @@ class Pairs:
     Args:
         vectors: For each modality unit rows (n, d), zeros where a row has none.
         contents: For each modality a number (n,) that equal contents share, −1 for none.
+        foreign: For each modality whose vectors are of another space, what the present space has
+            of the same contents (n, 256); all zeros where nothing is known.
     """
 
     vectors: Mapping[Modality, NDArray[np.float32]]
     contents: Mapping[Modality, NDArray[np.int64]]
+    foreign: Mapping[Modality, NDArray[np.float32]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.contents.values()), ()))
@@ -84,6 +89,16 @@ class Pairs:
         return Pairs(
             {modality: some[rows] for modality, some in self.vectors.items()},
             {modality: some[rows] for modality, some in self.contents.items()},
+            {modality: some[rows] for modality, some in self.foreign.items()},
+        )
+
+    def present(self) -> Pairs:
+        """Return the rows as the present space has them, without what it does not know."""
+        unknown = {one for one, rows in self.foreign.items() if not rows.any()}
+        vectors = {**self.vectors, **self.foreign}
+        return Pairs(
+            {one: rows for one, rows in vectors.items() if one not in unknown},
+            {one: numbers for one, numbers in self.contents.items() if one not in unknown},
         )
 
     def have(self, *modalities: Modality) -> NDArray[np.bool_]:
@@ -99,6 +114,14 @@ class Pairs:
         Two rows with the same picture or sound are one observation. Two with the same words are
         not: a name may stand for many pictures.
         """
+        return self._components([one for one in self.contents if one != Modality.TEXT])
+
+    def related(self) -> NDArray[np.int64]:
+        """Return a number (n,) that rows share which have to do with each other, by any content."""
+        return self._components(self.contents)
+
+    def _components(self, modalities: Iterable[Modality]) -> NDArray[np.int64]:
+        """Return a number (n,) that rows share which equal contents of some modalities join."""
         parents = list(range(len(self)))
 
         def root(row: int) -> int:
@@ -107,10 +130,10 @@ class Pairs:
                 row = parents[row]
             return row
 
-        for modality, contents in self.contents.items():
+        for modality in modalities:
             first: dict[int, int] = {}
-            for row, content in enumerate(contents.tolist()):
-                if content >= 0 and modality != Modality.TEXT:
+            for row, content in enumerate(self.contents[modality].tolist()):
+                if content >= 0:
                     parents[root(row)] = root(first.setdefault(content, row))
         return np.array([root(row) for row in range(len(self))], np.int64)
 
@@ -120,9 +143,11 @@ class Learned:
     """The maps, and how they did on pairs that they were not learned from.
 
     Args:
-        maps: For each modality that is mapped, its map (d, 256).
-        pulls: How strongly each was held; infinite for one that stays as it was.
+        maps: For each modality that is mapped, its map (d, 256); a foreign one always is.
+        pulls: How strongly each was held; infinite for one that stays where it started.
         retrieval: How well each modality finds the other before and after, cross-validated.
+        agreement: For each foreign modality the mean cosine between where its vectors start and
+            what the present space has of the same contents, cross-validated.
         refined: Whether the maps were refined.
         notes: What one should know.
     """
@@ -130,16 +155,20 @@ class Learned:
     maps: Maps
     pulls: dict[Modality, float]
     retrieval: list[dict[str, Any]]
+    agreement: dict[str, float] = field(default_factory=dict)
     refined: bool = False
     notes: list[str] = field(default_factory=list)
 
 
 def apply_map(rows: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return rows (n, d) through a map (d, 256), of unit length."""
-    if not len(rows):
-        return np.empty((0, weights.shape[1]), np.float32)
+    """Return rows (n, d) through a map (d, 256), of unit length; zeros where nothing is left."""
     # In float64, so that a row comes out the same alone and among others.
-    return normalise(rows.astype(np.float64) @ weights.astype(np.float64))
+    mapped = rows.astype(np.float64) @ weights.astype(np.float64)
+    found = np.zeros(mapped.shape, np.float32)
+    there = mapped.any(axis=1)
+    if there.any():
+        found[there] = normalise(mapped[there])
+    return found
 
 
 def choose_anchor(pairs: Pairs) -> Modality:
@@ -150,9 +179,26 @@ def choose_anchor(pairs: Pairs) -> Modality:
     return max(counts, key=lambda modality: counts[modality])
 
 
+@dataclass(frozen=True, eq=False)
+class _Fit:
+    """Where each modality starts, and the maps that were learned from there."""
+
+    starts: Maps
+    maps: Maps
+    pulls: dict[Modality, float]
+
+    def all(self) -> Maps:
+        """Return a map of every modality."""
+        return {**self.starts, **self.maps}
+
+    def without(self, modality: Modality) -> _Fit:
+        """Return the same with one modality where it starts."""
+        maps = {one: weights for one, weights in self.maps.items() if one != modality}
+        return _Fit(self.starts, maps, {**self.pulls, modality: math.inf})
+
+
 def learn(
     pairs: Pairs,
-    starts: Mapping[Modality, NDArray[np.float32]],
     *,
     anchor: Modality,
     pull: float | None = None,
@@ -166,7 +212,6 @@ def learn(
 
     Args:
         pairs: What belongs together.
-        starts: The map W₀ (d, 256) of each modality.
         anchor: The modality that stays at its start.
         pull: How strongly to hold every map; by default what cross-validation finds best.
         folds: Parts of the pairs, each held out once.
@@ -174,62 +219,80 @@ def learn(
         seed: What decides on the folds and on the batches of refinement.
 
     Raises:
-        InvalidInput: There are too few pairs for any modality.
+        InvalidInput: There are too few pairs for any modality, or for a foreign one.
     """
-    if not learnable(pairs, anchor):
+    order = learnable(pairs, anchor)
+    known = pairs.present()
+    if not order and not any(known.have(one).sum() >= MIN_PAIRS for one in pairs.foreign):
         raise InvalidInput(
             f"no modality has {MIN_PAIRS} pairs with {anchor}, which is the least to learn from",
             hint="give more pairs of two modalities",
         )
-    order = learnable(pairs, anchor)
+    for modality in pairs.foreign:
+        if modality not in order and known.have(modality).sum() < MIN_PAIRS:
+            raise InvalidInput(
+                f"{modality} has neither {MIN_PAIRS} pairs with {anchor} nor as many contents that "
+                "the present model encodes: there is nothing to bring its encoder in by",
+                hint="give more pairs",
+            )
 
-    def fit(rows: Pairs) -> tuple[Maps, dict[Modality, float]]:
-        return _fit(rows, order, starts, anchor, pull, folds, seed)
+    def fit(rows: Pairs) -> _Fit:
+        return _fit(rows, order, anchor, pull, folds, seed)
 
     parts = _folds(pairs.groups(), folds, seed)
-    fitted = [fit(pairs.take(parts != part)) for part in range(int(parts.max()) + 1)]
-    trials = {"closed form": [maps for maps, _ in fitted]}
-    maps, pulls = fit(pairs)
+    held_out = [fit(pairs.take(parts != part)) for part in range(int(parts.max()) + 1)]
+    final = fit(pairs)
     shown = _sample_rows(len(pairs), EVALUATED_ROWS, seed)
 
-    def score(changes: Sequence[Maps]) -> float:
+    def score(fits: Sequence[_Fit]) -> float:
         """Return the mean over all directions of their mean reciprocal ranks."""
-        return float(
-            np.mean(
-                [
-                    mean_reciprocal_rank(ranks)
-                    for ranks in _fold_ranks(
-                        pairs.take(shown), parts[shown], [{**starts, **one} for one in changes]
-                    ).values()
-                ]
-            )
-        )
+        ranks = _fold_ranks(pairs.take(shown), parts[shown], [one.all() for one in fits])
+        return float(np.mean([mean_reciprocal_rank(some) for some in ranks.values()]))
 
     notes = []
-    if refine and maps:
-        trials["refined"] = [
-            _refine(pairs.take(parts != part), some, starts, own, seed=seed)
-            for part, (some, own) in enumerate(fitted)
+    is_refined = False
+    if refine and final.maps:
+        trials = [
+            _refine(pairs.take(parts != part), one, seed=seed) for part, one in enumerate(held_out)
         ]
-        if score(trials["refined"]) > score(trials["closed form"]):
-            maps = _refine(pairs, maps, starts, pulls, seed=seed)
+        if score(trials) > score(held_out):
+            held_out, final, is_refined = trials, _refine(pairs, final, seed=seed), True
         else:
-            del trials["refined"]
             notes.append("refinement did not help on held-out pairs: the closed form was kept")
-    changes = trials.get("refined", trials["closed form"])
-    for modality in [] if pull is not None else list(maps):
-        without = [{one: some for one, some in fold.items() if one != modality} for fold in changes]
-        if score(changes) <= score(without):
-            del maps[modality]
-            pulls[modality] = math.inf
-            changes = without
+    for modality in [] if pull is not None else list(final.maps):
+        if not final.starts[modality].any():
+            continue
+        without = [one.without(modality) for one in held_out]
+        if score(held_out) <= score(without):
+            held_out, final = without, final.without(modality)
     notes += [
-        f"{modality} gains nothing on held-out pairs: it stays as it was"
-        for modality in pulls
-        if modality not in maps
+        f"{modality} gains nothing on held-out pairs: it "
+        + ("stays where the model has it" if modality in pairs.foreign else "stays as it was")
+        for modality in final.pulls
+        if modality not in final.maps
     ]
-    retrieval = _compare(pairs.take(shown), parts[shown], starts, changes)
-    return Learned(maps, pulls, retrieval, bool(maps) and "refined" in trials, notes)
+    retrieval = _compare(pairs.take(shown), parts[shown], [one.all() for one in held_out])
+    return Learned(
+        maps={one: final.starts[one] for one in pairs.foreign} | final.maps,
+        pulls=final.pulls,
+        retrieval=retrieval,
+        agreement=_agreement(pairs, parts, held_out),
+        refined=is_refined and bool(final.maps),
+        notes=notes,
+    )
+
+
+def _agreement(pairs: Pairs, parts: NDArray[np.int64], fits: Sequence[_Fit]) -> dict[str, float]:
+    found = {}
+    for modality, twins in pairs.foreign.items():
+        if twins.any():
+            cosines: list[float] = []
+            for part, fit in enumerate(fits):
+                rows = (parts == part) & pairs.have(modality)
+                started = apply_map(pairs.vectors[modality][rows], fit.starts[modality])
+                cosines += (started * twins[rows]).sum(axis=1).tolist()
+            found[str(modality)] = round(float(np.mean(cosines)), 4)
+    return found
 
 
 def learnable(pairs: Pairs, anchor: Modality) -> list[Modality]:
@@ -259,24 +322,23 @@ def _sample_rows(count: int, most: int, seed: int) -> NDArray[np.int64]:
 def _fit(
     pairs: Pairs,
     order: Sequence[Modality],
-    starts: Mapping[Modality, NDArray[np.float32]],
     anchor: Modality,
     pull: float | None,
     folds: int,
     seed: int,
-) -> tuple[Maps, dict[Modality, float]]:
+) -> _Fit:
     """Return the maps that are learned from some pairs, and their pulls, chosen on those alone.
 
     Args:
         pairs: What to learn from.
         order: The modalities to map, one after the other.
-        starts: The map of each modality as it was.
-        anchor: The modality that stays.
+        anchor: The modality that stays where it starts.
         pull: How strongly to hold every map; None to choose.
         folds: Parts of the pairs, of which each is held out once to choose.
         seed: What decides on these.
     """
     parts = _folds(pairs.groups(), folds, seed)
+    starts = {modality: _start(pairs, modality, parts) for modality in pairs.vectors}
     # The anchor's vectors, then those of each modality that is mapped.
     known = {anchor: _mapped(pairs, anchor, starts[anchor])}
     maps: Maps = {}
@@ -296,7 +358,22 @@ def _fit(
         if not math.isinf(pulls[modality]):
             maps[modality] = _Ridge(sample, start).weights(pulls[modality])
         known[modality] = _mapped(pairs, modality, maps.get(modality, starts[modality]))
-    return maps, pulls
+    return _Fit(starts, maps, pulls)
+
+
+def _start(pairs: Pairs, modality: Modality, parts: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return W₀ (d, 256): how a modality's vectors come into the present space."""
+    vectors = pairs.vectors[modality]
+    if modality not in pairs.foreign:
+        return np.eye(vectors.shape[1], DIM, dtype=np.float32)
+    zero = np.zeros((vectors.shape[1], DIM))
+    there = pairs.have(modality)
+    twins = pairs.foreign[modality][there]
+    if not twins.any():
+        return zero.astype(np.float32)
+    numbers = pairs.contents[modality][there]
+    sample = _Sample(vectors[there].astype(np.float64), twins.astype(np.float64), numbers, numbers)
+    return _Ridge(sample, zero).weights(_choose_pull(sample, zero, parts[there]))
 
 
 def _mapped(pairs: Pairs, modality: Modality, weights: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -394,24 +471,26 @@ def _choose_pull(sample: _Sample, start: Array, parts: NDArray[np.int64]) -> flo
     shown = _sample_rows(len(parts), CHOOSING_ROWS, 0)
     tested = sample.take(shown)
     as_it_was = tested.vectors @ start
-    found: list[list[Array]] = [[] for _ in PULLS]
+    # Nothing can be held to a map that makes everything zero.
+    pulls = PULLS if start.any() else PULLS[1:]
+    found: list[list[Array]] = [[] for _ in pulls]
     for part in np.unique(parts).tolist():
         asking = parts[shown] == part
         if not asking.any() or (parts == part).all():
             continue
         ridge = _Ridge(sample.take(parts != part), start)
         along = tested.vectors @ ridge.basis
-        for ranks, pull in zip(found, PULLS, strict=True):
+        for ranks, pull in zip(found, pulls, strict=True):
             mapped = normalise(as_it_was + along @ ridge.change(pull))
             ranks.append(1.0 / tested.ranks(mapped, asking))
     if not found[0]:
-        return math.inf
+        return pulls[0]
     reciprocal = [np.concatenate(one) for one in found]
     best = max(reciprocal, key=lambda one: float(one.mean()))
     lost = [best - one for one in reciprocal]
     return next(
         pull
-        for pull, one in zip(PULLS, lost, strict=True)
+        for pull, one in zip(pulls, lost, strict=True)
         if one.mean() <= one.std() / math.sqrt(len(one))
     )
 
@@ -445,50 +524,52 @@ def _ranks(similarities: NDArray[np.float32], relevant: NDArray[np.bool_]) -> ND
     return np.asarray(1 + ahead.sum(axis=1), np.int64)
 
 
-def compare_retrieval(
-    pairs: Pairs,
-    before: Mapping[Modality, NDArray[np.float32]],
-    after: Mapping[Modality, NDArray[np.float32]],
-) -> list[dict[str, Any]]:
-    """Return how well each modality finds its partner among all rows, before and after."""
-    return _compare(pairs, np.zeros(len(pairs), np.int64), before, [dict(after)])
+def compare_retrieval(pairs: Pairs, after: Maps) -> list[dict[str, Any]]:
+    """Return how well each modality finds its partner among the rows, before and after.
+
+    Args:
+        pairs: The rows; of very many a sample.
+        after: The map of each modality that is mapped.
+    """
+    shown = pairs.take(_sample_rows(len(pairs), EVALUATED_ROWS, 0))
+    return _compare(shown, np.zeros(len(shown), np.int64), [after])
 
 
-def _compare(
-    pairs: Pairs,
-    parts: NDArray[np.int64],
-    before: Mapping[Modality, NDArray[np.float32]],
-    after: Sequence[Maps],
-) -> list[dict[str, Any]]:
+def _compare(pairs: Pairs, parts: NDArray[np.int64], after: Sequence[Maps]) -> list[dict[str, Any]]:
     """Return how well the rows of each fold find their partners among all, before and after.
 
     Args:
         pairs: The rows.
         parts: The fold (n,) of each.
-        before: The map of each modality as it was.
         after: For each fold the maps that were learned from the others.
     """
-    old = _fold_ranks(pairs, parts, [before] * len(after))
-    new = _fold_ranks(pairs, parts, [{**before, **maps} for maps in after])
+    old = _fold_ranks(pairs.present(), parts, [{}] * len(after))
+    new = _fold_ranks(pairs, parts, after)
     return [
         {
             "from": str(asking),
             "to": str(asked),
-            "queries": len(old[asking, asked]),
-            "before": _figures(old[asking, asked]),
-            "after": _figures(new[asking, asked]),
-            **_gain(old[asking, asked], new[asking, asked]),
+            "queries": len(ranks),
+            "before": _figures(old[asking, asked]) if (asking, asked) in old else None,
+            "after": _figures(ranks),
+            **_gain(old.get((asking, asked)), ranks),
         }
-        for asking, asked in old
+        for (asking, asked), ranks in new.items()
     ]
 
 
 def _fold_ranks(
     pairs: Pairs,
     parts: NDArray[np.int64],
-    maps: Sequence[Mapping[Modality, NDArray[np.float32]]],
+    maps: Sequence[Maps],
 ) -> dict[tuple[Modality, Modality], NDArray[np.int64]]:
-    """Return for each direction the ranks at which the rows find their partners among all."""
+    """Return for each direction the ranks at which the rows find their partners among all.
+
+    Args:
+        pairs: The rows.
+        parts: The fold (n,) of each.
+        maps: For each fold the maps; the vectors of a modality without one stay as they are.
+    """
     found: dict[tuple[Modality, Modality], NDArray[np.int64]] = {}
     for asking, asked in permutations(Modality, 2):
         both = pairs.have(asking, asked)
@@ -498,8 +579,13 @@ def _fold_ranks(
         ranks = []
         for part, some in enumerate(maps):
             rows = parts[both] == part
-            queries = apply_map(own.vectors[asking][rows], some[asking])
-            items = apply_map(own.vectors[asked], some[asked])
+            queries, items = (
+                apply_map(vectors, some[one]) if one in some else vectors
+                for one, vectors in (
+                    (asking, own.vectors[asking][rows]),
+                    (asked, own.vectors[asked]),
+                )
+            )
             relevant = _relevant(contents[asking][both], contents[asked][both], rows)
             ranks.append(_ranks(queries @ items.T, relevant))
         found[asking, asked] = np.concatenate(ranks)
@@ -509,13 +595,16 @@ def _fold_ranks(
 def _figures(ranks: NDArray[np.int64]) -> dict[str, Any]:
     low, high = bootstrap_interval(ranks, mean_reciprocal_rank, resamples=RESAMPLES)
     return {
-        **{f"recall@{cut}": round(success_at_k(ranks, cut), 4) for cut in CUTS},
+        **{f"success@{cut}": round(success_at_k(ranks, cut), 4) for cut in CUTS},
         "mrr": round(mean_reciprocal_rank(ranks), 4),
         "mrr_interval": [round(low, 4), round(high, 4)],
     }
 
 
-def _gain(old: NDArray[np.int64], new: NDArray[np.int64]) -> dict[str, Any]:
+def _gain(old: NDArray[np.int64] | None, new: NDArray[np.int64]) -> dict[str, Any]:
+    if old is None:
+        return {"mrr_gain": None, "mrr_gain_interval": None}
+
     def gain(rows: NDArray[np.int64]) -> float:
         return mean_reciprocal_rank(new[rows]) - mean_reciprocal_rank(old[rows])
 
@@ -530,14 +619,7 @@ def _gain(old: NDArray[np.int64], new: NDArray[np.int64]) -> dict[str, Any]:
 # ---- contrastive refinement ----------------------------------------------------------------------
 
 
-def _refine(
-    pairs: Pairs,
-    maps: Maps,
-    starts: Mapping[Modality, NDArray[np.float32]],
-    pulls: Mapping[Modality, float],
-    *,
-    seed: int,
-) -> Maps:
+def _refine(pairs: Pairs, fit: _Fit, *, seed: int) -> _Fit:
     """Return maps that go on from the closed form by symmetric InfoNCE (van den Oord et al. 2018).
 
     A share of the pairs is left out to see when to stop; the maps that did best on it are
@@ -546,11 +628,12 @@ def _refine(
     import torch
 
     held = _folds(pairs.groups(), round(1 / VALIDATION_SHARE), seed) == 0
-    torch.manual_seed(seed)
+    if held.all() or not held.any():  # one picture with many names: nothing shows when to stop
+        return fit
     generator = np.random.default_rng(seed)
     training, validation = pairs.take(~held), pairs.take(held)
-    weights = {one: torch.tensor(weights, requires_grad=True) for one, weights in maps.items()}
-    fixed = {one: torch.tensor(start) for one, start in starts.items()}
+    weights = {one: torch.tensor(weights, requires_grad=True) for one, weights in fit.maps.items()}
+    fixed = {one: torch.tensor(start) for one, start in fit.starts.items()}
     log_temperature = torch.tensor(math.log(FIRST_TEMPERATURE), requires_grad=True)
     optimiser = torch.optim.AdamW(
         [*weights.values(), log_temperature], lr=LEARNING_RATE, weight_decay=0.0
@@ -559,7 +642,7 @@ def _refine(
     def loss(rows: Pairs) -> torch.Tensor:
         return _contrast(rows, {**fixed, **weights}, log_temperature.exp())
 
-    best, kept, waited = math.inf, maps, 0
+    best, kept, waited = math.inf, fit.maps, 0
     for step in range(STEPS + 1):
         if step % CHECK_STEPS == 0:
             with torch.no_grad():
@@ -572,12 +655,12 @@ def _refine(
         chosen = generator.permutation(len(training))[:BATCH_ROWS]
         total = loss(training.take(chosen))
         for one, weight in weights.items():
-            pull = min(pulls[one], max(pull for pull in PULLS if not math.isinf(pull)))
+            pull = min(fit.pulls[one], max(pull for pull in PULLS if not math.isinf(pull)))
             total = total + pull / weight.shape[0] * ((weight - fixed[one]) ** 2).sum()
         optimiser.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-    return kept
+    return _Fit(fit.starts, kept, fit.pulls)
 
 
 def _contrast(

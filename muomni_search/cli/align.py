@@ -23,12 +23,29 @@ if TYPE_CHECKING:
     from muomni_search import Alignment
 
 
+def _encoders(
+    context: click.Context, parameter: click.Parameter, given: tuple[str, ...]
+) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for one in given:
+        modality, equals, name = one.partition("=")
+        if modality not in MODALITIES or not equals or not name:
+            raise click.BadParameter(
+                f"{one!r} is not {'|'.join(MODALITIES)}=ENCODER", ctx=context, param=parameter
+            )
+        if modality in found:
+            raise click.BadParameter(f"{modality} is given twice", ctx=context, param=parameter)
+        found[modality] = name
+    return found
+
+
 @click.command(
     "align",
     cls=Command,
     example="""\
 muomni align pairs.csv models/birds
-muomni align keys.csv models/birds -c indexes/birds --refine""",
+muomni align keys.csv models/birds -c indexes/birds --refine
+muomni align pairs.csv models/clip --encoder image=clip-vit-base-patch32""",
 )
 @click.argument("pairs", metavar="PAIRS", type=INPUT_FILE)
 @click.argument("output", metavar="OUT", type=DIRECTORY)
@@ -43,6 +60,15 @@ muomni align keys.csv models/birds -c indexes/birds --refine""",
     envvar="MUOMNI_COLLECTION",
     show_envvar=True,
     help="A collection whose keys are paired, or whose vectors show the drift.",
+)
+@click.option(
+    "--encoder",
+    "encoders",
+    metavar="MODALITY=ENCODER",
+    multiple=True,
+    callback=_encoders,
+    help="Another encoder of a modality: a CLIP, CLAP or sentence-transformers folder, a model, "
+    "or a registered function.",
 )
 @click.option(
     "--keep", metavar="TABLE", type=INPUT_FILE, help="Pairs to see what becomes of; not learned."
@@ -83,6 +109,9 @@ def command(
     best on pairs that were held out. The report shows how well these find each other before and
     after. What gains nothing stays as it was; when nothing gains, no model is written.
 
+    With --encoder a modality is read by another encoder, which is first brought to where the model
+    has the same contents, then to the pairs; rows with that modality alone help, too.
+
     Then `muomni reembed --model OUT` brings a collection to it.
     """
     from muomni_search import Collection, InvalidInput, align
@@ -114,26 +143,36 @@ def _print_table(done: Alignment) -> None:
     rows = []
     for name, found in (("held out", done.learned.retrieval), ("kept", done.kept)):
         for one in found:
-            low, high = one["mrr_gain_interval"]
+            interval = one["mrr_gain_interval"]
             rows.append(
                 (
                     name,
                     f"{one['from']} → {one['to']}",
                     f"{one['queries']:,}",
                     *(
-                        f"{one['before'][figure]:.2f} → {one['after'][figure]:.2f}"
-                        for figure in ("recall@1", "recall@5", "recall@10", "mrr")
+                        f"{_figure(one['before'], figure)} → {_figure(one['after'], figure)}"
+                        for figure in ("success@1", "success@5", "success@10", "mrr")
                     ),
-                    f"{low:+.2f} … {high:+.2f}",
+                    "" if interval is None else f"{interval[0]:+.2f} … {interval[1]:+.2f}",
                 )
             )
     print_table(
-        ("pairs", "direction", "n", "R@1", "R@5", "R@10", "MRR", "MRR gain, 95 %"),
+        ("pairs", "direction", "n", "S@1", "S@5", "S@10", "MRR", "MRR gain, 95 %"),
         rows,
         right=("n",),
     )
+    for modality, source in done.sources.items():
+        agreement = done.learned.agreement.get(str(modality))
+        told = (
+            "" if agreement is None else f", agrees with the model at a cosine of {agreement:.2f}"
+        )
+        click.echo(f"{modality} is read by {source.name} ({source.dim} dimensions{told})")
     moved = ", ".join(f"{modality} {cosine:.2f}" for modality, cosine in done.drift.items())
     if moved:
         click.echo(f"old and new vectors of {done.drift_of}, mean cosine: {moved}")
     if done.model is not None:
         click.echo(f"{done.model} written from {done.pairs:,} pairs ({done.seconds:.1f} s)")
+
+
+def _figure(figures: dict[str, Any] | None, name: str) -> str:
+    return "–" if figures is None else f"{figures[name]:.2f}"

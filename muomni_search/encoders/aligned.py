@@ -2,16 +2,19 @@
 
     {"format": 1, "name": "birds", "kind": "aligned", "dim": 256, "preprocessing": 1,
      "parent": {"model": "base" or "/path/of/a/model", "fingerprint": "<64 hex digits>"},
+     "encoders": {"image": {"source": "pretrained", "name": "/models/clip", "dim": 512,
+                            "fingerprint": "…"}},
      "files": {"projectors.safetensors": "<sha-256>"}, "prior": {…}, "report": {…}}
 
-``projectors.safetensors`` holds a matrix (256, 256) of float32 for each modality that is mapped;
-the vectors of the others are the parent's. A parent may be aligned itself.
+``projectors.safetensors`` holds a matrix (d, 256) of float32 for each modality that is mapped; the
+vectors of the others are the parent's. ``encoders``, where it stands, names the foreign encoders
+that take the place of the parent's, d wide; else d is 256. A parent may be aligned itself.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ from muomni_search.encoders.description import (
     read_description,
     weight_file,
 )
+from muomni_search.encoders.foreign.source import Source
 from muomni_search.encoders.protocol import Encoder, Model, Piece, Prior, VectorMap
 from muomni_search.errors import CheckpointError, NotFound
 from muomni_search.items import DIM, Modality
@@ -39,6 +43,8 @@ KIND = "aligned"
 # Counted up when a step from a parent's vector to ours changes while the maps stay.
 PREPROCESSING = 1
 PROJECTORS = "projectors.safetensors"
+# What a foreign function said of the probe when it was aligned, beside the maps.
+PROBE = "probe."
 # More would be slow, and parents that name each other would never end.
 MAX_PARENTS = 16
 
@@ -73,7 +79,10 @@ class AlignedModel(Model):
         )
         self._description = description
         self._directory = directory
-        self._maps: Maps | None = None
+        self._load_model = load
+        self._arrays: dict[str, NDArray[np.float32]] | None = None
+        self.sources = _read_sources(description, directory / DESCRIPTION)
+        """Where the encoders come from that take the place of the parent's, by modality."""
         self.parent = self._find_parent(load)
 
     def _find_parent(self, load: Callable[..., Model]) -> Model:
@@ -100,7 +109,7 @@ class AlignedModel(Model):
         return fingerprint_of(self._description)
 
     def maps(self) -> Maps:
-        """Return the map (256, 256) of each modality that has one.
+        """Return the map (d, 256) of each modality that has one.
 
         Raises:
             CheckpointError: Their file is damaged or foreign.
@@ -109,22 +118,41 @@ class AlignedModel(Model):
             return self._read_maps()
 
     def _read_maps(self) -> Maps:
-        if self._maps is None:
+        names = {str(modality): modality for modality in Modality}
+        return {names[name]: rows for name, rows in self._read_arrays().items() if name in names}
+
+    def _read_arrays(self) -> dict[str, NDArray[np.float32]]:
+        if self._arrays is None:
             from safetensors import SafetensorError
             from safetensors.numpy import load
 
             path = weight_file(self._directory, self._description, PROJECTORS)
+            widths = {str(one): DIM for one in Modality} | {
+                str(one): source.dim for one, source in self.sources.items()
+            }
+            shapes = {one: (width, DIM) for one, width in widths.items()} | {
+                f"{PROBE}{one}": (width,) for one, width in widths.items()
+            }
             try:
                 found = load(path.read_bytes())
-                self._maps = {Modality(name): _checked(found[name]) for name in found}
+                arrays = {name: _checked(found[name], shapes[name]) for name in found}
+                lacking = [one for one in self.sources if one not in arrays]
+                if lacking:
+                    raise ValueError(f"{lacking[0]} has none")
             except (OSError, SafetensorError, ValueError, KeyError) as error:
                 raise CheckpointError(
-                    f"{path} holds no maps of {DIM} to {DIM} numbers: {error}", hint=COPY_AGAIN
+                    f"{path} holds no maps to {DIM} numbers: {error}", hint=COPY_AGAIN
                 ) from error
-        return self._maps
+            self._arrays = arrays
+        return self._arrays
 
     def map_from(self, fingerprint: str) -> VectorMap | None:
-        """Return how this model's vectors come from those of its parent, or of the parent's."""
+        """Return how this model's vectors come from those of its parent, or of the parent's.
+
+        None where an encoder is another one: then contents are encoded anew.
+        """
+        if self.sources:
+            return None
         if fingerprint == self.parent.fingerprint():
             return self._map
         before = self.parent.map_from(fingerprint)
@@ -137,13 +165,21 @@ class AlignedModel(Model):
         return rows if weights is None else apply_map(rows, weights)
 
     def _load(self, modality: Modality) -> Encoder:
-        return AlignedEncoder(
-            self.parent.encoder(modality), self._read_maps().get(modality), self.fingerprint()
-        )
+        maps = self._read_maps()
+        if modality in self.sources:
+            encoder = self.sources[modality].open(
+                modality,
+                self._load_model,
+                threads=self.threads,
+                probe=self._read_arrays().get(f"{PROBE}{modality}"),
+            )
+        else:
+            encoder = self.parent.encoder(modality)
+        return AlignedEncoder(encoder, maps.get(modality), self.fingerprint())
 
-    def missing(self) -> list[str]:
-        """Return what the parent lacks."""
-        return self.parent.missing()
+    def missing(self, modalities: Collection[Modality] = tuple(Modality)) -> list[str]:
+        """Return what the parent lacks for what it encodes."""
+        return self.parent.missing([one for one in modalities if one not in self.sources])
 
     def fetch(
         self, *, wheel: Path | None = None, progress: Callable[[str], None] = lambda _: None
@@ -156,16 +192,17 @@ class AlignedModel(Model):
         return {
             "parent": {"name": self.parent.name, "fingerprint": self.parent.fingerprint()},
             "mapped": sorted(self.maps()),
+            "encoders": {str(one): source.as_dict() for one, source in self.sources.items()},
             "report": self._description.get("report", {}),
         }
 
 
 class AlignedEncoder:
-    """A parent's encoder with a map behind it.
+    """An encoder with a map behind it.
 
     Args:
-        parent: The parent's.
-        weights: The map (256, 256); None to leave the vectors as they are.
+        parent: The parent's encoder, or a foreign one.
+        weights: The map (d, 256); None to leave the vectors as they are.
         fingerprint: The aligned model's.
     """
 
@@ -193,8 +230,22 @@ class AlignedEncoder:
         return rows if self._weights is None else apply_map(rows, self._weights)
 
 
-def _checked(weights: NDArray[Any]) -> NDArray[np.float32]:
-    if weights.shape != (DIM, DIM) or weights.dtype != np.float32:
+def _read_sources(description: Mapping[str, Any], path: Path) -> dict[Modality, Source]:
+    """Return what a description says of foreign encoders.
+
+    Raises:
+        CheckpointError: It is damaged.
+    """
+    said = description.get("encoders", {})
+    if not isinstance(said, dict) or not said.keys() <= set(Modality):
+        raise CheckpointError(f"{path}: encoders is damaged", hint=COPY_AGAIN)
+    return {
+        Modality(name): Source.read(one, f"{path}: encoders.{name}") for name, one in said.items()
+    }
+
+
+def _checked(weights: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    if weights.shape != shape or weights.dtype != np.float32:
         raise ValueError(f"one is {weights.shape} of {weights.dtype}")
     # A unit row must keep a direction.
     if not np.isfinite(weights).all() or not weights.any():
@@ -235,22 +286,28 @@ def write_aligned(
     fingerprint: str,
     prior: Prior,
     report: Mapping[str, Any],
+    sources: Mapping[Modality, Source] | None = None,
+    probes: Mapping[Modality, NDArray[np.float32]] | None = None,
 ) -> None:
     """Write a model into an empty directory.
 
     Args:
         directory: Where.
-        maps: For each modality that is mapped its map (256, 256).
+        maps: For each modality that is mapped its map (d, 256).
         name: What to call it.
         parent: The name or the absolute path of the parent.
         fingerprint: The parent's.
         prior: What cosines of unrelated pairs look like.
         report: How the maps were found and what they do.
+        sources: Where the encoders come from that take the place of the parent's.
+        probes: What those of them that are functions say of the probe, (d,).
     """
     from safetensors.numpy import save
 
     path = directory / PROJECTORS
-    path.write_bytes(save({str(modality): weights for modality, weights in sorted(maps.items())}))
+    arrays = {str(modality): weights for modality, weights in sorted(maps.items())}
+    arrays |= {f"{PROBE}{one}": rows for one, rows in sorted((probes or {}).items())}
+    path.write_bytes(save(arrays))
     description = {
         "format": FORMAT,
         "name": name,
@@ -262,6 +319,8 @@ def write_aligned(
         "prior": prior,
         "report": report,
     }
+    if sources:
+        description["encoders"] = {str(one): source.as_dict() for one, source in sources.items()}
     (directory / DESCRIPTION).write_text(
         json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )

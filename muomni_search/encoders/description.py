@@ -127,6 +127,10 @@ def fingerprint_of(description: Mapping[str, Any]) -> str:
     }
     if "parent" in description:
         deciding["parent"] = description["parent"]["fingerprint"]
+    if "encoders" in description:
+        deciding["encoders"] = {
+            modality: said["fingerprint"] for modality, said in description["encoders"].items()
+        }
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -147,8 +147,15 @@ class Model(ABC):
     def _load(self, modality: Modality) -> Encoder:
         """Return the encoder of a modality, made anew."""
 
-    def missing(self) -> list[str]:
-        """Return the fetched files that are not there yet, or not whole."""
+    def missing(
+        self,
+        modalities: Collection[Modality] = tuple(Modality),  # noqa: ARG002  as above
+    ) -> list[str]:
+        """Return the fetched files that are not there yet, or not whole.
+
+        Args:
+            modalities: Those that are to be encoded.
+        """
         return []
 
     def fetch(

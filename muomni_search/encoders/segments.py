@@ -97,15 +97,22 @@ def passages(text: str, offsets: NDArray[np.int64], room: int) -> Iterator[tuple
         yield start, len(offsets)
 
 
-def windows(samples: NDArray[np.float32]) -> list[tuple[int, int, Span | None]]:
+def windows(
+    samples: NDArray[np.float32], *, whole: int = WHOLE_SECONDS * SAMPLE_RATE
+) -> list[tuple[int, int, Span | None]]:
     """Return (start, end, span) in samples of each segment of a waveform at 16 kHz.
 
     Up to 12 s are one segment, without a span; a longer sound becomes windows of 10 s that
     overlap by 2 s, the last one flush with its end.
+
+    Args:
+        samples: The waveform (samples,).
+        whole: The most samples of one segment; with fewer than 10 s the windows are as short.
     """
-    if len(samples) <= WHOLE_SECONDS * SAMPLE_RATE:
+    if len(samples) <= whole:
         return [(0, len(samples), None)]
-    size, hop = SEGMENT_SECONDS * SAMPLE_RATE, SEGMENT_HOP_SECONDS * SAMPLE_RATE
+    size = min(SEGMENT_SECONDS * SAMPLE_RATE, whole)
+    hop = size * SEGMENT_HOP_SECONDS // SEGMENT_SECONDS
     starts = [*range(0, len(samples) - size, hop), len(samples) - size]
     per_ms = SAMPLE_RATE // 1000
     return [

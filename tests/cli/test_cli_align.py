@@ -131,3 +131,34 @@ def test_usage(muomni: Run, pairs: Path, collection: Path) -> None:
     assert muomni("reembed", "-c", collection).exit_code == 2
     assert muomni("reembed", "--model", "nowhere", "-c", collection).exit_code == 1
     assert muomni("reembed", "--model", "hashing", "-c", "nowhere").exit_code == 1
+
+
+def test_another_encoder_is_brought_in(muomni: Run, pairs: Path, collection: Path) -> None:
+    result = muomni(
+        *("align", pairs, "lent", "--model", "hashing", "--folds", "2"),
+        *("--encoder", "image=hashing"),
+    )
+    (report,) = answers(result)
+    assert report["encoders"]["image"]["name"] == "hashing"
+    assert report["agreement"]["image"] > 0
+    (checked,) = answers(muomni("model", "check", "lent"))
+    assert checked["parts"]["encoders"]["image"]["source"] == "model"
+    (moved,) = answers(muomni("reembed", "--model", "lent", "-c", collection, "--drop-missing"))
+    assert moved["how"] == "encoded"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["image"], "text|image|audio=ENCODER"),
+        (["smell=hashing"], "text|image|audio=ENCODER"),
+        (["image="], "text|image|audio=ENCODER"),
+        (["image=hashing", "image=base"], "given twice"),
+    ],
+)
+def test_encoders_that_are_none_are_refused(
+    given: list[str], said: str, muomni: Run, pairs: Path
+) -> None:
+    result = muomni("align", pairs, "lent", *(part for one in given for part in ("--encoder", one)))
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.replace("│", "").split())

@@ -15,11 +15,22 @@ from PIL import Image
 from muomni_search import alignment
 from muomni_search.alignment import align
 from muomni_search.collection import Collection
+from muomni_search.encoders.foreign import registered
+from muomni_search.encoders.foreign.registered import register_encoder
 from muomni_search.encoders.model import load_model
-from muomni_search.errors import Conflict, InvalidInput, MuomniError, NotFound, UnreadableFile
+from muomni_search.errors import (
+    CheckpointError,
+    Conflict,
+    InvalidInput,
+    MuomniError,
+    NotFound,
+    UnreadableFile,
+)
 from muomni_search.ingest.manifest import read_corpus
-from muomni_search.items import Modality
+from muomni_search.items import DIM, Modality, Query
+from muomni_search.projection import Pairs
 from muomni_search.reembed import reembed_collection
+from muomni_search.vectors import normalise
 
 IMAGE = Modality.IMAGE
 COLOURS = {"red": (200, 30, 30), "green": (30, 190, 40), "blue": (30, 40, 210)}
@@ -82,6 +93,22 @@ def test_pairs_become_a_model_that_knows_them(learned: alignment.Alignment, fold
         if finds:
             assert max(found, key=lambda name: found[name]) == finds
     assert all(one["after"]["mrr"] > one["before"]["mrr"] for one in learned.learned.retrieval)
+
+
+def test_the_prior_does_not_count_partners_as_unrelated() -> None:
+    """Pairs of a cosine of .6 among others of about 0: what auto hides must not be they."""
+    rng = np.random.default_rng(0)
+    texts = normalise(rng.standard_normal((100, DIM)))
+    noise = normalise(rng.standard_normal((100, DIM)))
+    numbers = np.arange(100)
+    pairs = Pairs(
+        {Modality.TEXT: texts, IMAGE: normalise(0.75 * texts + noise)},
+        {Modality.TEXT: numbers, IMAGE: numbers + 100},
+    )
+    vectors, labels = alignment._contents(pairs), alignment._labels(pairs)
+    prior = alignment._prior(load_model("hashing"), vectors, labels, {}, 0)["text"]["image"]
+    partners = np.sum(pairs.vectors[Modality.TEXT] * pairs.vectors[IMAGE], axis=1)
+    assert prior["median"] + prior["alarm"] * prior["scale"] < partners.min()
 
 
 def test_rows_that_cannot_be_used_are_named_with_their_number(
@@ -293,3 +320,129 @@ def test_a_model_that_cannot_be_written_leaves_the_old_one(
         learn(folder / "pairs.jsonl", place, pull=3.0, force=True)
     assert load_model(place).fingerprint() == before
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+# ---- foreign encoders ----------------------------------------------------------------------------
+
+
+def mean_colours(pictures: Sequence[Any]) -> Any:
+    """A foreign encoder of pictures: their mean colour, and one more number."""
+    return [[*(one.reshape(-1, 3).mean(axis=0) / 255 - 0.4), 0.1] for one in pictures]
+
+
+@pytest.fixture
+def colours(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(registered, "_functions", {})
+    register_encoder("mean-colours", mean_colours)
+    return "mean-colours"
+
+
+def test_a_function_takes_the_place_of_an_encoder(
+    colours: str, folder: Path, tmp_path: Path
+) -> None:
+    done = learn(folder / "pairs.jsonl", tmp_path / "model", encoders={"image": colours})
+    model = load_model(tmp_path / "model")
+    assert model.parts()["encoders"]["image"]["name"] == colours
+    assert set(done.learned.maps) == {IMAGE}
+    new = np.full((8, 8, 3), COLOURS["green"], np.uint8)
+    words, pictures = model.encoder(Modality.TEXT), model.encoder(IMAGE)
+    row = pictures.encode(pictures.prepare(new))[0]
+    found = {name: float(words.encode(words.prepare(name))[0] @ row) for name in COLOURS}
+    assert max(found, key=lambda name: found[name]) == "green"
+    assert min(one["after"]["mrr"] for one in done.learned.retrieval) > 0.9
+    assert done.as_dict()["encoders"]["image"]["dim"] == 4
+    assert set(done.as_dict()["agreement"]) == {"image"}
+    # Its vectors do not come from the parent's by a map.
+    assert model.map_from(load_model("hashing").fingerprint()) is None
+
+
+def test_a_model_with_a_function_knows_whether_it_is_the_same(
+    colours: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn(folder / "pairs.jsonl", tmp_path / "model", encoders={"image": colours})
+    register_encoder(colours, lambda pictures: [one[::-1] for one in mean_colours(pictures)])
+    with pytest.raises(CheckpointError, match="another one now"):
+        load_model(tmp_path / "model").encoder(IMAGE)
+    monkeypatch.setattr(registered, "_functions", {})
+    model = load_model(tmp_path / "model")
+    with pytest.raises(CheckpointError, match="is not registered here"):
+        model.encoder(IMAGE)
+    assert model.encoder(Modality.TEXT).modality == Modality.TEXT
+
+
+def test_a_collection_moves_to_a_foreign_encoder_by_encoding_anew(
+    colours: str, folder: Path, tmp_path: Path
+) -> None:
+    learn(folder / "pairs.jsonl", tmp_path / "model", encoders={"image": colours})
+    with Collection.create(tmp_path / "c", model="hashing") as collection:
+        collection.add(read_corpus([folder / f"{number}.png" for number in range(PAIRS)]))
+        assert reembed_collection(collection, tmp_path / "model").how == "encoded"
+        (hit,) = collection.query(Query.text("green"), modality="image", k=1)
+    assert int(hit.key.split("/")[-1].removesuffix(".png")) % 3 == 1
+
+
+def test_keys_of_a_collection_are_read_anew_for_a_foreign_encoder(
+    colours: str, folder: Path, tmp_path: Path
+) -> None:
+    with Collection.create(tmp_path / "c", model="hashing") as collection:
+        collection.add(read_corpus([folder]))
+        pictures = [item.key for item in collection.items() if item.modality == "image"]
+        texts = [
+            {"key": f"t{key}", "text": list(COLOURS)[number % 3]}
+            for number, key in enumerate(pictures)
+        ]
+        table = write(tmp_path / "texts.jsonl", texts)
+        collection.add(read_corpus([table]))
+        rows = [{"key_a": f"t{key}", "key_b": key} for key in pictures]
+        done = align(
+            write(tmp_path / "keys.jsonl", rows),
+            tmp_path / "model",
+            collection=collection,
+            encoders={"image": colours},
+            folds=2,
+        )
+    assert done.pairs == len(pictures) == PAIRS
+    assert done.problems == []
+    assert load_model(tmp_path / "model").parts()["encoders"]["image"]["dim"] == 4
+
+
+def test_a_sound_encoder_stands_in_where_the_model_has_none(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model whose sound tower was never fetched hears by another one, and lacks nothing then."""
+    import soundfile
+
+    monkeypatch.setenv("MUOMNI_CACHE", str(tmp_path / "cache"))
+    rows = []
+    for number in range(PAIRS):
+        hertz = (200, 800, 3_000)[number % 3] * (1 + number / 100)
+        samples = 0.5 * np.sin(2 * np.pi * hertz * np.arange(8_000) / 16_000)
+        soundfile.write(tmp_path / f"{number}.wav", samples, 16_000)
+        name = ("a low hum", "a whistle", "a bat")[number % 3]
+        rows.append({"text": name, "audio": f"{number}.wav"})
+    table = write(tmp_path / "sounds.jsonl", rows)
+    done = align(table, tmp_path / "model", encoders={"audio": "hashing"}, folds=2)
+    assert any("brought in by its pairs alone" in note for note in done.learned.notes)
+    assert {one["before"] is None for one in done.learned.retrieval} == {True}
+    model = load_model(tmp_path / "model")
+    assert model.missing() == []
+    assert model.encoder(Modality.AUDIO).dim == 256
+    with pytest.raises(NotFound):
+        load_model("base").encoder(Modality.AUDIO)
+
+
+@pytest.mark.parametrize(
+    ("encoders", "error"),
+    [
+        ({"smell": "mean-colours"}, InvalidInput),
+        ({"image": "nothing"}, NotFound),
+        ({"text": "mean-colours"}, CheckpointError),
+    ],
+)
+def test_encoders_that_make_no_sense_are_refused(
+    encoders: dict[str, str], error: type[MuomniError], colours: str, folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(error) as caught:
+        learn(folder / "pairs.jsonl", tmp_path / "model", encoders=encoders)
+    assert next(iter(encoders.values())) in str(caught.value) or "smell" in str(caught.value)
+    assert not (tmp_path / "model").exists()

@@ -16,7 +16,6 @@ from muomni_search.errors import InvalidInput
 from muomni_search.items import DIM, Modality
 from muomni_search.projection import (
     MIN_PAIRS,
-    Maps,
     Pairs,
     apply_map,
     choose_anchor,
@@ -28,7 +27,6 @@ from muomni_search.vectors import normalise
 TEXT, IMAGE, AUDIO = Modality.TEXT, Modality.IMAGE, Modality.AUDIO
 # Two folds, for the sake of time.
 learn = partial(projection.learn, folds=2)
-STARTS: Maps = {modality: np.eye(DIM, dtype=np.float32) for modality in Modality}
 
 
 def rotation(rng: np.random.Generator) -> NDArray[np.float64]:
@@ -63,18 +61,18 @@ def mrr(found: list[dict[str, Any]], which: str) -> list[float]:
 
 
 def test_a_turned_modality_is_turned_back_and_others_of_it_too(rng: np.random.Generator) -> None:
-    learned = learn(turned(rng, 80), STARTS, anchor=TEXT)
+    learned = learn(turned(rng, 80), anchor=TEXT)
     assert set(learned.maps) == {IMAGE}
     assert not math.isinf(learned.pulls[IMAGE])
     assert max(mrr(learned.retrieval, "before")) < 0.2
     assert min(mrr(learned.retrieval, "after")) > 0.9
     assert all(one["mrr_gain_interval"][0] > 0.5 for one in learned.retrieval)
-    found = compare_retrieval(turned(rng, 60), STARTS, {**STARTS, **learned.maps})
+    found = compare_retrieval(turned(rng, 60), learned.maps)
     assert min(mrr(found, "after")) > 0.9
 
 
 def test_what_has_nothing_to_do_with_each_other_stays_as_it_was(rng: np.random.Generator) -> None:
-    learned = learn(pairs_of({TEXT: unit(rng, 60), AUDIO: unit(rng, 60, 200)}), STARTS, anchor=TEXT)
+    learned = learn(pairs_of({TEXT: unit(rng, 60), AUDIO: unit(rng, 60, 200)}), anchor=TEXT)
     assert learned.maps == {}
     assert learned.pulls == {AUDIO: math.inf}
     assert "audio gains nothing" in learned.notes[0]
@@ -84,13 +82,13 @@ def test_what_has_nothing_to_do_with_each_other_stays_as_it_was(rng: np.random.G
 def test_a_modality_that_gains_is_mapped_beside_one_that_does_not(rng: np.random.Generator) -> None:
     pairs = turned(rng, 80)
     pairs = pairs_of({**pairs.vectors, AUDIO: unit(rng, 80, 200)})
-    learned = learn(pairs, STARTS, anchor=TEXT)
+    learned = learn(pairs, anchor=TEXT)
     assert set(learned.maps) == {IMAGE}
 
 
 def test_a_pull_that_is_given_is_taken_whatever_it_gains(rng: np.random.Generator) -> None:
     pairs = pairs_of({TEXT: unit(rng, 60), AUDIO: unit(rng, 60, 200)})
-    learned = learn(pairs, STARTS, anchor=TEXT, pull=10.0)
+    learned = learn(pairs, anchor=TEXT, pull=10.0)
     assert learned.pulls == {AUDIO: 10.0}
     assert set(learned.maps) == {AUDIO}
 
@@ -98,7 +96,7 @@ def test_a_pull_that_is_given_is_taken_whatever_it_gains(rng: np.random.Generato
 def test_the_closed_form_is_the_least_of_its_sum(rng: np.random.Generator) -> None:
     """Its gradient is zero: Xᵀ(XW − T) + λ(W − I) = 0, with λ = pull · n / d."""
     pairs = turned(rng, 40)
-    weights = learn(pairs, STARTS, anchor=TEXT, pull=3.0).maps[IMAGE].astype(np.float64)
+    weights = learn(pairs, anchor=TEXT, pull=3.0).maps[IMAGE].astype(np.float64)
     x, t = (pairs.vectors[one].astype(np.float64) for one in (IMAGE, TEXT))
     gradient = x.T @ (x @ weights - t) + 3.0 * 40 / DIM * (weights - np.eye(DIM))
     assert np.abs(gradient).max() < 1e-6
@@ -107,9 +105,7 @@ def test_the_closed_form_is_the_least_of_its_sum(rng: np.random.Generator) -> No
 def test_a_strong_pull_changes_little_and_a_weak_one_much(rng: np.random.Generator) -> None:
     pairs = turned(rng, 100)
     moved = [
-        float(
-            np.linalg.norm(learn(pairs, STARTS, anchor=TEXT, pull=pull).maps[IMAGE] - np.eye(DIM))
-        )
+        float(np.linalg.norm(learn(pairs, anchor=TEXT, pull=pull).maps[IMAGE] - np.eye(DIM)))
         for pull in (300.0, 10.0, 0.1)
     ]
     assert moved == sorted(moved)
@@ -117,7 +113,7 @@ def test_a_strong_pull_changes_little_and_a_weak_one_much(rng: np.random.Generat
 
 def test_the_same_seed_gives_the_same_maps(rng: np.random.Generator) -> None:
     pairs = turned(rng, 60)
-    one, other = (learn(pairs, STARTS, anchor=TEXT, seed=3) for _ in range(2))
+    one, other = (learn(pairs, anchor=TEXT, seed=3) for _ in range(2))
     assert one.maps[IMAGE].tobytes() == other.maps[IMAGE].tobytes()
     assert one.retrieval == other.retrieval
 
@@ -143,17 +139,17 @@ def test_what_never_stands_beside_the_anchor_is_brought_to_what_does(
     }
     pairs = pairs_of(vectors, contents)
     assert learnable(pairs, TEXT) == [IMAGE, AUDIO]
-    learned = learn(pairs, STARTS, anchor=TEXT)
+    learned = learn(pairs, anchor=TEXT)
     new = unit(rng, 50)
     tested = pairs_of({TEXT: new, AUDIO: normalise(new @ turn[1])})
-    found = compare_retrieval(tested, STARTS, {**STARTS, **learned.maps})
+    found = compare_retrieval(tested, learned.maps)
     assert min(mrr(found, "after")) > 0.8 > 0.3 > max(mrr(found, "before"))
 
 
 def test_fewer_pairs_than_the_least_are_refused(rng: np.random.Generator) -> None:
     with pytest.raises(InvalidInput, match=f"{MIN_PAIRS} pairs"):
-        learn(turned(rng, MIN_PAIRS - 1), STARTS, anchor=TEXT)
-    assert learn(turned(rng, MIN_PAIRS), STARTS, anchor=TEXT).pulls
+        learn(turned(rng, MIN_PAIRS - 1), anchor=TEXT)
+    assert learn(turned(rng, MIN_PAIRS), anchor=TEXT).pulls
 
 
 def test_rows_with_one_picture_are_never_told_apart_and_those_with_one_text_are() -> None:
@@ -167,8 +163,7 @@ def test_any_of_the_pictures_of_a_name_is_a_find(rng: np.random.Generator) -> No
     texts = np.repeat(unit(rng, 2), 3, axis=0)
     found = compare_retrieval(
         pairs_of({TEXT: texts, IMAGE: texts[[1, 2, 0, 4, 5, 3]]}, {TEXT: [0, 0, 0, 1, 1, 1]}),
-        STARTS,
-        STARTS,
+        {},
     )
     assert mrr(found, "before") == [1.0, 1.0]
 
@@ -177,27 +172,66 @@ def test_a_map_that_makes_all_alike_finds_nothing(rng: np.random.Generator) -> N
     flat = np.zeros((DIM, DIM), np.float32)
     flat[:, 0] = 1.0
     texts = np.abs(unit(rng, 20))
-    found = compare_retrieval(
-        pairs_of({TEXT: texts, IMAGE: texts}), STARTS, {**STARTS, IMAGE: flat}
-    )
+    found = compare_retrieval(pairs_of({TEXT: texts, IMAGE: texts}), {IMAGE: flat})
     assert mrr(found, "before") == [1.0, 1.0]
     assert max(mrr(found, "after")) < 0.3
 
 
-def test_refinement_finds_what_least_squares_cannot_and_is_kept_only_then(
+def drowned(rng: np.random.Generator, n: int, loudness: float, noise: float) -> Pairs:
+    """Pictures in which one direction that says nothing is louder than those that do."""
+    texts = unit(rng, n)
+    loud = rng.standard_normal((n, 1)) * rng.standard_normal(DIM)
+    pictures = texts @ rotation(np.random.default_rng(2)) + loudness * loud
+    pictures = normalise(pictures + noise * rng.standard_normal((n, DIM)))
+    return pairs_of({TEXT: texts, IMAGE: pictures})
+
+
+def test_refinement_finds_what_least_squares_cannot(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A loud direction that says nothing drowns the quiet ones, until ranks are what counts."""
     monkeypatch.setattr(projection, "STEPS", 60)
-    texts = unit(rng, 100)
-    loud = rng.standard_normal((100, 1)) * rng.standard_normal(DIM)
-    pictures = normalise(texts @ rotation(np.random.default_rng(2)) + 0.35 * loud)
-    pairs = pairs_of({TEXT: texts, IMAGE: pictures})
-    plain = learn(pairs, STARTS, anchor=TEXT)
-    refined = learn(pairs, STARTS, anchor=TEXT, refine=True)
-    assert sum(mrr(refined.retrieval, "after")) >= sum(mrr(plain.retrieval, "after"))
-    assert refined.refined != any("refinement did not help" in note for note in refined.notes)
-    assert refined.refined != np.array_equal(refined.maps[IMAGE], plain.maps[IMAGE])
+    pairs = drowned(rng, 150, 2.0, 0.05)
+    plain = learn(pairs, anchor=TEXT)
+    refined = learn(pairs, anchor=TEXT, refine=True)
+    assert refined.refined
+    assert sum(mrr(refined.retrieval, "after")) > sum(mrr(plain.retrieval, "after")) + 0.05
+    assert not np.array_equal(refined.maps[IMAGE], plain.maps[IMAGE])
+
+
+def test_refinement_that_does_not_help_is_not_kept(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projection, "STEPS", 60)
+    pairs = drowned(rng, 100, 0.35, 0.0)
+    plain = learn(pairs, anchor=TEXT)
+    refined = learn(pairs, anchor=TEXT, refine=True)
+    assert not refined.refined
+    assert any("refinement did not help" in note for note in refined.notes)
+    assert np.array_equal(refined.maps[IMAGE], plain.maps[IMAGE])
+
+
+def test_refinement_of_one_picture_with_many_names_is_the_closed_form(
+    rng: np.random.Generator,
+) -> None:
+    texts = unit(rng, 8)
+    pairs = pairs_of({TEXT: texts, IMAGE: np.repeat(texts[:1], 8, axis=0)}, {IMAGE: [0] * 8})
+    refined = learn(pairs, anchor=TEXT, pull=1.0, refine=True)
+    assert set(refined.maps) == {IMAGE}
+
+
+def test_rows_have_to_do_with_each_other_by_any_content() -> None:
+    vectors = {TEXT: np.zeros((5, DIM), np.float32), IMAGE: np.zeros((5, DIM), np.float32)}
+    related = pairs_of(vectors, {TEXT: [0, 0, 1, 2, -1], IMAGE: [3, 4, 4, 5, 6]}).related()
+    assert len(set(related[:3].tolist())) == 1
+    assert len(set(related.tolist())) == 3
+
+
+def test_of_very_many_pairs_a_sample_is_compared(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projection, "EVALUATED_ROWS", 20)
+    found = compare_retrieval(turned(rng, 60), {})
+    assert [one["queries"] for one in found] == [20, 20]
 
 
 def test_words_stay_where_there_are_some_or_else_the_commonest(rng: np.random.Generator) -> None:
@@ -212,3 +246,101 @@ def test_a_row_comes_out_the_same_alone_and_among_others(rng: np.random.Generato
     alone = np.concatenate([apply_map(rows[n : n + 1], weights) for n in range(30)])
     assert np.abs(alone - apply_map(rows, weights)).max() < 1e-7
     assert apply_map(rows[:0], weights).shape == (0, DIM)
+
+
+# ---- vectors of another space --------------------------------------------------------------------
+
+WIDE = 300
+
+
+def foreign(rng: np.random.Generator, n: int, *, known: bool = True, right: bool = True) -> Pairs:
+    """Texts, and pictures in a space of 300 dimensions, some of which the present space knows.
+
+    Args:
+        rng: Draws what they mean.
+        n: How many.
+        known: Whether the present space has the pictures too.
+        right: Whether it has them where their texts are.
+    """
+    texts = unit(rng, n)
+    into = np.random.default_rng(4).standard_normal((DIM, WIDE))
+    pictures = normalise(texts @ into)
+    present = texts if right else normalise(texts @ rotation(np.random.default_rng(5)))
+    return Pairs(
+        {TEXT: texts, IMAGE: pictures},
+        {TEXT: np.arange(n), IMAGE: np.arange(n)},
+        {IMAGE: present if known else np.zeros_like(texts)},
+    )
+
+
+def test_a_foreign_modality_starts_where_the_present_space_has_it(
+    rng: np.random.Generator,
+) -> None:
+    learned = learn(foreign(rng, 90), anchor=TEXT)
+    assert learned.maps[IMAGE].shape == (WIDE, DIM)
+    assert learned.agreement["image"] > 0.9
+    assert mrr(learned.retrieval, "before") == [1.0, 1.0]
+    found = compare_retrieval(foreign(rng, 60), learned.maps)
+    assert min(mrr(found, "after")) > 0.95
+
+
+def test_its_pairs_bring_it_where_the_present_space_had_it_not(rng: np.random.Generator) -> None:
+    learned = learn(foreign(rng, 90, right=False), anchor=TEXT)
+    assert max(mrr(learned.retrieval, "before")) < 0.2
+    assert min(mrr(learned.retrieval, "after")) > 0.9
+    assert not math.isinf(learned.pulls[IMAGE])
+
+
+def test_what_the_present_space_does_not_know_comes_in_by_pairs_alone(
+    rng: np.random.Generator,
+) -> None:
+    learned = learn(foreign(rng, 90, known=False), anchor=TEXT)
+    assert [one["before"] for one in learned.retrieval] == [None, None]
+    assert [one["mrr_gain"] for one in learned.retrieval] == [None, None]
+    assert min(mrr(learned.retrieval, "after")) > 0.9
+    assert learned.agreement == {}
+    assert not math.isinf(learned.pulls[IMAGE])
+
+
+def test_without_pairs_it_stays_where_the_present_space_has_it(rng: np.random.Generator) -> None:
+    pairs = foreign(rng, 60)
+    alone = Pairs(pairs.vectors, {IMAGE: np.arange(60), TEXT: np.full(60, -1)}, pairs.foreign)
+    learned = learn(alone, anchor=TEXT)
+    assert (learned.retrieval, learned.pulls) == ([], {})
+    assert min(mrr(compare_retrieval(foreign(rng, 50), learned.maps), "after")) > 0.9
+
+
+def test_with_neither_pairs_nor_the_present_space_there_is_nothing_to_learn(
+    rng: np.random.Generator,
+) -> None:
+    pairs = foreign(rng, 60, known=False)
+    alone = Pairs(pairs.vectors, {IMAGE: np.arange(60), TEXT: np.full(60, -1)}, pairs.foreign)
+    with pytest.raises(InvalidInput, match="pairs with text"):
+        learn(alone, anchor=TEXT)
+    # A sound that is well paired does not help the picture.
+    heard = {**pairs.vectors, AUDIO: pairs.vectors[TEXT]}
+    numbers = {**alone.contents, TEXT: np.arange(60), AUDIO: np.arange(60)}
+    numbers[IMAGE] = np.full(60, -1)
+    with pytest.raises(InvalidInput, match="image has neither"):
+        learn(Pairs(heard, numbers, pairs.foreign), anchor=TEXT)
+
+
+def test_a_foreign_anchor_is_brought_in_and_the_others_to_it(rng: np.random.Generator) -> None:
+    pairs = foreign(rng, 90)
+    turned_round = Pairs(
+        {TEXT: pairs.vectors[IMAGE], IMAGE: pairs.vectors[TEXT]},
+        {TEXT: np.arange(90), IMAGE: np.arange(90)},
+        {TEXT: pairs.vectors[TEXT]},
+    )
+    learned = learn(turned_round, anchor=TEXT)
+    assert learned.maps[TEXT].shape == (WIDE, DIM)
+    assert min(mrr(learned.retrieval, "after")) > 0.9
+
+
+def test_refinement_goes_on_from_a_foreign_start(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projection, "STEPS", 20)
+    learned = learn(foreign(rng, 90, right=False), anchor=TEXT, refine=True)
+    assert learned.maps[IMAGE].shape == (WIDE, DIM)
+    assert min(mrr(learned.retrieval, "after")) > 0.9

@@ -7,7 +7,7 @@ against its own hash when it is loaded.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -66,11 +66,12 @@ class BaseModel(Model):
         """Return the hash of what decides the vectors: weights and preprocessing."""
         return fingerprint_of(self._description)
 
-    def missing(self) -> list[str]:
+    def missing(self, modalities: Collection[Modality] = tuple(Modality)) -> list[str]:
         """Return the fetched files that are not there yet, or not whole."""
         from muomni_search.encoders.base.sound_tower import is_whole
 
-        return [] if is_whole(self.sound_tower) else [SOUND_TOWER]
+        wanted = Modality.AUDIO in modalities and not is_whole(self.sound_tower)
+        return [SOUND_TOWER] if wanted else []
 
     @property
     def sound_tower(self) -> Path:

@@ -150,3 +150,33 @@ def test_what_the_parent_lacks_it_lacks(tmp_path: Path, monkeypatch: pytest.Monk
     model = load_model(write_aligned_model(tmp_path / "model", parent="base"))
     assert isinstance(model, AlignedModel)
     assert model.missing() == ["audio.onnx"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        None,
+        {"smell": {}},
+        {"image": None},
+        {"image": {"source": "module", "name": "os:system", "dim": 3, "fingerprint": "f"}},
+        {"image": {"source": "function", "name": "f", "dim": 0, "fingerprint": "f"}},
+        {"image": {"source": "function", "name": "f", "dim": True, "fingerprint": "f"}},
+        {"image": {"source": "function", "name": "f", "dim": 2**40, "fingerprint": "f"}},
+    ],
+)
+def test_a_damaged_foreign_encoder_is_an_error_that_names_the_file(
+    said: Any, directory: Path
+) -> None:
+    change(directory, lambda described: described.update(encoders=said))
+    with pytest.raises(CheckpointError, match=r"model\.json: encoders"):
+        load_model(directory)
+
+
+def test_a_foreign_encoder_needs_a_map_of_its_width(directory: Path) -> None:
+    said = {"source": "function", "name": "f", "dim": 7, "fingerprint": "f"}
+    change(directory, lambda described: described.update(encoders={"image": said}))
+    with pytest.raises(CheckpointError, match="projectors"):
+        load_model(directory).encoder(IMAGE)
+    change(directory, lambda described: described.update(encoders={"text": {**said, "dim": 256}}))
+    with pytest.raises(CheckpointError, match="text has none"):
+        load_model(directory).encoder(TEXT)

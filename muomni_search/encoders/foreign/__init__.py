@@ -1,0 +1,1 @@
+"""Encoders that are not ours: functions that were registered, pretrained models on disk."""
