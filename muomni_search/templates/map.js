@@ -146,6 +146,13 @@ void main() {
 }`;
 
 function webgl() {
+  const trial = document.createElement("canvas").getContext("webgl2");
+  if (!trial) return null;
+  const named = trial.getExtension("WEBGL_debug_renderer_info");
+  const renderer = trial.getParameter(named ? named.UNMASKED_RENDERER_WEBGL : trial.RENDERER);
+  trial.getExtension("WEBGL_lose_context")?.loseContext();
+  // Computed on the processor it is several times slower than the plain canvas.
+  if (/swiftshader|llvmpipe|softpipe|software|basic render/i.test(renderer)) return null;
   const gl = canvas.getContext("webgl2", { antialias: false, premultipliedAlpha: true });
   if (!gl) return null;
   const program = gl.createProgram();
