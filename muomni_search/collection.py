@@ -420,7 +420,7 @@ class Collection:
                 f"{path} is where {self.directory} keeps its own files", hint="name another file"
             )
 
-    # ---- checking ------------------------------------------------------------------------
+    # ---- checking and copying ------------------------------------------------------------
 
     def verify(self) -> list[Fault]:
         """Hold store, row files and indexes against each other; return what does not fit."""
@@ -440,6 +440,27 @@ class Collection:
         self._loaded.forget()
         self.refresh_indexes()
         return done
+
+    def backup(
+        self, target: str | Path, *, copied: Callable[[int], None] = lambda _: None
+    ) -> dict[str, int]:
+        """Copy one state of the collection, while others read and write it.
+
+        Args:
+            target: The new directory, which must be empty or not there; it is there when it is
+                whole.
+            copied: Told of each number of rows that is copied.
+
+        Returns:
+            ``items`` and ``bytes`` of the copy.
+
+        Raises:
+            Conflict: There is something in its place.
+            CorruptData: The collection is damaged; there is no copy then.
+        """
+        from muomni_search.store.backup import back_up
+
+        return back_up(self._store, Path(target), copied=copied)
 
 
 def full_name(model: str | Path) -> str:

@@ -34,6 +34,7 @@ COMMANDS = (
     "reembed",
     "rebuild",
     "verify",
+    "backup",
     "export",
     "import",
     "collections",

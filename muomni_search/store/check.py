@@ -18,12 +18,12 @@ from muomni_search.items import DIM, Item, Modality
 from muomni_search.store import tables
 from muomni_search.store.engine import DATABASE, disk_errors
 from muomni_search.store.files import is_abandoned, is_leftover, unrecorded
-from muomni_search.store.records import Fault, Known, NewItem, RowFile
+from muomni_search.store.records import Fault, IndexFile, Known, NewItem, RowFile
 from muomni_search.store.rows import BLOCK_ROWS, HINT, ROW_BYTES, are_unit, cut_rows, read_blocks
 from muomni_search.store.snapshot import INDEX, Snapshot
 from muomni_search.store.writer import Writer
 
-__all__ = ["check", "repair", "whole_blocks"]
+__all__ = ["check", "index_fault", "repair", "whole_blocks"]
 
 # ---- checking ------------------------------------------------------------------------------------
 
@@ -160,16 +160,22 @@ def _check_index(directory: Path, snapshot: Snapshot, modality: Modality) -> Ite
     if index is None:
         return
     path = directory / INDEX / index.name
+    fault = index_fault(path, index)
+    if fault is not None:
+        yield Fault("index", str(path), fault)
+    if file is None or (index.generation == file.generation and index.rows > file.rows):
+        yield Fault("index", str(path), f"it covers {index.rows} rows, more than there are")
+
+
+def index_fault(path: Path, index: IndexFile) -> str | None:
+    """Return what is wrong with an index file; None when it is the one that was written."""
     try:
         size = path.stat().st_size
         if size != index.bytes:
-            yield Fault("index", str(path), f"{size} bytes, expected {index.bytes}")
-        elif _sha256(path) != index.checksum:
-            yield Fault("index", str(path), "not the file that was written")
+            return f"{size} bytes, expected {index.bytes}"
+        return None if _sha256(path) == index.checksum else "not the file that was written"
     except OSError as error:
-        yield Fault("index", str(path), error.strerror or str(error))
-    if file is None or (index.generation == file.generation and index.rows > file.rows):
-        yield Fault("index", str(path), f"it covers {index.rows} rows, more than there are")
+        return error.strerror or str(error)
 
 
 def _sha256(path: Path) -> str:

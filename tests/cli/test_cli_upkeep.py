@@ -44,6 +44,19 @@ def test_verify_of_a_whole_collection(muomni: Run, shared: Path) -> None:
     assert answers(muomni("verify", "-c", shared)) == [{"ok": True, "problems": []}]
 
 
+def test_a_backup_is_a_collection_like_any_other(
+    muomni: Run, collection: Path, tmp_path: Path
+) -> None:
+    (done,) = answers(muomni("backup", tmp_path / "copy", "-c", collection))
+    assert (done["items"], done["bytes"] > 8 * 1024) == (8, True)
+    assert answers(muomni("verify", "-c", tmp_path / "copy"))[0]["ok"]
+    found = answers(muomni("search", "owl", "-c", tmp_path / "copy"))
+    assert found == answers(muomni("search", "owl", "-c", collection))
+    again = muomni("backup", tmp_path / "copy", "-c", collection)
+    assert again.exit_code == 1
+    assert "not empty" in again.stderr
+
+
 def test_verify_finds_what_was_altered_and_repair_mends_it(
     muomni: Run, collection: Path, corpus: Path
 ) -> None:
@@ -228,6 +241,7 @@ ARGUMENTS = {
     "neighbors": ["-o", "out.jsonl"],
     "get": ["k"],
     "delete": ["k"],
+    "backup": ["copy"],
     "export": ["out.parquet"],
     "import": ["q.jsonl"],
     "drop": ["-f"],

@@ -146,6 +146,16 @@ def export(place: Path) -> None:
         transfer.export_collection(collection, place / "all.parquet")
 
 
+def backup(place: Path) -> None:
+    copy = place / "copy"
+    if copy.exists():  # it died after the copy was whole
+        with Collection.open(copy) as copied:
+            assert not list(copied.verify())
+        return
+    with opened(place) as collection:
+        collection.backup(copy)
+
+
 def import_(place: Path) -> None:
     with opened(place) as collection:
         transfer.import_collection(collection, place / "other.parquet")
@@ -182,6 +192,7 @@ OPERATIONS: dict[str, Callable[[Path], None]] = {
     "prune": prune,
     "rebuild": rebuild,
     "repair": repair,
+    "backup": backup,
     "export": export,
     "import": import_,
     "batch": batch_job,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from crash_place import Place
 
-OPERATIONS = ["create", "add", "delete", "rebuild", "import", "export", "batch"]
+OPERATIONS = ["create", "add", "delete", "rebuild", "import", "export", "batch", "backup"]
 DISK_BYTES = 8_000_000
 
 
