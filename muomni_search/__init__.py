@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from muomni_search.alignment import Alignment, align
     from muomni_search.batch import run_batch, write_neighbors
     from muomni_search.collection import Collection, Limits, Report
+    from muomni_search.duplicates import Group, find_duplicates
     from muomni_search.encoders.foreign.registered import register_encoder
     from muomni_search.encoders.model import load_model
     from muomni_search.encoders.protocol import Model
@@ -48,6 +49,7 @@ _HOMES = {
     "Conflict": "errors",
     "CorruptData": "errors",
     "Explanation": "explanation",
+    "Group": "duplicates",
     "Hit": "items",
     "InvalidInput": "errors",
     "Item": "items",
@@ -70,6 +72,7 @@ _HOMES = {
     "evaluate": "evaluation.retrieval",
     "align": "alignment",
     "export_collection": "transfer",
+    "find_duplicates": "duplicates",
     "import_collection": "transfer",
     "load_model": "encoders.model",
     "make_map": "explore.map",
@@ -91,6 +94,7 @@ __all__ = [
     "Conflict",
     "CorruptData",
     "Explanation",
+    "Group",
     "Hit",
     "InvalidInput",
     "Item",
@@ -113,6 +117,7 @@ __all__ = [
     "evaluate",
     "explain",
     "export_collection",
+    "find_duplicates",
     "import_collection",
     "load_model",
     "make_map",

@@ -23,6 +23,7 @@ COMMANDS = (
     "explain",
     "batch",
     "neighbors",
+    "duplicates",
     "get",
     "list",
     "delete",

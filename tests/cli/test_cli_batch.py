@@ -116,3 +116,17 @@ def test_an_unknown_suffix_is_an_error(muomni: Run, shared: Path, tmp_path: Path
         assert result.exit_code == 1
         assert "out.xlsx" in result.stderr
         assert not (tmp_path / "out.xlsx").exists()
+
+
+def test_duplicates_are_listed_by_group(muomni: Run, collection: Path, tmp_path: Path) -> None:
+    table = tmp_path / "more.jsonl"
+    rows = [{"key": f"again/{n}", "text": "a dog barks at the postman"} for n in range(3)]
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    answers(muomni("add", table, "-c", collection))
+    group, *_ = answers(muomni("duplicates", "--above", "0.99", "-c", collection))
+    assert group["modality"] == "text"
+    assert {f"again/{n}" for n in range(3)} <= {item["key"] for item in group["items"]}
+    assert all(item["cosine"] >= 0.99 for item in group["items"])
+    only = muomni("duplicates", "--modality", "audio", "-c", collection)
+    assert (only.exit_code, answers(only)) == (0, [])
+    assert muomni("duplicates", "--above", "2", "-c", collection).exit_code == 1

@@ -1,0 +1,144 @@
+"""Near-duplicates against every pair compared one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from muomni_search import Collection, Modality, Record, duplicates, find_duplicates
+from muomni_search.errors import InvalidInput
+from muomni_search.items import DIM
+from muomni_search.vectors import normalise
+
+CENTRES, COPIES = 40, 6
+
+
+def crowd(rng: np.random.Generator) -> np.ndarray:
+    """Clusters of vectors at all distances, some equal, some that no other is near to."""
+    centres = normalise(rng.standard_normal((CENTRES, DIM)))
+    spread = np.repeat(np.linspace(0, 0.04, CENTRES), COPIES)[:, None]
+    return normalise(np.repeat(centres, COPIES, axis=0) + spread * rng.standard_normal((240, DIM)))
+
+
+def records(rows: np.ndarray, modality: str = "image") -> list[Record]:
+    return [
+        Record(f"{modality}/{n}", Modality(modality), "here", vector=row, metadata={"n": n})
+        for n, row in enumerate(rows)
+    ]
+
+
+@pytest.fixture
+def collection(tmp_path: Path) -> Iterator[Collection]:
+    with Collection.create(tmp_path / "c", model="hashing") as made:
+        yield made
+
+
+def groups_by_hand(rows: np.ndarray, above: float) -> set[frozenset[int]]:
+    """The same by the plainest way there is."""
+    alike = rows.astype(np.float64) @ rows.astype(np.float64).T >= above
+    groups: list[set[int]] = []
+    for n in range(len(rows)):
+        touched = [group for group in groups if any(alike[n, other] for other in group)]
+        groups = [group for group in groups if group not in touched]
+        groups.append({n}.union(*touched))
+    return {frozenset(group) for group in groups if len(group) > 1}
+
+
+@pytest.mark.parametrize("block", [7, 64, 4_096])
+@pytest.mark.parametrize("above", [0.5, 0.8, 0.95, 1.0])
+def test_groups_are_those_of_all_pairs(
+    block: int, above: float, collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(duplicates, "BLOCK", block)
+    monkeypatch.setattr(duplicates, "PAIRS", 5 * block)
+    rows = crowd(np.random.default_rng(0))
+    rows[7] = rows[100]
+    collection.add(records(rows))
+    stored = np.stack(
+        [
+            item.vector
+            for item in collection.get([f"image/{n}" for n in range(len(rows))], vectors=True)
+        ]
+    )
+    found = find_duplicates(collection, above=above)
+    numbers = [frozenset(int(item.key[6:]) for item in group.items) for group in found]
+    assert set(numbers) == groups_by_hand(stored, min(above, 1 - 1e-6))
+    assert [len(one) for one in numbers] == sorted(map(len, numbers), reverse=True)
+    exact = stored.astype(np.float64) @ stored.astype(np.float64).T
+    np.fill_diagonal(exact, -1)
+    for group in found:
+        for item, cosine in zip(group.items, group.cosines, strict=True):
+            assert above <= cosine + 1e-6
+            assert cosine == pytest.approx(exact[int(item.key[6:])].max(), abs=1e-5)
+
+
+def test_all_alike_are_one_group(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "BLOCK", 50)
+    one = normalise(np.random.default_rng(0).standard_normal((1, DIM)))
+    collection.add(records(np.repeat(one, 220, axis=0)))
+    (group,) = find_duplicates(collection, above=1.0)
+    assert len(group.items) == 220
+    assert set(group.cosines) == {1.0}
+
+
+def test_a_chain_is_one_group(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is near to the next alone; the chain runs back and forth through the blocks."""
+    monkeypatch.setattr(duplicates, "BLOCK", 10)
+    turn = np.linspace(0, 3, 60)
+    rows = np.zeros((60, DIM), np.float32)
+    rows[:, 0], rows[:, 1] = np.cos(turn), np.sin(turn)
+    collection.add(records(rows[np.random.default_rng(1).permutation(60)]))
+    (group,) = find_duplicates(collection, above=0.998)
+    assert len(group.items) == 60
+
+
+def test_modalities_are_not_compared_and_can_be_chosen(collection: Collection) -> None:
+    rows = crowd(np.random.default_rng(2))[:6]
+    collection.add([*records(rows), *records(rows, "audio")])
+    found = find_duplicates(collection)
+    assert [(group.modality, len(group.items)) for group in found] == [("audio", 6), ("image", 6)]
+    (only,) = find_duplicates(collection, modality="audio")
+    assert only.modality == "audio"
+
+
+def test_a_filter_and_deletions_leave_items_out(collection: Collection) -> None:
+    collection.add(records(crowd(np.random.default_rng(2))[:6]))
+    collection.delete(["image/1"])
+    (group,) = find_duplicates(collection, where="n > 2")
+    assert [item.key for item in group.items] == ["image/3", "image/4", "image/5"]
+    assert find_duplicates(collection, where="n = 2") == []
+
+
+def test_long_texts_are_compared_by_their_means(collection: Collection) -> None:
+    text = " ".join(f"Sentence {n} tells of the number {n}." for n in range(60))
+    collection.add(
+        [
+            Record("long", Modality.TEXT, "here", text=text),
+            Record("copy", Modality.TEXT, "here", text=text + " "),
+            Record("part", Modality.TEXT, "here", text="Sentence 1 tells of the number 1."),
+        ]
+    )
+    assert collection.stats()["text"]["segments"] > 3
+    (group,) = find_duplicates(collection, above=0.999)
+    assert {item.key for item in group.items} == {"long", "copy"}
+
+
+def test_the_first_added_comes_first(collection: Collection) -> None:
+    rows = crowd(np.random.default_rng(2))[:2]
+    collection.add(records(rows)[1:])
+    collection.add(records(rows)[:1])
+    (group,) = find_duplicates(collection)
+    assert [item.key for item in group.items] == ["image/1", "image/0"]
+
+
+@pytest.mark.parametrize("above", [0.0, -0.5, 1.01, float("nan")])
+def test_limits_that_are_none_are_refused(above: float, collection: Collection) -> None:
+    with pytest.raises(InvalidInput, match="above"):
+        find_duplicates(collection, above=above)
+
+
+def test_an_empty_collection_has_none(collection: Collection) -> None:
+    assert find_duplicates(collection) == []
