@@ -2,7 +2,7 @@
 
     python scripts/build_own_sound.py
 
-Needs what `build_muomni_tiny.py` needs, 3.6 GB of downloads and 12 GB of disk; replaces the
+Needs what `build_muomni_tiny.py` needs, 5.5 GB of downloads and some 20 GB of disk; replaces the
 weights that ship. `docs/models/own-sound.md` says what it took.
 """
 
