@@ -1,0 +1,1 @@
+"""What the own sound tower is built from and how."""
