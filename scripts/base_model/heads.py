@@ -246,14 +246,13 @@ class Learned:
     """The learned half of pictures: drawings to compare with, and what follows from each."""
 
     feature_mean: Array  # (1280,)
-    codes: NDArray[np.int8]  # (3072, 1280)
-    step: Array  # (1,): a landmark is its code times this
+    landmarks: NDArray[np.int8]  # (3072, 1280), of any length
     coefficients: Array  # (3072, 384)
 
     def __call__(self, features: Array) -> Array:
         """Return unit rows (n, 384)."""
         rows = unit_roots(features, self.feature_mean)
-        return normalise(nearness(rows, self.codes * self.step) @ self.coefficients)
+        return normalise(nearness(rows, normalise(self.landmarks)) @ self.coefficients)
 
 
 def fit_learned(
@@ -270,14 +269,13 @@ def fit_learned(
     mean = root(features).mean(axis=0).astype(np.float16).astype(np.float32)
     rows = unit_roots(features, mean)
     chosen = np.random.RandomState(0).permutation(np.flatnonzero(free))[:landmarks]
-    step = (np.abs(rows[chosen]).max() / 127).astype(np.float16).astype(np.float32)
-    codes = np.rint(rows[chosen] / step).clip(-127, 127).astype(np.int8)
-    marks = codes * step
+    codes = np.rint(rows[chosen] * (127 / np.abs(rows[chosen]).max())).astype(np.int8)
+    marks = normalise(codes)
     near = nearness(rows, marks).astype(np.float64)
     gram = near.T @ near + PENALTY * nearness(marks, marks)
     gram[np.diag_indices_from(gram)] += JITTER
     coefficients = np.linalg.solve(gram, near.T @ targets.astype(np.float64))
-    return Learned(mean, codes, np.array([step]), coefficients.astype(np.float32))
+    return Learned(mean, codes, coefficients.astype(np.float32))
 
 
 def fit_common(logits: Array, features: Array, classes: Array, learned: Learned) -> Array:

@@ -60,8 +60,8 @@ class ImageEncoder:
     Args:
         tower: The file of EfficientNet-Lite0.
         head: The file with ``classes`` (1000, 384), ``feature_mean`` (1280,), ``landmarks``
-            (3072, 1280) in steps of ``landmark_step`` (1,), ``coefficients`` (3072, 384),
-            ``common`` (384,) and ``projection`` (384, 256).
+            (3072, 1280) of any length, ``coefficients`` (3072, 384), ``common`` (384,) and
+            ``projection`` (384, 256).
         fingerprint: The model's.
         threads: How many threads encoding may use.
     """
@@ -77,14 +77,13 @@ class ImageEncoder:
             classes=(CLASSES, WIDTH),
             feature_mean=(FEATURES,),
             landmarks=(LANDMARKS, FEATURES),
-            landmark_step=(1,),
             coefficients=(LANDMARKS, WIDTH),
             common=(WIDTH,),
             projection=(WIDTH, DIM),
         )
         self._classes = arrays["classes"]
         self._mean = arrays["feature_mean"]
-        self._landmarks = arrays["landmarks"] * arrays["landmark_step"]
+        self._landmarks = normalise(arrays["landmarks"])
         self._coefficients = arrays["coefficients"]
         self._common = arrays["common"]
         self._projection = arrays["projection"]
@@ -159,10 +158,8 @@ def unit_roots(features: NDArray[np.float32], mean: NDArray[np.float32]) -> NDAr
 
 
 def nearness(rows: NDArray[np.float32], landmarks: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return how near each row is to each landmark: 1 where they are the same, towards 0."""
-    lengths = (rows**2).sum(axis=1)[:, None] + (landmarks**2).sum(axis=1)
-    distances = np.maximum(lengths - 2 * (rows @ landmarks.T), 0)
-    near: NDArray[np.float32] = np.exp(-distances)
+    """Return exp(−|difference|²) of unit rows: 1 where they are the same, towards 0."""
+    near: NDArray[np.float32] = np.exp(2 * (rows @ landmarks.T - 1))
     return near
 
 

@@ -196,7 +196,7 @@ def test_the_learned_half_counts_by_its_length_and_less_what_drawings_have_in_co
     weights = image.mixture(logits).astype(np.float64)
     rows = np.sqrt(features.astype(np.float64)) - head["feature_mean"]
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    marks = head["landmarks"] * head["landmark_step"]
+    marks = head["landmarks"] / np.linalg.norm(head["landmarks"], axis=1, keepdims=True)
     near = np.exp(-((rows[:, None] - marks[None]) ** 2).sum(axis=2))
     named, learned = weights @ head["classes"], near @ head["coefficients"]
     named /= np.linalg.norm(named, axis=1, keepdims=True)
