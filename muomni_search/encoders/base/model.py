@@ -26,7 +26,7 @@ __all__ = ["KIND", "PREPROCESSING", "SOUND_TOWER", "BaseModel", "packaged_direct
 
 KIND = "base"
 # Counted up when a step from a content to its vector changes while the weights stay.
-PREPROCESSING = 2
+PREPROCESSING = 3
 FILES = {
     "audio.head.npz", "image.head.npz", "image.onnx",
     "text.head.npz", "text.onnx", "tokenizer.json",

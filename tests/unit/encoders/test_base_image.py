@@ -15,6 +15,7 @@ from muomni_search.encoders.base.model import packaged_directory
 from muomni_search.encoders.base.session import Tower
 from muomni_search.encoders.model import load_model
 from muomni_search.items import Modality
+from muomni_search.vectors import normalise
 
 # Levels of 255: eight-bit rounding after each of the two passes.
 ROUNDING = 2
@@ -166,20 +167,44 @@ def test_the_fifty_likeliest_classes_are_kept(rng: np.random.Generator) -> None:
         assert found[likeliest] == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_learned_half_sees_the_features_and_their_random_projection(
+def test_features_are_rooted_centred_and_compared_with_landmarks(
     rng: np.random.Generator,
 ) -> None:
     features = rng.random((2, 1280), np.float32) - np.float32(0.2)
     mean = rng.random(1280, np.float32) / 2
-    bits = rng.integers(0, 2, (1280, 1536), np.uint8)
-    signs = image.unpack_signs(np.packbits(bits, axis=1).astype(np.float32))
-    assert np.array_equal(signs, np.where(bits, 1, -1))
-    for found, row in zip(image.ridge_input(features, mean, signs), features, strict=True):
+    marks = normalise(rng.standard_normal((4, 1280)))
+    rows = image.unit_roots(features, mean)
+    for found, row in zip(rows, features, strict=True):
         given = np.array([math.sqrt(max(value, 0)) for value in row.tolist()]) - mean
-        given /= math.sqrt((given**2).sum())
-        hidden = np.maximum(given @ np.where(bits, 1.0, -1.0), 0) - 0.4
-        expected = np.concatenate([given, hidden * 1.2 / math.sqrt(1536), [1]])
-        assert np.allclose(found, expected, atol=1e-5)
+        assert np.allclose(found, given / math.sqrt((given**2).sum()), atol=1e-6)
+    marks[3] = rows[1]
+    for near, row in zip(image.nearness(rows, marks), rows, strict=True):
+        expected = [math.exp(-((row - mark).astype(np.float64) ** 2).sum()) for mark in marks]
+        assert near == pytest.approx(expected, abs=1e-5)
+    assert image.nearness(rows, marks)[1, 3] == pytest.approx(1, abs=1e-5)
+
+
+def test_the_learned_half_counts_by_its_length_and_less_what_drawings_have_in_common(
+    rng: np.random.Generator,
+) -> None:
+    encoder = load_model("base").encoder(Modality.IMAGE)
+    assert isinstance(encoder, image.ImageEncoder)
+    with np.load(packaged_directory() / "image.head.npz", allow_pickle=False) as arrays:
+        head = {name: arrays[name].astype(np.float64) for name in arrays.files}
+    features = rng.random((3, 1280), np.float32)
+    logits = rng.standard_normal((3, 1000)).astype(np.float32) * 4
+    weights = image.mixture(logits).astype(np.float64)
+    rows = np.sqrt(features.astype(np.float64)) - head["feature_mean"]
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    marks = head["landmarks"] / np.linalg.norm(head["landmarks"], axis=1, keepdims=True)
+    near = np.exp(-((rows[:, None] - marks[None]) ** 2).sum(axis=2))
+    named, learned = weights @ head["classes"], near @ head["coefficients"]
+    named /= np.linalg.norm(named, axis=1, keepdims=True)
+    length = np.linalg.norm(learned, axis=1, keepdims=True)
+    joined = named + np.minimum(1, (length / 0.39) ** 2) * (learned / length - head["common"])
+    expected = joined @ head["projection"]
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    assert np.allclose(encoder.project(features, logits), expected, atol=1e-4)
 
 
 def clock(draw: ImageDraw.ImageDraw) -> None:

@@ -167,7 +167,7 @@ def test_a_damaged_description_is_an_error_that_names_it(content: bytes, directo
         ({"format": 2}, "format"),
         ({"kind": "clip"}, "kind"),
         ({"dim": 512}, "dim"),
-        ({"preprocessing": 3}, "preprocessing"),
+        ({"preprocessing": 4}, "preprocessing"),
         ({"name": None}, "name"),
         ({"files": None}, "files"),
         ({"files": {}}, "files"),

