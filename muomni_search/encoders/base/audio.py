@@ -11,6 +11,9 @@ A sound of up to 12 s is one segment; a longer one is cut into windows of 10 s t
 classes: for each class half the highest and half the mean probability over its patches, vague
 classes ("Noise", "Vehicle") counting 0.3, times the text embeddings of the class names,
 projected to 256 dimensions and scaled to unit length.
+
+To this the model `base` adds the unit vector of its own sound tower (`own_sound.py`), and scales
+again: each knows sounds that the other mistakes.
 """
 
 from __future__ import annotations
@@ -23,12 +26,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muomni_search.encoders.base.session import Tower, load_head
-from muomni_search.encoders.protocol import Piece
+from muomni_search.encoders.protocol import Encoder, Piece
 from muomni_search.encoders.segments import windows
 from muomni_search.items import DIM, Modality
 from muomni_search.vectors import normalise
 
-__all__ = ["AudioEncoder", "class_strengths", "log_mel", "patches"]
+__all__ = ["AudioEncoder", "SummedEncoder", "class_strengths", "log_mel", "patches"]
 
 SAMPLE_RATE = 16_000  # Hz
 WINDOW_SAMPLES, HOP_SAMPLES, FFT_SAMPLES = 400, 160, 512
@@ -99,6 +102,41 @@ class AudioEncoder:
         ]
         clipped = np.clip(np.concatenate(logits), -30, 30)
         return np.asarray(1 / (1 + np.exp(-clipped)), np.float32)
+
+
+class SummedEncoder:
+    """Two encoders of sounds as one: the unit sum of their unit vectors.
+
+    Args:
+        first: One.
+        second: Another that cuts sounds into the same segments.
+    """
+
+    modality = Modality.AUDIO
+    dim = DIM
+
+    def __init__(self, first: Encoder, second: Encoder) -> None:
+        self._first = first
+        self._second = second
+
+    def fingerprint(self) -> str:
+        """Return the fingerprint of the model that this encoder belongs to."""
+        return self._first.fingerprint()
+
+    def prepare(self, content: NDArray[np.float32]) -> list[Piece]:
+        """Return a piece for each window of a waveform (samples,): what both make of it."""
+        pieces = zip(self._first.prepare(content), self._second.prepare(content), strict=True)
+        return [Piece((one, other), one.span) for one, other in pieces]
+
+    def encode(self, batch: Sequence[Piece]) -> NDArray[np.float32]:
+        """Return (n, 256) float32 unit rows."""
+        if not batch:
+            return np.empty((0, DIM), np.float32)
+        one, other = (
+            encoder.encode([piece.data[place] for piece in batch])
+            for place, encoder in enumerate((self._first, self._second))
+        )
+        return normalise(one + other)
 
 
 def class_strengths(

@@ -1,7 +1,10 @@
 """Models of the kind ``base``: towers by ONNX Runtime, heads as arrays, a fetched sound tower.
 
-The weights lie in the model's directory, the sound tower in the user's cache. A file is held
+The weights lie in the model's directory, the fetched tower in the user's cache. A file is held
 against its own hash when it is loaded.
+
+Sounds are heard by two towers, a fetched one and one that ships. `base-offline` hears by the latter
+alone: it is the same directory, and another model, for its sounds lie elsewhere.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ KIND = "base"
 # Counted up when a step from a content to its vector changes while the weights stay.
 PREPROCESSING = 3
 FILES = {
-    "audio.head.npz", "image.head.npz", "image.onnx",
+    "audio.head.npz", "image.head.npz", "image.onnx", "own_sound.head.npz", "own_sound.onnx",
     "text.head.npz", "text.onnx", "tokenizer.json",
 }  # fmt: skip
 SOUND_TOWER = "audio.onnx"
@@ -41,13 +44,19 @@ class BaseModel(Model):
         directory: Where ``model.json`` and the weights lie.
         description: What ``model.json`` says.
         threads: How many threads encoding may use; all by default.
+        offline: Hear by what ships alone.
 
     Raises:
         CheckpointError: This version cannot follow the description.
     """
 
     def __init__(
-        self, directory: Path, description: Mapping[str, Any], *, threads: int | None = None
+        self,
+        directory: Path,
+        description: Mapping[str, Any],
+        *,
+        threads: int | None = None,
+        offline: bool = False,
     ) -> None:
         check_description(
             description,
@@ -56,22 +65,26 @@ class BaseModel(Model):
             files=FILES,
             fetched={SOUND_TOWER},
         )
-        super().__init__(
-            description["name"], KIND, directory, prior=description["prior"], threads=threads
-        )
+        name, prior = description["name"], description["prior"]
+        if offline:
+            name, prior = f"{name}-offline", description.get("offline", {}).get("prior", prior)
+        super().__init__(name, KIND, directory, prior=prior, threads=threads)
         self._description = description
         self._directory = directory
+        self._offline = offline
 
     def fingerprint(self) -> str:
         """Return the hash of what decides the vectors: weights and preprocessing."""
-        return fingerprint_of(self._description)
+        fetched = {} if self._offline else self._description["fetched"]
+        return fingerprint_of({**self._description, "fetched": fetched})
 
     def missing(self, modalities: Collection[Modality] = tuple(Modality)) -> list[str]:
         """Return the fetched files that are not there yet, or not whole."""
         from muomni_search.encoders.base.sound_tower import is_whole
 
-        wanted = Modality.AUDIO in modalities and not is_whole(self.sound_tower)
-        return [SOUND_TOWER] if wanted else []
+        if self._offline or Modality.AUDIO not in modalities:
+            return []
+        return [] if is_whole(self.sound_tower) else [SOUND_TOWER]
 
     @property
     def sound_tower(self) -> Path:
@@ -120,11 +133,21 @@ class BaseModel(Model):
                 fingerprint,
                 threads=threads,
             )
-        from muomni_search.encoders.base.audio import AudioEncoder
+        from muomni_search.encoders.base.audio import AudioEncoder, SummedEncoder
+        from muomni_search.encoders.base.own_sound import OwnSoundEncoder
 
-        return AudioEncoder(
+        own = OwnSoundEncoder(
+            self._file("own_sound.onnx"),
+            self._file("own_sound.head.npz"),
+            fingerprint,
+            threads=threads,
+        )
+        if self._offline:
+            return own
+        fetched = AudioEncoder(
             self._whole_sound_tower(), self._file("audio.head.npz"), fingerprint, threads=threads
         )
+        return SummedEncoder(fetched, own)
 
     def _file(self, name: str) -> Path:
         return weight_file(self._directory, self._description, name)
@@ -133,6 +156,8 @@ class BaseModel(Model):
         path = self.sound_tower
         packaged = self._directory == packaged_directory()
         hint = f"run: muomni model fetch {self.name if packaged else self._directory}"
+        if packaged:
+            hint += "; or take the model base-offline, which hears by what ships, less well"
         if not path.exists():
             raise NotFound(
                 f"the sound tower of the model {self.name!r} is not on this machine yet", hint=hint
