@@ -17,8 +17,9 @@ __all__ = ["chunks", "length_groups", "passages", "text_pieces", "windows"]
 
 Ids = NDArray[np.int64]
 
-# A sentence ends after . ! ? and closing marks, or with an empty line.
-SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*\s+|\n\s*\n\s*")
+# A sentence ends after . ! ? and closing marks, or with an empty line. Without the lookbehind and
+# the possessive quantifiers a run of n dots takes n² steps, and the lock of Python is held for all.
+SENTENCE_END = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’)\]]*+\s+|\n\s*\n\s*")
 SPACE = re.compile(r"\s+")
 CHUNK_CHARACTERS = 100_000
 SAMPLE_RATE = 16_000  # Hz: what every sound encoder here hears

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from muomni_search.encoders import segments
 from muomni_search.encoders.model import load_model
-from muomni_search.encoders.segments import chunks, length_groups
+from muomni_search.encoders.segments import chunks, length_groups, passages
 from muomni_search.items import Modality
 
 
@@ -52,6 +54,24 @@ def test_passages_of_a_text_of_several_parts_lie_where_they_say(
         assert passage.endswith(".")
         (alone,) = encoder.prepare(passage)
         assert np.array_equal(alone.data, piece.data)
+
+
+# With a pattern that begins anew at each mark these take minutes, and the suite's limit ends them.
+@pytest.mark.parametrize("run", [".", "?!", '."', ". ", " ", "\n", "\n ", ".\n\n", "a"])
+def test_long_runs_of_marks_and_spaces_are_cut_at_once(run: str) -> None:
+    text = run * (300_000 // len(run)) + "a"
+    parts = list(chunks(text))
+    assert "".join(text[start:end] for start, end in parts) == text
+    offsets = np.array([[0, 1], [len(text) - 1, len(text)]])
+    assert list(passages(text, offsets, 5)) == [(0, 2)]
+
+
+@given(st.text(".!?…\"')] \n\ta", max_size=30))
+def test_sentences_end_after_all_their_marks(text: str) -> None:
+    plain = re.compile(r"[.!?…]+[\"'”’)\]]*\s+|\n\s*\n\s*")
+    assert [match.span() for match in segments.SENTENCE_END.finditer(text)] == [
+        match.span() for match in plain.finditer(text)
+    ]
 
 
 @given(st.lists(st.integers(1, 50), max_size=60), st.integers(1, 120))
