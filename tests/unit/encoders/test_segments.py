@@ -38,19 +38,23 @@ def test_lines_without_a_space_are_cut_between_words(monkeypatch: pytest.MonkeyP
     assert all(text[start:end].endswith("granite\n") for start, end in chunks(text) if end > start)
 
 
+# A token of the one has no spaces, one of the other has the space before its word.
+@pytest.mark.parametrize("model", ["base", "muomni-tiny"])
+@pytest.mark.parametrize("gap", [" ", "  ", "\n\n"])
+@pytest.mark.parametrize("first", ["The", "\u201cThe"])
 def test_passages_of_a_text_of_several_parts_lie_where_they_say(
-    monkeypatch: pytest.MonkeyPatch,
+    model: str, gap: str, first: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(segments, "CHUNK_CHARACTERS", 1_000)
-    text = " ".join(f"The sentence of number {n} stands here." for n in range(200))
-    encoder = load_model("base").encoder(Modality.TEXT)
+    monkeypatch.setattr(segments, "CHUNK_CHARACTERS", 4_000)
+    text = gap.join(f"{first} sentence of number {n} stands here." for n in range(400))
+    encoder = load_model(model).encoder(Modality.TEXT)
     pieces = encoder.prepare(text)
     spans = [piece.span for piece in pieces]
-    assert len(pieces) > len(text) / 1_000
+    assert len(pieces) > len(text) / 4_000
     for piece, span in zip(pieces, spans, strict=True):
         assert span is not None
         passage = text[span.start : span.end]
-        assert passage.startswith("The sentence")
+        assert passage.startswith(f"{first} sentence")
         assert passage.endswith(".")
         (alone,) = encoder.prepare(passage)
         assert np.array_equal(alone.data, piece.data)
