@@ -223,13 +223,23 @@ def uniformity(vectors: Array) -> float:
     return float(np.log((total - count) / (count * (count - 1))))
 
 
-def alignment(first: Array, second: Array) -> float:
-    """Return the mean of ‖x - y‖² over pairs of unit vectors that belong together, (n, d) each.
+def alignment(groups: Sequence[tuple[Array, Array]]) -> float:
+    """Return the mean of ‖x - y‖² over pairs of unit vectors that belong together.
 
     0 when they coincide, 2 when they have nothing to do with each other (Wang & Isola 2020).
+
+    Args:
+        groups: Vectors (n, d) and others (m, d) that all belong together, n · m pairs. They are
+            not formed, as they may be as many as the square of the items.
     """
-    gaps = np.asarray(first, np.float64) - np.asarray(second, np.float64)
-    return float(np.mean(np.sum(gaps**2, axis=1)))
+    total, pairs = 0.0, 0
+    for group in groups:
+        first, second = (np.asarray(side, np.float64) for side in group)
+        total += len(second) * np.sum(first**2) + len(first) * np.sum(second**2)
+        total -= 2 * first.sum(axis=0) @ second.sum(axis=0)
+        pairs += len(first) * len(second)
+    # Of vectors that coincide rounding may leave a little less than nothing.
+    return max(0.0, float(total / pairs))
 
 
 def modality_gap(first: Array, second: Array) -> float:

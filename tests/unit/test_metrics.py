@@ -231,8 +231,9 @@ def test_uniformity_is_the_mean_over_pairs() -> None:
 
 def test_alignment_and_gap_are_distances() -> None:
     first, second = np.eye(4), np.roll(np.eye(4), 1, axis=0)
-    assert alignment(first, first) == 0
-    assert alignment(first, second) == pytest.approx(2)
+    assert alignment([(first, first)]) == pytest.approx(2 * 12 / 16)
+    assert alignment([(row[None], row[None]) for row in first]) == 0
+    assert alignment([(first[:1], second[:1]), (first[:2], second[[0, 3]])]) == pytest.approx(2)
     assert modality_gap(first, second) == pytest.approx(0)
     assert modality_gap(first[:1], first[1:2]) == pytest.approx(math.sqrt(2))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,11 +116,37 @@ def test_the_shape_is_that_of_the_metrics(shelf: Collection) -> None:
     )
     assert found["text–image", "gap"] == pytest.approx(metrics.modality_gap(texts, pictures))
     assert found["text–image", "alignment"] == pytest.approx(
-        metrics.alignment(texts[:24], pictures)
+        np.mean(np.sum((texts[:24] - pictures) ** 2, axis=1))
     )
     assert found["text–image", "separability"] == 1
     assert {one.metric for one in report.figures if one.interval} == {"separability"}
     assert "alignment" not in {one.metric for one in evaluate_shape(shelf).figures}
+
+
+def test_all_pairs_of_a_label_are_aligned(shelf: Collection) -> None:
+    (found,) = (
+        one for one in evaluate_shape(shelf, same="rare").figures if one.metric == "alignment"
+    )
+    with shelf.view() as view:
+        texts, pictures = (
+            item_vectors(view, [f"{modality}/{number:02d}" for number in range(24)])
+            for modality in COUNTS
+        )
+    gaps = [texts[n] - pictures[m] for n in range(24) for m in range(24) if n // 2 == m // 2]
+    assert found.n == len(gaps) == 48
+    assert found.value == pytest.approx(np.mean(np.sum(np.array(gaps) ** 2, axis=1)))
+
+
+def test_items_of_one_label_take_no_memory_a_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = normalise(np.random.default_rng(0).standard_normal((3_000, DIM)))
+    tracemalloc.start()
+    try:
+        value = metrics.alignment([(rows, rows)])
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert value == pytest.approx(2, abs=0.01)
+    assert most < 100_000_000
 
 
 def test_few_items_have_few_neighbours(shelf: Collection) -> None:
