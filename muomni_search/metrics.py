@@ -21,7 +21,9 @@ __all__ = [
     "bootstrap_draws",
     "bootstrap_interval",
     "effective_rank",
+    "equal_rows",
     "first_relevant_ranks",
+    "folds_of",
     "hubness",
     "interval_of",
     "is_separated",
@@ -276,9 +278,9 @@ def hubness(asking: Array, asked: Array, k: int) -> float:
 def is_separated(first: Array, second: Array, *, seed: int = 0) -> Values:
     """Return for each of two sets' vectors whether a line puts it on the right side, 1 or 0.
 
-    The line is a logistic regression's that has not seen the vector (five folds), and as many
-    of either set are taken, so that a mean of .5 means that the two cannot be told apart and 1
-    that they lie on two sides of a plane.
+    The line is a logistic regression's that has not seen the vector or an equal one (five folds,
+    fewer where a set has fewer different vectors), and as many of either set are taken, so that a
+    mean of .5 means that the two cannot be told apart and 1 that they lie on two sides of a plane.
 
     Raises:
         NotFound: scikit-learn is not installed.
@@ -291,7 +293,44 @@ def is_separated(first: Array, second: Array, *, seed: int = 0) -> Values:
     sides = np.repeat([0, 1], count)
     linear = load_extra("sklearn.linear_model", extra="explore")
     selection = load_extra("sklearn.model_selection", extra="explore")
-    folds = selection.StratifiedKFold(min(FOLDS, count), shuffle=True, random_state=seed)
+    numbers = equal_rows(vectors)
+    different = min(len(set(numbers[sides == side].tolist())) for side in (0, 1))
+    if different < 2:
+        # Nothing would be left of a set to learn from.
+        numbers = np.arange(len(vectors))
+        different = count
+    parts = folds_of(numbers, sides, min(FOLDS, different), seed)
     model = linear.LogisticRegression(max_iter=1_000)
-    found = selection.cross_val_predict(model, vectors, sides, cv=folds)
+    found = selection.cross_val_predict(model, vectors, sides, cv=parts)
     return np.asarray(found == sides, np.float64)
+
+
+def equal_rows(vectors: Array) -> NDArray[np.int64]:
+    """Return a number for each vector (n, d), the same one for equal vectors."""
+    known: dict[bytes, int] = {}
+    return np.array([known.setdefault(row.tobytes(), len(known)) for row in vectors], np.int64)
+
+
+def folds_of(
+    groups: NDArray[np.int64], labels: NDArray[np.int64], folds: int, seed: int
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Return the rows to learn from and the rows held out of each fold of a cross-validation.
+
+    What is equal is held out together: else the answer would have been seen.
+
+    Args:
+        groups: The group of each row (n,), which is never cut.
+        labels: The label of each row (n,), shared out among the folds evenly. Each has rows of
+            ``folds`` groups or more.
+        folds: How many.
+        seed: By what the rows are shuffled.
+
+    Raises:
+        NotFound: scikit-learn is not installed.
+    """
+    selection = load_extra("sklearn.model_selection", extra="explore")
+    if len(np.unique(groups)) == len(groups):
+        parts = selection.StratifiedKFold(folds, shuffle=True, random_state=seed)
+        return list(parts.split(labels, labels))
+    parts = selection.StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    return list(parts.split(labels, labels, groups))

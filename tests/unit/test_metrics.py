@@ -267,3 +267,20 @@ def test_separability_tells_two_sides_of_a_plane_from_one_cloud() -> None:
     assert len(apart) == 120
     assert apart.mean() == 1
     assert 0.3 < is_separated(first, second).mean() < 0.7
+
+
+def test_a_cloud_is_not_told_from_its_copy(rng: np.random.Generator) -> None:
+    cloud = normalise(rng.standard_normal((200, 8)))
+    assert 0.4 < is_separated(cloud, cloud).mean() < 0.6
+    assert 0.4 < is_separated(cloud, cloud[::-1], seed=3).mean() < 0.6
+
+
+@pytest.mark.parametrize("different", [(1, 1), (1, 9), (2, 2), (2, 9), (3, 3), (9, 9)])
+def test_sets_of_few_different_vectors_are_told_apart(different: tuple[int, int]) -> None:
+    directions = np.eye(10)[:9]
+    first, second = (
+        normalise(np.resize(directions[:few], (9, 10)) + sign * 5 * np.eye(10)[9])
+        for few, sign in zip(different, (1, -1), strict=True)
+    )
+    assert is_separated(first, second).mean() == 1
+    assert is_separated(first, first).mean() <= 0.7
