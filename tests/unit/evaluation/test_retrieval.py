@@ -217,6 +217,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collection]:
             for number, thing in enumerate(things):
                 vector = normalise(thing + noise * rng.standard_normal(DIM))
                 facts = {"thing": f"thing {number}", "half": number % 2, "deep": {"part": "x"}}
+                facts["with.dot"] = "d"
                 key = f"{modality}/{number} %.x"
                 records.append(Record(key, modality, "test", vector=vector, metadata=facts))
         made.add(records)
@@ -373,7 +374,8 @@ def test_a_query_that_cannot_be_asked_is_an_error(shelf: Collection, tmp_path: P
 
 
 def test_labels_are_metadata_or_parts_of_the_key(shelf: Collection) -> None:
-    assert same_label(shelf, "deep.part").keys() == {item.key for item in shelf.items()}
+    for field in ("deep.part", "with.dot"):
+        assert same_label(shelf, field).keys() == {item.key for item in shelf.items()}
     halves = same_label(shelf, "half")
     assert set(map(len, halves.values())) == {18}
     folders = same_label(shelf, "folder")
