@@ -8,6 +8,7 @@ return a value a query, so that their mean can be drawn again from the same quer
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ __all__ = [
     "alignment",
     "bootstrap_draws",
     "bootstrap_interval",
+    "chance_success_at_k",
     "effective_rank",
     "equal_rows",
     "first_relevant_ranks",
@@ -74,9 +76,24 @@ def first_relevant_ranks(similarities: NDArray[np.float32], relevant: NDArray[np
 def success_at_k(ranks: Ranks, k: int) -> float:
     """Return the share of queries with a relevant item among the first k.
 
-    With one relevant item a query, as in the sets here, this is recall@k.
+    Where each query has one relevant item this is recall@k; of several one is enough here.
     """
     return float(np.mean(ranks <= k))
+
+
+def chance_success_at_k(relevant: Sequence[int], items: int, k: int) -> float:
+    """Return the success@k that rankings by chance have on average.
+
+    Of each query it is the hypergeometric probability that k of the items hold a relevant one.
+
+    Args:
+        relevant: How many items are relevant to each query.
+        items: How many can be found.
+        k: How many are looked at.
+    """
+    k = min(k, items)
+    misses = [math.comb(items - count, k) / math.comb(items, k) for count in relevant]
+    return 1.0 - float(np.mean(misses))
 
 
 def mean_reciprocal_rank(ranks: Ranks) -> float:

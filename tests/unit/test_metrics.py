@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as arrays
 
 from muomni_search.metrics import (
     alignment,
+    chance_success_at_k,
     bootstrap_draws,
     bootstrap_interval,
     effective_rank,
@@ -227,6 +228,17 @@ def test_uniformity_is_the_mean_over_pairs() -> None:
     assert uniformity(np.eye(9)) == pytest.approx(-4)
     # More rows than are compared at a time.
     assert uniformity(vectors) == pytest.approx(uniformity(vectors[::-1]), abs=1e-9)
+
+
+def test_success_by_chance_is_that_of_drawn_rankings(rng: np.random.Generator) -> None:
+    relevant = [1, 3, 7]
+    drawn = [
+        np.mean([rng.permutation(20)[:count].min() < 5 for _ in range(4_000)]) for count in relevant
+    ]
+    assert chance_success_at_k(relevant, 20, 5) == pytest.approx(np.mean(drawn), abs=0.01)
+    assert chance_success_at_k([1, 1], 40, 10) == pytest.approx(0.25)
+    assert chance_success_at_k([1], 8, 10) == 1
+    assert chance_success_at_k([16], 20, 5) == 1
 
 
 def test_alignment_and_gap_are_distances() -> None:
