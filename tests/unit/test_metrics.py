@@ -12,9 +12,9 @@ from hypothesis.extra import numpy as arrays
 
 from muomni_search.metrics import (
     alignment,
-    chance_success_at_k,
     bootstrap_draws,
     bootstrap_interval,
+    chance_success_at_k,
     effective_rank,
     first_relevant_ranks,
     hubness,
