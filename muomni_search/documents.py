@@ -10,7 +10,7 @@ from typing import Any
 
 from muomni_search.errors import InvalidInput
 
-__all__ = ["check_key", "check_texts", "hash_content", "legible", "to_json"]
+__all__ = ["check_key", "check_texts", "hash_content", "legible", "to_json", "value_of"]
 
 ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 ENCODER = json.JSONEncoder(
@@ -48,6 +48,18 @@ def to_json(metadata: Mapping[str, Any] | None, key: str) -> str:
             f"the metadata of {legible(key)} holds a NUL", hint="take it out of the text"
         )
     return text
+
+
+def value_of(metadata: Mapping[str, Any], field: str) -> Any:
+    """Return the metadata of a name, or of a path with dots into objects; None for none."""
+    if field in metadata:
+        return metadata[field]
+    value: Any = metadata
+    for name in field.split("."):
+        if not isinstance(value, Mapping) or name not in value:
+            return None
+        value = value[name]
+    return value
 
 
 def check_key(key: str) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from muomni_search.errors import Conflict
 
 __all__ = [
+    "PNG_HEAD",
     "WHOLE",
     "check_kind",
     "cut",
@@ -130,6 +131,9 @@ def held_folder(folder: Path, why: str) -> Iterator[None]:
                 folder.rmdir()
     finally:
         os.close(descriptor)
+
+
+PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 
 
 def check_kind(path: Path, magic: bytes) -> None:

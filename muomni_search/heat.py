@@ -11,30 +11,14 @@ from numpy.typing import NDArray
 from muomni_search import durable
 from muomni_search.errors import InvalidInput
 from muomni_search.explanation import Curve, Explanation, Grid
+from muomni_search.explore.colours import VIRIDIS, rgb_of
 from muomni_search.extras import load_extra
 from muomni_search.ingest.audio import SAMPLE_RATE
 from muomni_search.store.engine import disk_errors
 
 __all__ = ["colours", "write_heat"]
 
-PNG = b"\x89PNG\r\n\x1a\n"
-# Viridis at ten equal steps: as light as the value is high, and read alike by colour-blind eyes
-# (Smith and van der Walt 2015).
-VIRIDIS = np.array(
-    [
-        (68, 1, 84),
-        (72, 40, 120),
-        (62, 74, 137),
-        (49, 104, 142),
-        (38, 130, 142),
-        (31, 158, 137),
-        (53, 183, 121),
-        (109, 205, 89),
-        (180, 222, 44),
-        (253, 231, 37),
-    ],
-    float,
-)
+SHADES = np.array([rgb_of(colour) for colour in VIRIDIS], float)
 LONGER_PIXELS = 1_600  # what a screen shows
 # How much of the picture shows through where the heat is lowest and highest.
 VEIL, GLOW = 0.65, 0.45
@@ -70,15 +54,15 @@ def write_heat(path: str | Path, explanation: Explanation) -> None:
             hint="its words are printed",
         )
     with disk_errors(target):
-        durable.check_kind(target, PNG)
+        durable.check_kind(target, durable.PNG_HEAD)
     with disk_errors(target), durable.whole_file(target) as partial:
         drawn(partial)
 
 
 def colours(values: NDArray[Any]) -> NDArray[np.uint8]:
     """Return the colour (…, 3) of each value in [0, 1]: dark violet, green, yellow."""
-    places = np.linspace(0, 1, len(VIRIDIS))
-    channels = [np.interp(values, places, VIRIDIS[:, number]) for number in range(3)]
+    places = np.linspace(0, 1, len(SHADES))
+    channels = [np.interp(values, places, SHADES[:, number]) for number in range(3)]
     return np.stack(channels, axis=-1).round().astype(np.uint8)
 
 

@@ -8,6 +8,7 @@ return a value a query, so that their mean can be drawn again from the same quer
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,8 +21,11 @@ __all__ = [
     "alignment",
     "bootstrap_draws",
     "bootstrap_interval",
+    "chance_success_at_k",
     "effective_rank",
+    "equal_rows",
     "first_relevant_ranks",
+    "folds_of",
     "hubness",
     "interval_of",
     "is_separated",
@@ -72,9 +76,24 @@ def first_relevant_ranks(similarities: NDArray[np.float32], relevant: NDArray[np
 def success_at_k(ranks: Ranks, k: int) -> float:
     """Return the share of queries with a relevant item among the first k.
 
-    With one relevant item a query, as in the sets here, this is recall@k.
+    Where each query has one relevant item this is recall@k; of several one is enough here.
     """
     return float(np.mean(ranks <= k))
+
+
+def chance_success_at_k(relevant: Sequence[int], items: int, k: int) -> float:
+    """Return the success@k that rankings by chance have on average.
+
+    Of each query it is the hypergeometric probability that k of the items hold a relevant one.
+
+    Args:
+        relevant: How many items are relevant to each query.
+        items: How many can be found.
+        k: How many are looked at.
+    """
+    k = min(k, items)
+    misses = [math.comb(items - count, k) / math.comb(items, k) for count in relevant]
+    return 1.0 - float(np.mean(misses))
 
 
 def mean_reciprocal_rank(ranks: Ranks) -> float:
@@ -223,13 +242,23 @@ def uniformity(vectors: Array) -> float:
     return float(np.log((total - count) / (count * (count - 1))))
 
 
-def alignment(first: Array, second: Array) -> float:
-    """Return the mean of ‖x - y‖² over pairs of unit vectors that belong together, (n, d) each.
+def alignment(groups: Sequence[tuple[Array, Array]]) -> float:
+    """Return the mean of ‖x - y‖² over pairs of unit vectors that belong together.
 
     0 when they coincide, 2 when they have nothing to do with each other (Wang & Isola 2020).
+
+    Args:
+        groups: Vectors (n, d) and others (m, d) that all belong together, n · m pairs. They are
+            not formed, as they may be as many as the square of the items.
     """
-    gaps = np.asarray(first, np.float64) - np.asarray(second, np.float64)
-    return float(np.mean(np.sum(gaps**2, axis=1)))
+    total, pairs = 0.0, 0
+    for group in groups:
+        first, second = (np.asarray(side, np.float64) for side in group)
+        total += len(second) * np.sum(first**2) + len(first) * np.sum(second**2)
+        total -= 2 * first.sum(axis=0) @ second.sum(axis=0)
+        pairs += len(first) * len(second)
+    # Of vectors that coincide rounding may leave a little less than nothing.
+    return max(0.0, float(total / pairs))
 
 
 def modality_gap(first: Array, second: Array) -> float:
@@ -266,9 +295,9 @@ def hubness(asking: Array, asked: Array, k: int) -> float:
 def is_separated(first: Array, second: Array, *, seed: int = 0) -> Values:
     """Return for each of two sets' vectors whether a line puts it on the right side, 1 or 0.
 
-    The line is a logistic regression's that has not seen the vector (five folds), and as many
-    of either set are taken, so that a mean of .5 means that the two cannot be told apart and 1
-    that they lie on two sides of a plane.
+    The line is a logistic regression's that has not seen the vector or an equal one (five folds,
+    fewer where a set has fewer different vectors), and as many of either set are taken, so that a
+    mean of .5 means that the two cannot be told apart and 1 that they lie on two sides of a plane.
 
     Raises:
         NotFound: scikit-learn is not installed.
@@ -281,7 +310,44 @@ def is_separated(first: Array, second: Array, *, seed: int = 0) -> Values:
     sides = np.repeat([0, 1], count)
     linear = load_extra("sklearn.linear_model", extra="explore")
     selection = load_extra("sklearn.model_selection", extra="explore")
-    folds = selection.StratifiedKFold(min(FOLDS, count), shuffle=True, random_state=seed)
+    numbers = equal_rows(vectors)
+    different = min(len(set(numbers[sides == side].tolist())) for side in (0, 1))
+    if different < 2:
+        # Nothing would be left of a set to learn from.
+        numbers = np.arange(len(vectors))
+        different = count
+    parts = folds_of(numbers, sides, min(FOLDS, different), seed)
     model = linear.LogisticRegression(max_iter=1_000)
-    found = selection.cross_val_predict(model, vectors, sides, cv=folds)
+    found = selection.cross_val_predict(model, vectors, sides, cv=parts)
     return np.asarray(found == sides, np.float64)
+
+
+def equal_rows(vectors: Array) -> NDArray[np.int64]:
+    """Return a number for each vector (n, d), the same one for equal vectors."""
+    known: dict[bytes, int] = {}
+    return np.array([known.setdefault(row.tobytes(), len(known)) for row in vectors], np.int64)
+
+
+def folds_of(
+    groups: NDArray[np.int64], labels: NDArray[np.int64], folds: int, seed: int
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Return the rows to learn from and the rows held out of each fold of a cross-validation.
+
+    What is equal is held out together: else the answer would have been seen.
+
+    Args:
+        groups: The group of each row (n,), which is never cut.
+        labels: The label of each row (n,), shared out among the folds evenly. Each has rows of
+            ``folds`` groups or more.
+        folds: How many.
+        seed: By what the rows are shuffled.
+
+    Raises:
+        NotFound: scikit-learn is not installed.
+    """
+    selection = load_extra("sklearn.model_selection", extra="explore")
+    if len(np.unique(groups)) == len(groups):
+        parts = selection.StratifiedKFold(folds, shuffle=True, random_state=seed)
+        return list(parts.split(labels, labels))
+    parts = selection.StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    return list(parts.split(labels, labels, groups))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -187,16 +187,24 @@ def fit_prior(
 
 
 def _unrelated(cosines: NDArray[np.float64]) -> dict[str, float]:
-    """Return the prior of queries and unrelated rows; related ones are NaN."""
+    """Return the prior of queries and unrelated rows; related ones are NaN.
+
+    Queries to which all rows are related say nothing. What cannot be measured is ``UNKNOWN``'s.
+    """
+    cosines = cosines[~np.isnan(cosines).all(axis=1)]
+    if not len(cosines):
+        return asdict(UNKNOWN)
     median, scale = upper_tail(cosines)
     scores = (cosines - median[:, None]) / np.maximum(scale, MIN_SCALE)[:, None]
     count = cosines.shape[1]
     few = max(2, count // 4)
     rng = np.random.default_rng(0)
-    some = [rng.choice(count, few, replace=False) for _ in range(8)]
+    some = [scores[:, rng.choice(count, few, replace=False)] for _ in range(8)]
     alarm = _alarm(scores)
-    growth = max(0.0, alarm - float(np.mean([_alarm(scores[:, one]) for one in some])))
-    growth /= math.log(count / few)
+    alarms = [_alarm(one) for one in some if not np.isnan(one).all()]
+    growth = UNKNOWN.growth
+    if alarms and few < count:
+        growth = max(0.0, alarm - float(np.mean(alarms))) / math.log(count / few)
     return {
         "median": float(median.mean()),
         "scale": float(scale.mean()),

@@ -3,7 +3,7 @@
     python scripts/compare_image_heads.py
 
 The costumes (drawings) and backgrounds (most of them photographs) of Scratch 1.4, asked for
-by their files' names among all of them, and back. Prints Markdown: R@1 / R@10.
+by their files' names among all of them, and back. Prints Markdown: S@1 / S@10.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ Downloads the evaluation packages (some 250 MB) and prints Markdown: the tables 
 with several models a table that compares them with the first. The sets are for evaluation alone:
 nothing is trained or tuned on them.
 
-An item is a hit when it has the query's name. Pictures find pictures where two or more share a
+An item is a hit when it has the query's name. S@k is success@k, the share of queries with a hit
+among the first k: of several hits one is enough. Pictures find pictures where two or more share a
 name; words find words as the file name of a picture, where it differs, finds its caption; sounds
 find sounds as the first half of one of 2 s or more finds its own second half.
 """
@@ -44,6 +45,7 @@ from muomni_search.ingest.read import read_content
 from muomni_search.items import Modality
 from muomni_search.metrics import (
     Ranks,
+    chance_success_at_k,
     first_relevant_ranks,
     mean_reciprocal_rank,
     success_at_k,
@@ -53,7 +55,7 @@ Array = NDArray[np.float32]
 ROOT = Path(__file__).resolve().parent.parent
 SET, KIND = "set and direction", "words"
 # What the table that compares models shows of each kind.
-COMPARED = {SET: "R@10", KIND: ""}
+COMPARED = {SET: "S@10", KIND: ""}
 
 
 def success_within(k: int) -> Callable[[Ranks], float]:
@@ -61,9 +63,9 @@ def success_within(k: int) -> Callable[[Ranks], float]:
 
 
 METRICS: dict[str, Callable[[Ranks], float]] = {
-    "R@1": success_within(1),
-    "R@5": success_within(5),
-    "R@10": success_within(10),
+    "S@1": success_within(1),
+    "S@5": success_within(5),
+    "S@10": success_within(10),
     "MRR": mean_reciprocal_rank,
 }
 
@@ -84,10 +86,12 @@ def found(
         cosines, relevant = cosines[paired], relevant[paired]
     ranks = first_relevant_ranks(cosines, relevant)
     of = {SET: title}
-    chance = min(1.0, float(np.mean(relevant.sum(axis=1))) * 10 / len(among))
+    # None of the items that ask finds itself.
+    items = len(among) - (asking is asked)
+    chance = chance_success_at_k(relevant.sum(axis=1).tolist(), items, 10)
     return [
         *(estimate(of, name, ranks, metric) for name, metric in METRICS.items()),
-        Figure(of, "chance R@10", len(ranks), chance),
+        Figure(of, "chance S@10", len(ranks), chance),
     ]
 
 

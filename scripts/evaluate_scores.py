@@ -32,6 +32,7 @@ from muomni_search.encoders.protocol import Model
 from muomni_search.evaluation.subjects import embed
 from muomni_search.ingest.read import read_content
 from muomni_search.items import Modality
+from muomni_search.metrics import ndcg_at_k
 
 Array = NDArray[np.float32]
 ROOT = Path(__file__).resolve().parent.parent
@@ -278,9 +279,7 @@ def merged_ndcg(scores: Scores, asked: Asked) -> float:
     answerable = relevant.any(axis=1)
     order = np.argsort(-together[answerable], axis=1, kind="stable")[:, :DEPTH]
     gains = np.take_along_axis(relevant[answerable], order, axis=1)
-    discounts = 1 / np.log2(np.arange(2, DEPTH + 2))
-    ideal = [discounts[:count].sum() for count in relevant[answerable].sum(axis=1)]
-    return float(((gains * discounts).sum(axis=1) / np.array(ideal)).mean())
+    return float(ndcg_at_k(gains, relevant[answerable], DEPTH).mean())
 
 
 def best_linear(asked: Asked, tries: int = 300) -> float:

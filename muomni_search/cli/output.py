@@ -55,7 +55,7 @@ def note(line: str) -> None:
 
 def complain(line: str) -> None:
     """Say in one line on stderr why the command ends."""
-    folded = re.sub(r"\s*[\r\n]\s*", " ", line)
+    folded = re.sub(r"\s+", lambda run: " " if set(run[0]) & {"\r", "\n"} else run[0], line)
     note(f"muomni: {folded}")
 
 

@@ -17,8 +17,9 @@ __all__ = ["chunks", "length_groups", "passages", "text_pieces", "windows"]
 
 Ids = NDArray[np.int64]
 
-# A sentence ends after . ! ? and closing marks, or with an empty line.
-SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*\s+|\n\s*\n\s*")
+# A sentence ends after . ! ? and closing marks, or with an empty line. Without the lookbehind and
+# the possessive quantifiers a run of n dots takes n² steps, and the lock of Python is held for all.
+SENTENCE_END = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’)\]]*+\s+|\n\s*\n\s*")
 SPACE = re.compile(r"\s+")
 CHUNK_CHARACTERS = 100_000
 SAMPLE_RATE = 16_000  # Hz: what every sound encoder here hears
@@ -44,11 +45,14 @@ def text_pieces(
         InvalidInput: The text has no words.
     """
     pieces = []
-    for start, end in chunks(text):
-        part = text[start:end]
+    for start, stop in chunks(text):
+        part = text[start:stop]
         ids, offsets = tokenise(part)
         for first, last in passages(part, offsets, room):
-            span = Span("char", start + int(offsets[first, 0]), start + int(offsets[last - 1, 1]))
+            begin, end = int(offsets[first, 0]), int(offsets[last - 1, 1])
+            # Sentencepiece's tokens include the space before a word.
+            begin = end - len(part[begin:end].lstrip())
+            span = Span("char", start + begin, start + end)
             pieces.append(Piece(frame(ids[first:last]), span))
     if not pieces:
         raise InvalidInput("the text has no words", hint="write some, or leave it out")
@@ -82,9 +86,11 @@ def passages(text: str, offsets: NDArray[np.int64], room: int) -> Iterator[tuple
         offsets: Where its tokens begin and end in it, (tokens, 2) in characters.
         room: The most tokens of a passage.
     """
-    ends = [match.end() for match in SENTENCE_END.finditer(text)]
+    # Where the marks end, not the spaces after them, which may be part of the next word's token.
+    ends = [match.start() + len(match[0].rstrip()) for match in SENTENCE_END.finditer(text)]
     # The first token of each sentence, then the end of all.
-    bounds = np.unique([0, *np.searchsorted(offsets[:, 0], ends), len(offsets)]).tolist()
+    firsts = np.searchsorted(offsets[:, 1], ends, side="right")
+    bounds = np.unique([0, *firsts, len(offsets)]).tolist()
     start = 0
     for sentence, end in pairwise(bounds):
         if end - start > room and sentence > start:

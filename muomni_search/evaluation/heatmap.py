@@ -14,7 +14,6 @@ from muomni_search.store.engine import disk_errors
 
 __all__ = ["check_heatmap", "write_heatmap"]
 
-PNG = b"\x89PNG"
 PANEL_INCHES = 3.6
 DPI = 150
 # Above, the colours are too bright for white figures.
@@ -34,7 +33,7 @@ def check_heatmap(path: Path) -> None:
     if not path.absolute().parent.is_dir():
         raise InvalidInput(f"{path.parent} does not exist", hint="make the folder first")
     with disk_errors(path):
-        durable.check_kind(path, PNG)
+        durable.check_kind(path, durable.PNG_HEAD)
     load_extra("matplotlib", extra="explore")
 
 

@@ -14,7 +14,7 @@ from muomni_search.evaluation.figures import Figure, Report, estimate
 from muomni_search.evaluation.subjects import embed, item_vectors, labels_of
 from muomni_search.extras import load_extra
 from muomni_search.items import Modality
-from muomni_search.metrics import FOLDS
+from muomni_search.metrics import FOLDS, equal_rows, folds_of
 from muomni_search.view import Where
 
 __all__ = ["evaluate_labels"]
@@ -39,14 +39,15 @@ def evaluate_labels(
 
     ``knn`` and ``logistic`` are shares of items that were labelled rightly by a vote of the
     nearest items and by logistic regression, both without the item's own fold (stratified, shuffled
-    with the seed); ``majority`` is what the commonest label alone would get. ``zero-shot`` chooses
-    the label whose name, as the model's text encoder embeds it, is nearest.
+    with the seed, equal vectors in the same one); ``majority`` is what the commonest label alone
+    would get. ``zero-shot`` chooses the label whose name, as the model's text encoder embeds it,
+    is nearest.
 
     Args:
         collection: Whose items; its model embeds the names of the labels.
         field: The labels: a metadata name, ``folder`` or ``stem`` (see ``labels_of``).
-        folds: Into how many parts the items are cut; labels of fewer items are left out of
-            ``knn``, ``logistic`` and ``majority``.
+        folds: Into how many parts the items are cut; labels of fewer different items are left out
+            of ``knn``, ``logistic`` and ``majority``.
         neighbours: How many vote.
         prompt: What a name is put into before it is embedded: ``a photo of a {}``.
         seed: Of the folds.
@@ -65,6 +66,7 @@ def evaluate_labels(
             f"all items of {collection.directory} that have {field!r} have the same: {names[0]!r}",
             hint="a classification takes two labels or more: name another field",
         )
+    number_of = {name: number for number, name in enumerate(names)}
     figures: list[Figure] = []
     notes: list[str] = []
     named = _named(collection, names, prompt, notes)
@@ -72,7 +74,7 @@ def evaluate_labels(
         for modality, own in labels.items():
             keys = list(own)
             vectors = item_vectors(view, keys)
-            truth = np.array([names.index(own[key]) for key in keys])
+            truth = np.array([number_of[own[key]] for key in keys])
             of = {"modality": str(modality)}
             figures += _supervised(
                 of, vectors, truth, folds=folds, neighbours=neighbours, seed=seed, notes=notes
@@ -107,26 +109,29 @@ def _supervised(
     notes: list[str],
 ) -> list[Figure]:
     counts = Counter(truth.tolist())
-    large = [label for label, count in counts.items() if count >= folds]
+    groups = equal_rows(vectors)
+    different = Counter(
+        label for label, _ in set(zip(truth.tolist(), groups.tolist(), strict=True))
+    )
+    large = [label for label in counts if different[label] >= folds]
     if len(large) < 2:
         notes.append(
             f"{of['modality']}: no knn and logistic, for {len(large)} of {len(counts)} labels "
-            f"have {folds} items, one for each fold, and it takes two (--folds)"
+            f"have {folds} different items, one for each fold, and it takes two (--folds)"
         )
         return []
     if len(large) < len(counts):
         notes.append(
             f"{of['modality']}: {len(counts) - len(large)} of {len(counts)} labels have fewer than "
-            f"{folds} items and are left out of knn and logistic"
+            f"{folds} different items and are left out of knn and logistic"
         )
     chosen = np.isin(truth, large)
     vectors, truth = vectors[chosen], truth[chosen]
+    parts = folds_of(groups[chosen], truth, folds, seed)
     selection = load_extra("sklearn.model_selection", extra="explore")
     nearest = load_extra("sklearn.neighbors", extra="explore")
     linear = load_extra("sklearn.linear_model", extra="explore")
-    parts = selection.StratifiedKFold(folds, shuffle=True, random_state=seed)
-    # The smallest fit has all folds but one, rounded down.
-    most = len(truth) - -(-len(truth) // folds)
+    most = min(len(learned_from) for learned_from, _ in parts)
     classifiers = {
         "knn": nearest.KNeighborsClassifier(min(neighbours, most), metric="cosine"),
         "logistic": linear.LogisticRegression(C=INVERSE_PENALTY, max_iter=MAX_STEPS),

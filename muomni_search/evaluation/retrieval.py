@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +37,9 @@ HITS_AT_ONCE = 200_000
 RANKINGS_AT_ONCE = 1_024
 
 Array = NDArray[np.float64]
-Gains = Sequence[Sequence[int]]
+Gains = Sequence[int] | Array
+# What was found, best first, and all that is relevant.
+Ranking = tuple[Gains, Gains]
 
 
 # ---- metrics by name -------------------------------------------------------------------------
@@ -80,27 +85,36 @@ def measure_named(name: str) -> Measure:
     return Measure(match[0], k or DEPTH, values[kind])
 
 
+def measures_named(names: Sequence[str]) -> list[Measure]:
+    """Return the metric of each name, each once however it is spelled.
+
+    Raises:
+        InvalidInput: There is none of a name.
+    """
+    return list({measure.name: measure for measure in map(measure_named, names)}.values())
+
+
 def measure_rankings(
-    ranked: Gains, judged: Gains, measures: Sequence[Measure], of: Mapping[str, str]
+    rankings: Iterable[Ranking], measures: Sequence[Measure], of: Mapping[str, str]
 ) -> list[Figure]:
     """Return a figure for each metric.
 
     Args:
-        ranked: For each query the gains of what was found, best first.
-        judged: For each query the gains of all that is relevant.
-        measures: The metrics.
+        rankings: For each query the gains of what was found, best first, and the gains of all
+            that is relevant.
+        measures: The metrics, none of them twice.
         of: What the figures are of.
     """
     values: dict[str, list[metrics.Values]] = {measure.name: [] for measure in measures}
-    for start in range(0, len(ranked), RANKINGS_AT_ONCE):
-        block = slice(start, start + RANKINGS_AT_ONCE)
-        found, relevant = _filled(ranked[block]), _filled(judged[block])
+    remaining = iter(rankings)
+    while block := list(islice(remaining, RANKINGS_AT_ONCE)):
+        found, relevant = (_filled(gains) for gains in zip(*block, strict=True))
         for measure in measures:
             values[measure.name].append(measure.values(found, relevant))
     return [estimate(of, name, np.concatenate(own)) for name, own in values.items()]
 
 
-def _filled(gains: Gains) -> Array:
+def _filled(gains: Sequence[Gains]) -> Array:
     """Return lists of several lengths as one array, filled up with zeros."""
     filled = np.zeros((len(gains), max(map(len, gains), default=0)))
     for row, own in zip(filled, gains, strict=True):
@@ -128,7 +142,8 @@ def evaluate(
         measures: recall@k, success@k, ndcg@k, mrr or mrr@k.
 
     Raises:
-        InvalidInput: No such metric; or the run answers no query that has something relevant.
+        InvalidInput: No such metric; a query finds a key twice; or the run answers no query that
+            has something relevant.
         NotFound: There is no such file.
         UnreadableFile: A line of a file cannot be used.
 
@@ -138,8 +153,15 @@ def evaluate(
         >>> scores["recall@10"].value, scores["mrr"].value
         (1.0, 0.5)
     """
-    wanted = [measure_named(name) for name in measures]
+    wanted = measures_named(measures)
     found = run if isinstance(run, Mapping) else read_run(run)
+    for query, keys in found.items():
+        if len(set(keys)) < len(keys):
+            twice = next(key for key, count in Counter(keys).items() if count > 1)
+            raise InvalidInput(
+                f"{twice!r} is found for {query!r} more than once",
+                hint="give a ranking that holds each key once",
+            )
     judged = qrels if isinstance(qrels, Mapping) else read_qrels(Path(qrels))
     queries = [query for query, own in judged.items() if any(grade > 0 for grade in own.values())]
     if found.keys().isdisjoint(queries):
@@ -148,12 +170,14 @@ def evaluate(
             f"{name} answers no query that has something relevant",
             hint="the query ids of run and qrels must be the same",
         )
-    figures = measure_rankings(
-        [[judged[query].get(key, 0) for key in found.get(query, ())] for query in queries],
-        [[grade for grade in judged[query].values() if grade > 0] for query in queries],
-        wanted,
-        {},
+    rankings = (
+        (
+            [judged[query].get(key, 0) for key in found.get(query, ())],
+            [grade for grade in judged[query].values() if grade > 0],
+        )
+        for query in queries
     )
+    figures = measure_rankings(rankings, wanted, {})
     return {figure.metric: figure for figure in figures}
 
 
@@ -168,13 +192,37 @@ class Asked:
         query: What asks.
         vector: Its unit vector (256,).
         asking: The modality it asks with; ``mixed`` for a sum of several.
-        relevant: The grade of each item that is relevant to it.
+        judged: The grade of each item that was judged; queries may share it.
+        named: The items that it names, which it does not find.
     """
 
     query: Query
     vector: NDArray[np.float32]
     asking: str
-    relevant: Mapping[str, int]
+    judged: Mapping[str, int]
+    named: AbstractSet[str]
+
+
+class Relevant:
+    """What is relevant among some items, kept once for all queries of the same judgements.
+
+    Args:
+        judged: The grade of each item that was judged.
+        among: The items that are asked for.
+    """
+
+    def __init__(self, judged: Mapping[str, int], among: AbstractSet[str]) -> None:
+        self.grades = {key: grade for key, grade in judged.items() if grade > 0 and key in among}
+        self._gains = np.array(list(self.grades.values()), np.float64)
+
+    def without(self, named: AbstractSet[str]) -> Array:
+        """Return the gains of all but the items named, which have 0."""
+        gains = self._gains
+        for key in self.grades.keys() & named:
+            gains = gains.copy()
+            # Which of several items of this grade it is does not matter.
+            gains[np.argmax(gains == self.grades[key])] = 0
+        return gains
 
 
 def evaluate_retrieval(
@@ -201,7 +249,7 @@ def evaluate_retrieval(
     Raises:
         InvalidInput: No such metric; a query that cannot be asked; or nothing relevant at all.
     """
-    wanted = [measure_named(name) for name in measures]
+    wanted = measures_named(measures)
     condition = parse_filter(where)
     with collection.view() as view:
         modality_of = {item.key: item.modality for item in view.snapshot.iter_items(condition)}
@@ -240,13 +288,8 @@ def _judged_queries(
     for (name, query), vector in zip(queries.items(), vectors, strict=True):
         if isinstance(vector, MuomniError):
             raise InvalidInput(f"the query {name!r}: {vector.what}", hint=vector.hint)
-        named = {part.value for part in query.parts if part.kind == "id"}
-        relevant = {
-            key: grade
-            for key, grade in qrels[name].items()
-            if grade > 0 and key in modality_of and key not in named
-        }
-        asked.append(Asked(query, vector, _asking(query, modality_of), relevant))
+        named = {str(part.value) for part in query.parts if part.kind == "id"}
+        asked.append(Asked(query, vector, _asking(query, modality_of), qrels[name], named))
     return asked, notes
 
 
@@ -279,34 +322,31 @@ def _cell(
     modality_of: Mapping[str, Modality],
 ) -> list[Figure]:
     """Return the figures of queries of one modality in one modality, or in all."""
-    relevant = [
-        {
-            key: grade
-            for key, grade in one.relevant.items()
-            if target is None or modality_of[key] == target
-        }
-        for one in asked
-    ]
-    places = [place for place, own in enumerate(relevant) if own]
-    if not places:
+    among = {key for key, one in modality_of.items() if target in (None, one)}
+    # Queries of the same judgements, as --same makes them, share what is relevant: a copy for each
+    # would grow with the square of the items.
+    distinct = {id(one.judged): one.judged for one in asked}
+    relevant = {number: Relevant(judged, among) for number, judged in distinct.items()}
+    paired = [(one, relevant[id(one.judged)]) for one in asked]
+    paired = [(one, own) for one, own in paired if not own.grades.keys() <= one.named]
+    if not paired:
         return []
     depth = min(max(measure.depth for measure in measures), len(modality_of))
-    block = max(1, HITS_AT_ONCE // depth)
-    gains: list[list[int]] = []
-    for start in range(0, len(places), block):
-        some = places[start : start + block]
-        found = view.rank_many(
-            [asked[place].query for place in some],
-            np.stack([asked[place].vector for place in some]),
-            depth,
-            modality=target,
-            where=where,
-        )
-        for place, hits in zip(some, found, strict=True):
-            gains.append([relevant[place].get(hit.key, 0) for hit in hits])
-    return measure_rankings(
-        gains,
-        [list(relevant[place].values()) for place in places],
-        measures,
-        {"asking": asked[places[0]].asking, "asked": str(target or ANY)},
-    )
+
+    def rankings() -> Iterator[Ranking]:
+        block = max(1, HITS_AT_ONCE // depth)
+        for start in range(0, len(paired), block):
+            some = paired[start : start + block]
+            found = view.rank_many(
+                [one.query for one, _ in some],
+                np.stack([one.vector for one, _ in some]),
+                depth,
+                modality=target,
+                where=where,
+            )
+            for (one, own), hits in zip(some, found, strict=True):
+                # An item that is named is never among its hits.
+                yield [own.grades.get(hit.key, 0) for hit in hits], own.without(one.named)
+
+    of = {"asking": paired[0][0].asking, "asked": str(target or ANY)}
+    return measure_rankings(rankings(), measures, of)

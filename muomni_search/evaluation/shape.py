@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -66,14 +66,11 @@ def evaluate_shape(
         figures.append(Figure(of, "gap", count, metrics.modality_gap(one, other)))
         figures.append(estimate(of, "separability", metrics.is_separated(one, other, seed=seed)))
         if labels is not None:
-            own, theirs = (
-                np.array([labels[modality].get(key, "") for key in keys[modality]])
-                for modality in (first, second)
-            )
-            rows, columns = np.nonzero((own[:, None] == theirs[None]) & (own[:, None] != ""))
-            if len(rows):
-                value = metrics.alignment(one[rows], other[columns])
-                figures.append(Figure(of, "alignment", len(rows), value))
+            own, theirs = (_rows_of(labels[side], keys[side]) for side in (first, second))
+            groups = [(one[own[label]], other[theirs[label]]) for label in own if label in theirs]
+            if groups:
+                pairs = sum(len(ours) * len(others) for ours, others in groups)
+                figures.append(Figure(of, "alignment", pairs, metrics.alignment(groups)))
     return Report(figures, notes)
 
 
@@ -99,6 +96,15 @@ def _keys(
             hint="add some, or ask for others with --where",
         )
     return keys, notes
+
+
+def _rows_of(labels: Mapping[str, str], keys: Sequence[str]) -> dict[str, list[int]]:
+    """Return the rows of the items of each label."""
+    rows: dict[str, list[int]] = {}
+    for row, key in enumerate(keys):
+        if key in labels:
+            rows.setdefault(labels[key], []).append(row)
+    return rows
 
 
 def _filling(vectors: Vectors) -> list[Figure]:

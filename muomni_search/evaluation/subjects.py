@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muomni_search.collection import Collection
+from muomni_search.documents import value_of
 from muomni_search.encoders.model import load_model
 from muomni_search.encoders.protocol import Model
 from muomni_search.errors import CheckpointError, MuomniError, NotFound
 from muomni_search.filters import Filter, Test, parse_filter
-from muomni_search.items import Content, Item, Modality, Query
+from muomni_search.items import Content, Modality, Query
 from muomni_search.pipeline import Progress, Silent, encode_again
 from muomni_search.view import View, Where, encode_all
 
@@ -166,7 +167,7 @@ def labels_of(
     of_key: dict[Modality, dict[str, str]] = {modality: {} for modality in Modality}
     names: set[str] = set()
     for item in collection.items(where=parse_filter(where)):
-        label = _metadata(item, field)
+        label = _told(value_of(item.metadata, field))
         names.update(item.metadata)
         if label is not None:
             found[item.modality][item.key] = label
@@ -182,10 +183,7 @@ def labels_of(
     return found
 
 
-def _metadata(item: Item, field: str) -> str | None:
-    value: Any = item.metadata
-    for name in field.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else None
+def _told(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value or None
     return json.dumps(value, ensure_ascii=False, sort_keys=True)

@@ -233,5 +233,10 @@ def _rows(path: Path, *, sniffs_commas: bool = False) -> Iterator[tuple[str, lis
     """Yield the place and the cells of each line: between tabs, or commas where there is none."""
     for where, line in _lines(path):
         by_commas = sniffs_commas and "\t" not in line
-        cells = next(csv.reader([line])) if by_commas else line.split("\t")
+        try:
+            cells = next(csv.reader([line])) if by_commas else line.split("\t")
+        except csv.Error as error:
+            raise UnreadableFile(
+                f"{where}: {error}", hint="write: word, tab, word, tab, rating"
+            ) from error
         yield where, [cell.strip() for cell in cells]

@@ -10,26 +10,33 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from muomni_search.documents import value_of
 from muomni_search.errors import InvalidInput
 from muomni_search.figures import clip
 from muomni_search.items import Modality
 
-__all__ = ["Colours", "Group", "Scale", "colours_of", "value_of"]
+__all__ = ["VIRIDIS", "Colours", "Group", "Scale", "colours_of", "rgb_of"]
 
 # Okabe and Ito without black, which a dark page hides.
 PALETTE = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442")
 REST = "#8b93a1"
 SHAPES = ("circle", "diamond", "triangle", "square")
-# viridis at even steps, without its darkest end, which a dark page hides.
-SCALE = ("#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
-OTHER, MISSING = "other", "none"
+# At even steps: as light as the value is high, and read alike by colour-blind eyes (Smith and van
+# der Walt 2015).
+VIRIDIS = (
+    "#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30",
+    "#fde725",
+)  # fmt: skip
+# Without its darkest end, which a dark page hides.
+SCALE = VIRIDIS[1:]
+OTHER, MISSING, EMPTY = "other", "none", "(empty)"
 NAME_CHARACTERS = 60
 
 
@@ -57,7 +64,8 @@ class Colours:
 
     Args:
         field: What by.
-        groups: The groups, the commonest first; ``other`` and ``none`` last.
+        groups: The groups, the commonest first; ``other`` and ``none`` last. No two have the same
+            name; values that are called so are quoted.
         group: The number of each point's group (n,).
         rgb: The colour of each point (n, 3), uint8.
         scale: The ends of the scale where numbers colour the first group, else None.
@@ -68,18 +76,6 @@ class Colours:
     group: NDArray[np.uint8]
     rgb: NDArray[np.uint8]
     scale: Scale | None
-
-
-def value_of(metadata: Mapping[str, Any], field: str) -> Any:
-    """Return the metadata of a name, or of a path with dots into objects; None for none."""
-    if field in metadata:
-        return metadata[field]
-    value: Any = metadata
-    for name in field.split("."):
-        if not isinstance(value, Mapping) or name not in value:
-            return None
-        value = value[name]
-    return value
 
 
 def colours_of(
@@ -125,7 +121,21 @@ def _is_number(value: Any) -> bool:
 
 def _told(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return clip(" ".join(text.split()), NAME_CHARACTERS) or "(empty)"
+    return " ".join(text.split())
+
+
+def _called(values: Iterable[str]) -> list[str]:
+    """Return what the group of each value is called: as no other one, nor as those of our own."""
+    called = [OTHER, MISSING]
+    for value in values:
+        plain = clip(value, NAME_CHARACTERS) or EMPTY
+        name = plain = f'"{plain}"' if plain in (OTHER, MISSING) else plain
+        number = 1
+        while name in called:
+            number += 1
+            name = f"{plain} ({number})"
+        called.append(name)
+    return called[2:]
 
 
 def _look(number: int) -> tuple[str, str]:
@@ -136,7 +146,7 @@ def _named(
     field: str, values: Sequence[str | None], looks: Mapping[str, tuple[str, str]]
 ) -> Colours:
     """Return groups by name; those without a look of their own are together."""
-    names = [*looks, OTHER, MISSING]
+    names = [*_called(looks), OTHER, MISSING]
     own = {name: number for number, name in enumerate(looks)}
     other, missing = len(own), len(own) + 1
     group = np.array([missing if one is None else own.get(one, other) for one in values])
@@ -145,7 +155,7 @@ def _named(
     kept = [number for number, count in enumerate(counts) if count]
     renumbered = np.zeros(len(names), np.uint8)
     renumbered[kept] = np.arange(len(kept))
-    rgb = np.array([_rgb(colour) for colour, _ in shown], np.uint8)[group]
+    rgb = np.array([rgb_of(colour) for colour, _ in shown], np.uint8)[group]
     groups = tuple(Group(names[number], *shown[number], counts[number]) for number in kept)
     return Colours(field, groups, renumbered[group], rgb, None)
 
@@ -158,18 +168,20 @@ def _scaled(field: str, values: Sequence[Any]) -> Colours:
     # Halved, for the difference of two huge numbers may be none.
     width = high / 2 - low / 2
     part = (numbers[is_known] / 2 - low / 2) / width if width > 0 else np.full(is_known.sum(), 0.5)
-    stops = np.array([_rgb(colour) for colour in SCALE], np.float64)
-    rgb = np.full((len(numbers), 3), _rgb(REST), np.uint8)
+    stops = np.array([rgb_of(colour) for colour in SCALE], np.float64)
+    rgb = np.full((len(numbers), 3), rgb_of(REST), np.uint8)
     steps = np.arange(len(stops))
     for channel in range(3):
         mixed = np.interp(part * (len(stops) - 1), steps, stops[:, channel])
         rgb[is_known, channel] = np.round(mixed)
-    groups = [Group(field, SCALE[len(SCALE) // 2], "circle", int(is_known.sum()))]
+    (name,) = _called([field])
+    groups = [Group(name, SCALE[len(SCALE) // 2], "circle", int(is_known.sum()))]
     if not is_known.all():
         groups.append(Group(MISSING, REST, "ring", int((~is_known).sum())))
     group = np.where(is_known, 0, 1).astype(np.uint8)
     return Colours(field, tuple(groups), group, rgb, Scale(low, high))
 
 
-def _rgb(colour: str) -> tuple[int, int, int]:
+def rgb_of(colour: str) -> tuple[int, int, int]:
+    """Return red, green and blue of a colour as ``#rrggbb``."""
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)

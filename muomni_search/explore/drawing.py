@@ -39,7 +39,7 @@ METHOD_NAMES = {"umap": "UMAP", "tsne": "t-SNE", "pca": "PCA"}
 MARKERS = {"circle": "o", "diamond": "D", "triangle": "^", "square": "s", "ring": "o"}
 # By which they look equally large.
 AREAS = {"circle": 1.0, "diamond": 0.8, "triangle": 1.35, "square": 0.9, "ring": 0.9}
-HEADS = {".html": HTML_HEAD, ".png": b"\x89PNG", ".svg": b"<?xml"}
+HEADS = {".html": HTML_HEAD, ".png": durable.PNG_HEAD, ".svg": b"<?xml"}
 # What no font draws and no XML holds.
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from cli_helpers import MUOMNI, Run, answers, on_terminal, plain
 
+from muomni_search.cli.output import complain
+
 
 def start(*args: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -113,6 +115,12 @@ def test_hostile_keys_are_shown_harmlessly(muomni: Run, tmp_path: Path) -> None:
         assert "\\u202egnp" in shown
         assert "\\u001b]0;title\\u0007" in shown
         assert not set(plain(shown)) & set("\x1b\x07\u202e")
+
+
+def test_a_complaint_is_one_line_however_long(capsys: pytest.CaptureFixture[str]) -> None:
+    gap = " " * 400_000
+    complain(f"a \r\n b{gap}c\n\nd  e")
+    assert capsys.readouterr().err == f"muomni: a b{gap}c d  e\n"
 
 
 def test_a_reader_that_leaves_early_is_no_error(shared: Path) -> None:

@@ -14,6 +14,7 @@ from muomni_search.metrics import (
     alignment,
     bootstrap_draws,
     bootstrap_interval,
+    chance_success_at_k,
     effective_rank,
     first_relevant_ranks,
     hubness,
@@ -229,10 +230,22 @@ def test_uniformity_is_the_mean_over_pairs() -> None:
     assert uniformity(vectors) == pytest.approx(uniformity(vectors[::-1]), abs=1e-9)
 
 
+def test_success_by_chance_is_that_of_drawn_rankings(rng: np.random.Generator) -> None:
+    relevant = [1, 3, 7]
+    drawn = [
+        np.mean([rng.permutation(20)[:count].min() < 5 for _ in range(4_000)]) for count in relevant
+    ]
+    assert chance_success_at_k(relevant, 20, 5) == pytest.approx(np.mean(drawn), abs=0.01)
+    assert chance_success_at_k([1, 1], 40, 10) == pytest.approx(0.25)
+    assert chance_success_at_k([1], 8, 10) == 1
+    assert chance_success_at_k([16], 20, 5) == 1
+
+
 def test_alignment_and_gap_are_distances() -> None:
     first, second = np.eye(4), np.roll(np.eye(4), 1, axis=0)
-    assert alignment(first, first) == 0
-    assert alignment(first, second) == pytest.approx(2)
+    assert alignment([(first, first)]) == pytest.approx(2 * 12 / 16)
+    assert alignment([(row[None], row[None]) for row in first]) == 0
+    assert alignment([(first[:1], second[:1]), (first[:2], second[[0, 3]])]) == pytest.approx(2)
     assert modality_gap(first, second) == pytest.approx(0)
     assert modality_gap(first[:1], first[1:2]) == pytest.approx(math.sqrt(2))
 
@@ -266,3 +279,20 @@ def test_separability_tells_two_sides_of_a_plane_from_one_cloud() -> None:
     assert len(apart) == 120
     assert apart.mean() == 1
     assert 0.3 < is_separated(first, second).mean() < 0.7
+
+
+def test_a_cloud_is_not_told_from_its_copy(rng: np.random.Generator) -> None:
+    cloud = normalise(rng.standard_normal((200, 8)))
+    assert 0.4 < is_separated(cloud, cloud).mean() < 0.6
+    assert 0.4 < is_separated(cloud, cloud[::-1], seed=3).mean() < 0.6
+
+
+@pytest.mark.parametrize("different", [(1, 1), (1, 9), (2, 2), (2, 9), (3, 3), (9, 9)])
+def test_sets_of_few_different_vectors_are_told_apart(different: tuple[int, int]) -> None:
+    directions = np.eye(10)[:9]
+    first, second = (
+        normalise(np.resize(directions[:few], (9, 10)) + sign * 5 * np.eye(10)[9])
+        for few, sign in zip(different, (1, -1), strict=True)
+    )
+    assert is_separated(first, second).mean() == 1
+    assert is_separated(first, first).mean() <= 0.7

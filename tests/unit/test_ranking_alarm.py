@@ -55,6 +55,36 @@ def test_what_is_of_the_same_thing_is_not_counted_as_unrelated(rng):
     assert untold["growth"] >= 0
 
 
+def test_where_all_is_of_the_same_thing_the_common_values_stand_in(rng):
+    rows = {Modality.IMAGE: directions(rng, 30), Modality.AUDIO: directions(rng, 30)}
+    told = fit_prior(rows, {Modality.IMAGE: ["dog"] * 30, Modality.AUDIO: ["cat"] * 30})
+    assert Prior(**told["image"]["image"]) == UNKNOWN
+    assert Prior(**told["image"]["audio"]) != UNKNOWN
+
+
+def test_queries_to_which_all_is_related_are_left_out(rng):
+    images, sounds = directions(rng, 20), directions(rng, 20)
+    labels = ["dog"] * 10 + ["cat"] * 10
+    told = fit_prior(
+        {Modality.IMAGE: images, Modality.AUDIO: sounds},
+        {Modality.IMAGE: labels, Modality.AUDIO: ["dog"] * 20},
+    )
+    cats = fit_prior(
+        {Modality.IMAGE: images[10:], Modality.AUDIO: sounds},
+        {Modality.IMAGE: ["cat"] * 10, Modality.AUDIO: ["dog"] * 20},
+    )
+    assert told["image"]["audio"] == cats["image"]["audio"]
+
+
+@pytest.mark.parametrize("count", [2, 3, 8, 9])
+def test_few_rows_have_a_finite_prior(rng, count):
+    rows = {Modality.IMAGE: directions(rng, count), Modality.AUDIO: directions(rng, 2)}
+    labels = {Modality.IMAGE: [*["dog"] * (count - 1), "cat"], Modality.AUDIO: ["dog", "cat"]}
+    for told in (fit_prior(rows), fit_prior(rows, labels)):
+        for one in (told[asking][asked] for asking in told for asked in told):
+            assert all(map(math.isfinite, one.values()))
+
+
 def test_a_model_that_knows_no_alarm_has_a_common_one():
     prior = prior_for({"text": {"image": {"median": 0.1, "scale": 0.2}}}, ["text"], Modality.IMAGE)
     assert prior == Prior(0.1, 0.2, UNKNOWN.alarm, UNKNOWN.growth)

@@ -32,8 +32,14 @@ COPY_AGAIN = "copy or save it again"
 LFS_POINTER = b"version https://git-lfs"
 # How many names an error lists of each kind.
 NAMES_SHOWN = 6
+# How much of a value an error shows.
+VALUE_SHOWN = 40
 # What a checkpoint may hold beside the encoders: heads for training and for speech.
 IGNORED = ("lm_head.",)
+# A file comes from anywhere: what a configuration may say, and how its tensors may be nested. The
+# reference's own have a context of 512, a base of 10,000, and tensors two dictionaries deep.
+MOST_HEADS, MOST_TOKENS, MOST_THETA = 1_024, 65_536, 1e12
+MOST_NESTED, MOST_NAMES = 8, 1_000_000
 
 
 def load_network(found: Found) -> MuOmni:
@@ -55,25 +61,31 @@ def load_network(found: Found) -> MuOmni:
         for part in SECTIONS
         if part in parts
     }
-    network = MuOmni(
-        configs.get("thinker"),
-        configs.get("vision_encoder"),
-        configs.get("audio_encoder"),
-        projects_vision="proj_v" in parts,
-        projects_audio="proj_a" in parts,
-    )
+    # Without memory until the tensors are known to be those that it needs.
+    with torch.device("meta"):
+        network = MuOmni(
+            configs.get("thinker"),
+            configs.get("vision_encoder"),
+            configs.get("audio_encoder"),
+            projects_vision="proj_v" in parts,
+            projects_audio="proj_a" in parts,
+        )
     _fill(network, parts, found)
     return network.eval().requires_grad_(False)
 
 
 def _parts(tensors: Mapping[str, Tensors]) -> Iterator[tuple[str, Tensors]]:
-    """Yield each part that is there with its tensors, from the first place that has it."""
+    """Yield each part that is there with its tensors, from the first place that has it.
+
+    Tensors that are ignored are left out.
+    """
     seen = set()
     for place in PLACES:
         found = {
             name.removeprefix(place.prefix): tensor
             for name, tensor in tensors.get(place.file, {}).items()
             if name.startswith(place.prefix)
+            and not name.removeprefix(place.prefix).startswith(IGNORED)
         }
         if found and place.part not in seen:
             seen.add(place.part)
@@ -81,17 +93,23 @@ def _parts(tensors: Mapping[str, Tensors]) -> Iterator[tuple[str, Tensors]]:
 
 
 def _fill(network: MuOmni, parts: Mapping[str, Tensors], found: Found) -> None:
-    """Give the network its tensors.
+    """Give a network without memory its tensors, as float32.
 
     Raises:
-        CheckpointError: They are not exactly those that it needs.
+        CheckpointError: They are not exactly those that it needs, or hold more than the file.
     """
+    for part, tensors in parts.items():
+        for name, tensor in tensors.items():
+            if not _is_whole(tensor):
+                raise CheckpointError(
+                    f"{found.path}: {part}.{name} is a tensor without its values in the file",
+                    hint="save contiguous tensors, on the CPU",
+                )
     given = {
         f"{part}.{name}": tensor
         for part, tensors in parts.items()
         if getattr(network, part) is not None
         for name, tensor in _split_fused(tensors).items()
-        if not name.startswith(IGNORED)
     }
     needed = network.state_dict()
     _refuse(
@@ -106,12 +124,19 @@ def _fill(network: MuOmni, parts: Mapping[str, Tensors], found: Found) -> None:
             ],
         },
     )
-    for name, tensor in given.items():
+    network.to_empty(device="cpu").load_state_dict(given)
+    for name, tensor in network.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise CheckpointError(
                 f"{found.path}: {name} holds NaN or infinity", hint="take an earlier checkpoint"
             )
-    network.load_state_dict(given)
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    """Return whether a tensor's values are all there: of a broadcast one the file has a few."""
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_nested:
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _split_fused(tensors: Tensors) -> Tensors:
@@ -166,23 +191,39 @@ class _Reader:
         return any(name in one for one in self._tensors)
 
     def layers(self) -> int:
-        """Return how many blocks there are."""
-        numbers = [re.match(r"blocks\.(\d+)\.", name) for name in self._tensors]
-        return 1 + max((int(number[1]) for number in numbers if number), default=-1)
+        """Return how many blocks there are, whatever their numbers."""
+        numbers = (re.match(r"blocks\.(\d+)\.", name) for name in self._tensors)
+        return len({number[1] for number in numbers if number})
 
-    def told(self, name: str, default: float) -> float:
+    def told(self, name: str, default: float, most: float) -> float:
         """Return a number of the configuration.
 
         Raises:
-            CheckpointError: It is none, or not 1 or more.
+            CheckpointError: It is none, or not from 1 to ``most``.
         """
         value = self._told.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 1:
-            raise self.refusal(
-                f"has the {name} {value!r} in its configuration",
-                hint="mend the configuration beside the checkpoint",
-            )
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= most:
+            raise self._mistold(name)
         return value
+
+    def count(self, name: str, default: int, most: int) -> int:
+        """Return a whole number of the configuration.
+
+        Raises:
+            CheckpointError: It is none, or not from 1 to ``most``.
+        """
+        value = self.told(name, default, most)
+        if value != int(value):
+            raise self._mistold(name)
+        return int(value)
+
+    def _mistold(self, name: str) -> CheckpointError:
+        shown = repr(self._told.get(name))
+        shown = shown if len(shown) <= VALUE_SHOWN else f"{shown[:VALUE_SHOWN]}…"
+        return self.refusal(
+            f"has the {name} {shown} in its configuration",
+            hint="mend the configuration beside the checkpoint",
+        )
 
     def is_told(self, name: str) -> bool:
         """Return whether the configuration says that something is so."""
@@ -194,7 +235,7 @@ class _Reader:
         Raises:
             CheckpointError: The width cannot be shared among so many.
         """
-        heads = int(self.told("n_heads", default))
+        heads = self.count("n_heads", default, MOST_HEADS)
         if dim % heads:
             raise self.refusal(
                 f"is {dim} wide, which {heads} heads cannot share",
@@ -216,6 +257,8 @@ def _thinker(read: _Reader) -> ThinkerConfig:
     default = ThinkerConfig()
     dim = read.size("tok_emb.weight", 1)
     heads = read.heads(dim, default.heads)
+    if dim // heads % 2:
+        raise read.refusal(f"has heads {dim // heads} wide, whose dimensions cannot turn in pairs")
     kv_heads = heads
     if not read.has("attn.qkv."):
         kv_dim = read.size("blocks.0.attn.k.weight", 0)
@@ -229,8 +272,8 @@ def _thinker(read: _Reader) -> ThinkerConfig:
         heads=heads,
         kv_heads=kv_heads,
         hidden=read.size("blocks.0.mlp.gate_proj.weight", 0),
-        context=int(read.told("ctx_len", default.context)),
-        rope_theta=read.told("rope_theta", default.rope_theta),
+        context=read.count("ctx_len", default.context, MOST_TOKENS),
+        rope_theta=float(read.told("rope_theta", default.rope_theta, MOST_THETA)),
     )
 
 
@@ -277,7 +320,7 @@ CONFIGS: Mapping[str, Callable[[_Reader], Any]] = {
 
 
 def _read(path: Path) -> Tensors:
-    """Return the tensors of a file as float32, nested names joined by dots.
+    """Return the tensors of a file, nested names joined by dots.
 
     Raises:
         CheckpointError: It is no checkpoint, damaged, or would have to be unpickled.
@@ -294,6 +337,11 @@ def _read(path: Path) -> Tensors:
             content: Any = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
+        return {
+            name.replace("_orig_mod.", ""): tensor
+            for name, tensor in _flatten(content)
+            if tensor.is_floating_point()
+        }
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds more than tensors, and nothing of it was run",
@@ -306,22 +354,26 @@ def _read(path: Path) -> Tensors:
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path} cannot be read: {reason}", hint=COPY_AGAIN) from error
-    return {
-        name.replace("_orig_mod.", ""): tensor.float()
-        for name, tensor in _flatten(content)
-        if tensor.is_floating_point()
-    }
 
 
-def _flatten(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of nested dictionaries with their dotted names."""
-    if not isinstance(content, Mapping):
-        return
-    for name, value in content.items():
-        if isinstance(name, str) and isinstance(value, Tensor):
-            yield prefix + name, value
-        elif isinstance(name, str):
-            yield from _flatten(value, f"{prefix}{name}.")
+def _flatten(content: Any) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of nested dictionaries with their dotted names.
+
+    Raises:
+        ValueError: They are nested too deeply, as one that holds itself, or too many.
+    """
+    waiting = [("", content, 0)]
+    looked_at = 0
+    while waiting:
+        prefix, one, depth = waiting.pop()
+        for name, value in one.items() if isinstance(one, Mapping) else ():
+            looked_at += 1
+            if depth >= MOST_NESTED or looked_at > MOST_NAMES:
+                raise ValueError("its dictionaries are nested without end")
+            if isinstance(name, str) and isinstance(value, Tensor):
+                yield prefix + name, value
+            elif isinstance(name, str):
+                waiting.append((f"{prefix}{name}.", value, depth + 1))
 
 
 def _configuration(found: Found) -> dict[str, dict[str, Any]]:

@@ -38,7 +38,7 @@ __all__ = ["KIND", "PREPROCESSING", "MuOmniModel", "tiny_directory"]
 
 KIND = "muomni"
 # Counted up when a step from a content to its vector changes while the weights stay.
-PREPROCESSING = 1
+PREPROCESSING = 2
 FILES = {WEIGHTS, CONFIG, TOKENIZER}
 
 

@@ -342,6 +342,16 @@ def test_weights_that_are_no_numbers_are_refused(network: MuOmni, tmp_path: Path
         ('{"thinker": {"n_heads": "four"}}', "n_heads 'four'"),
         ('{"thinker": {"ctx_len": NaN}}', "ctx_len nan"),
         ('{"vision": {"n_heads": 3}}', "16 wide"),
+        ('{"thinker": {"ctx_len": Infinity}}', "ctx_len inf"),
+        ('{"thinker": {"ctx_len": 1e999}}', "ctx_len inf"),
+        ('{"thinker": {"ctx_len": 1000000000000}}', "ctx_len 1000000000000"),
+        (f'{{"thinker": {{"ctx_len": 1{"0" * 400}}}}}', "ctx_len 10+…"),
+        ('{"thinker": {"ctx_len": 64.5}}', "ctx_len 64.5"),
+        ('{"thinker": {"n_heads": Infinity}}', "n_heads inf"),
+        ('{"audio": {"n_heads": Infinity}}', "n_heads inf"),
+        ('{"thinker": {"rope_theta": 1e999}}', "rope_theta inf"),
+        ('{"thinker": {"rope_theta": true}}', "rope_theta True"),
+        ('{"thinker": {"n_heads": 256}}', "heads 1 wide"),
     ],
 )
 def test_a_configuration_that_cannot_be_is_refused(
@@ -351,3 +361,70 @@ def test_a_configuration_that_cannot_be_is_refused(
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(CheckpointError, match=said):
         load(tmp_path)
+
+
+def looped() -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    content["model"] = content
+    return content
+
+
+def widening() -> dict[str, Any]:
+    """Dictionaries with 100 references to the next each: 10^12 paths through few of them."""
+    content: dict[str, Any] = {"end": 0}
+    for _ in range(6):
+        content = {str(number): content for number in range(100)}
+    return content
+
+
+@pytest.mark.parametrize("content", [looped, widening])
+def test_dictionaries_without_end_are_refused(
+    tmp_path: Path, content: Callable[[], dict[str, Any]]
+) -> None:
+    torch.save(content(), tmp_path / "thinker.pt")
+    with pytest.raises(CheckpointError, match="nested without end"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "empty",
+    [
+        torch.zeros(1).expand(40, 256),
+        torch.zeros(256).expand(40, 256),
+        torch.zeros(40, 256, device="meta"),
+        torch.zeros(40, 256).to_sparse(),
+    ],
+    ids=["one number", "one row", "meta", "sparse"],
+)
+def test_a_tensor_without_its_values_is_refused(
+    network: MuOmni, tmp_path: Path, empty: Tensor
+) -> None:
+    state = states(network)["thinker"] | {"tok_emb.weight": empty}
+    torch.save(state, tmp_path / "thinker.pt")
+    with pytest.raises(CheckpointError, match=r"thinker\.tok_emb\.weight is a tensor without"):
+        load(tmp_path)
+
+
+def test_what_is_not_read_may_be_anything(network: MuOmni, tmp_path: Path) -> None:
+    state = states(network)["thinker"] | {"lm_head.weight": torch.zeros(1).expand(40, 256)}
+    torch.save({"model": state, "extra": torch.zeros(3, device="meta")}, tmp_path / "thinker.pt")
+    assert load(tmp_path).thinker is not None
+
+
+def test_no_block_is_built_for_a_number_that_a_name_has(
+    network: MuOmni, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[ThinkerConfig] = []
+
+    class Counted(MuOmni):
+        def __init__(self, thinker: ThinkerConfig, *rest: Any, **named: Any) -> None:
+            built.append(thinker)
+            super().__init__(thinker, *rest, **named)
+            assert all(one.is_meta for one in self.parameters())
+
+    monkeypatch.setattr("muomni_search.encoders.muomni.checkpoint.MuOmni", Counted)
+    state = states(network)["thinker"] | {f"blocks.{'9' * 5_000}.x": torch.zeros(1)}
+    torch.save(state, tmp_path / "thinker.pt")
+    with pytest.raises(CheckpointError, match=r"missing: thinker\.blocks\.2\..*unexpected: .*999"):
+        load(tmp_path)
+    assert [one.layers for one in built] == [3]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from muomni_search.encoders import segments
 from muomni_search.encoders.model import load_model
-from muomni_search.encoders.segments import chunks, length_groups
+from muomni_search.encoders.segments import chunks, length_groups, passages
 from muomni_search.items import Modality
 
 
@@ -36,22 +38,44 @@ def test_lines_without_a_space_are_cut_between_words(monkeypatch: pytest.MonkeyP
     assert all(text[start:end].endswith("granite\n") for start, end in chunks(text) if end > start)
 
 
+# A token of the one has no spaces, one of the other has the space before its word.
+@pytest.mark.parametrize("model", ["base", "muomni-tiny"])
+@pytest.mark.parametrize("gap", [" ", "  ", "\n\n"])
+@pytest.mark.parametrize("first", ["The", "\u201cThe"])
 def test_passages_of_a_text_of_several_parts_lie_where_they_say(
-    monkeypatch: pytest.MonkeyPatch,
+    model: str, gap: str, first: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(segments, "CHUNK_CHARACTERS", 1_000)
-    text = " ".join(f"The sentence of number {n} stands here." for n in range(200))
-    encoder = load_model("base").encoder(Modality.TEXT)
+    monkeypatch.setattr(segments, "CHUNK_CHARACTERS", 4_000)
+    text = gap.join(f"{first} sentence of number {n} stands here." for n in range(400))
+    encoder = load_model(model).encoder(Modality.TEXT)
     pieces = encoder.prepare(text)
     spans = [piece.span for piece in pieces]
-    assert len(pieces) > len(text) / 1_000
+    assert len(pieces) > len(text) / 4_000
     for piece, span in zip(pieces, spans, strict=True):
         assert span is not None
         passage = text[span.start : span.end]
-        assert passage.startswith("The sentence")
+        assert passage.startswith(f"{first} sentence")
         assert passage.endswith(".")
         (alone,) = encoder.prepare(passage)
         assert np.array_equal(alone.data, piece.data)
+
+
+# With a pattern that begins anew at each mark these take minutes, and the suite's limit ends them.
+@pytest.mark.parametrize("run", [".", "?!", '."', ". ", " ", "\n", "\n ", ".\n\n", "a"])
+def test_long_runs_of_marks_and_spaces_are_cut_at_once(run: str) -> None:
+    text = run * (300_000 // len(run)) + "a"
+    parts = list(chunks(text))
+    assert "".join(text[start:end] for start, end in parts) == text
+    offsets = np.array([[0, 1], [len(text) - 1, len(text)]])
+    assert list(passages(text, offsets, 5)) == [(0, 2)]
+
+
+@given(st.text(".!?…\"')] \n\ta", max_size=30))
+def test_sentences_end_after_all_their_marks(text: str) -> None:
+    plain = re.compile(r"[.!?…]+[\"'”’)\]]*\s+|\n\s*\n\s*")
+    assert [match.span() for match in segments.SENTENCE_END.finditer(text)] == [
+        match.span() for match in plain.finditer(text)
+    ]
 
 
 @given(st.lists(st.integers(1, 50), max_size=60), st.integers(1, 120))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -188,6 +189,16 @@ def test_a_metric_that_there_is_not_is_refused(name: str) -> None:
         measure_named(name)
 
 
+def test_a_metric_that_is_named_twice_is_measured_once() -> None:
+    found = evaluate({"q": ["a"]}, {"q": {"a": 1}}, ["recall@10", "RECALL@10", "mrr", "recall@10"])
+    assert {name: figure.n for name, figure in found.items()} == {"recall@10": 1, "mrr": 1}
+
+
+def test_a_ranking_that_holds_a_key_twice_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="'a' is found for 'q' more than once"):
+        evaluate({"q": ["b", "a", "a"]}, {"q": {"a": 1}})
+
+
 # ---- collections -----------------------------------------------------------------------------
 
 
@@ -206,6 +217,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collection]:
             for number, thing in enumerate(things):
                 vector = normalise(thing + noise * rng.standard_normal(DIM))
                 facts = {"thing": f"thing {number}", "half": number % 2, "deep": {"part": "x"}}
+                facts["with.dot"] = "d"
                 key = f"{modality}/{number} %.x"
                 records.append(Record(key, modality, "test", vector=vector, metadata=facts))
         made.add(records)
@@ -242,6 +254,25 @@ def test_the_matrix_is_that_of_a_plain_search(shelf: Collection) -> None:
             assert cells[asking, asked, "recall@3"].value == pytest.approx(np.mean(recalls))
             assert cells[asking, asked, "mrr"].value == pytest.approx(np.mean(reciprocal))
             assert cells[asking, asked, "mrr"].n == len(recalls) == 12
+
+
+def test_many_items_of_one_label_take_no_memory_a_pair(tmp_path: Path) -> None:
+    rows = vectors(5, 1_000)
+    with Collection.create(tmp_path / "one", model="hashing") as made:
+        made.add(
+            Record(f"f/{number}", Modality.IMAGE, "test", vector=row)
+            for number, row in enumerate(rows)
+        )
+        judged = same_label(made, "folder")
+        tracemalloc.start()
+        try:
+            report = evaluate_retrieval(made, judged, measures=["recall@10"])
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert report.figures[0].value == pytest.approx(10 / 999)
+    # A judgement for each pair takes 80 MB and more.
+    assert most < 50_000_000
 
 
 def test_in_any_the_calibrated_score_ranks(shelf: Collection) -> None:
@@ -343,7 +374,8 @@ def test_a_query_that_cannot_be_asked_is_an_error(shelf: Collection, tmp_path: P
 
 
 def test_labels_are_metadata_or_parts_of_the_key(shelf: Collection) -> None:
-    assert same_label(shelf, "deep.part").keys() == {item.key for item in shelf.items()}
+    for field in ("deep.part", "with.dot"):
+        assert same_label(shelf, field).keys() == {item.key for item in shelf.items()}
     halves = same_label(shelf, "half")
     assert set(map(len, halves.values())) == {18}
     folders = same_label(shelf, "folder")

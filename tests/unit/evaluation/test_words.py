@@ -121,6 +121,7 @@ def test_ratings_are_read_in_each_form_they_are_published_in(form: str, tmp_path
         ("cat\tdog\t9\n\tdog\t3\n", r"bad\.tsv:2"),
         ("cat\tdog\t9\ncat\tdog\tnan\n", r"bad\.tsv:2"),
         ("cat\tdog\t9\n", "1 pairs, a correlation takes three"),
+        pytest.param(f"cat,dog,9\n{'x' * 200_000},dog,3\n", r"bad\.tsv:2: field larger", id="long"),
     ],
 )
 def test_bad_ratings_are_named(lines: str, said: str, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from muomni_search.errors import InvalidInput
-from muomni_search.explore.colours import PALETTE, SCALE, Colours, colours_of, value_of
+from muomni_search.explore.colours import PALETTE, SCALE, Colours, colours_of
 from muomni_search.items import Modality
 
 
@@ -56,6 +56,25 @@ def test_values_of_other_types_are_told_as_json() -> None:
     assert set(named(of("x" * 500))) == {"x" * 60 + "…"}
 
 
+def test_a_value_that_is_called_as_a_group_of_ours_is_another_group() -> None:
+    rest = [f"n{number}" for number in range(20)]
+    colours = of("none", "none", "other", "other", "other", '"none"', '"none"', None, *rest)
+    assert named(colours) == {
+        '"other"': 3, '"none"': 2, '"none" (2)': 2,
+        "n0": 1, "n1": 1, "n10": 1, "n11": 1, "other": 16, "none": 1,
+    }  # fmt: skip
+    assert len(set(named(of("(empty)", "")))) == 2
+    assert [
+        group.count for group in colours_of("none", [Modality.TEXT] * 2, [{"none": 1}, {}]).groups
+    ] == [1, 1]
+    assert len(named(colours_of("none", [Modality.TEXT] * 2, [{"none": 1}, {}]))) == 2
+
+
+def test_values_that_begin_alike_are_groups_of_their_own() -> None:
+    begun = "x" * 60
+    assert named(of(begun + "a", begun + "b", begun + "b")) == {f"{begun}…": 2, f"{begun}… (2)": 1}
+
+
 def test_numbers_become_a_scale() -> None:
     colours = of(10, 20.0, 30, None)
     assert (colours.scale.low, colours.scale.high) == (10, 30)  # type: ignore[union-attr]
@@ -74,21 +93,6 @@ def test_any_numbers_have_a_scale(values: tuple[float, ...]) -> None:
 
 def test_a_number_that_no_float_holds_is_a_name() -> None:
     assert of(10**400, 1).scale is None
-
-
-@pytest.mark.parametrize(
-    ("metadata", "field", "value"),
-    [
-        ({"a": 1}, "a", 1),
-        ({"a": {"b": 2}}, "a.b", 2),
-        ({"a.b": 3, "a": {"b": 2}}, "a.b", 3),
-        ({"a": {"b": 2}}, "a.c", None),
-        ({"a": 1}, "a.b", None),
-        ({}, "a", None),
-    ],
-)
-def test_a_field_is_a_name_or_a_path(metadata: dict[str, Any], field: str, value: Any) -> None:
-    assert value_of(metadata, field) == value
 
 
 def test_a_field_that_no_point_has_is_an_error_that_names_those_there_are() -> None:

@@ -1,0 +1,24 @@
+"""What may be stored of an item, and how its metadata is looked into."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from muomni_search.documents import value_of
+
+
+@pytest.mark.parametrize(
+    ("metadata", "field", "value"),
+    [
+        ({"a": 1}, "a", 1),
+        ({"a": {"b": 2}}, "a.b", 2),
+        ({"a.b": 3, "a": {"b": 2}}, "a.b", 3),
+        ({"a": {"b": 2}}, "a.c", None),
+        ({"a": 1}, "a.b", None),
+        ({}, "a", None),
+    ],
+)
+def test_a_field_is_a_name_or_a_path(metadata: dict[str, Any], field: str, value: Any) -> None:
+    assert value_of(metadata, field) == value
