@@ -6,7 +6,7 @@ Each kind is fitted on drawings without one style, without half of the names and
 are near those, and is asked for that style's drawings of things by those names, among all of them,
 and back: the mean over three styles and both halves. Fitted on all drawings it is asked for what
 nothing was fitted to: the backgrounds (most of them photographs) and costumes of Scratch 1.4 by
-their files' names, and photographs of foods by theirs. Prints Markdown, R@10. ``--network`` trains
+their files' names, and photographs of foods by theirs. Prints Markdown, S@10. ``--network`` trains
 the network too, which takes minutes more; it needs torch.
 
 The figures in `docs/models/base.md` are from this script. The held-out sets are not touched.
@@ -194,7 +194,7 @@ def network(seen: Pictures, targets: Array, *, hidden: int = 1024, epochs: int =
 
 
 def recalls(pictures: Array, names: NDArray[np.str_], word: dict[str, Array]) -> list[float]:
-    """Return R@10 of texts that ask for pictures, and of pictures that ask for texts."""
+    """Return S@10 of texts that ask for pictures, and of pictures that ask for texts."""
     texts = np.unique(names)
     words = np.stack([word[text] for text in texts])
     same = texts[:, None] == names[None]
