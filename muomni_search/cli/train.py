@@ -112,7 +112,7 @@ class _Shown:
 
 def _found(held_out: Mapping[str, Any]) -> str:
     parts = [
-        f"{name} recall@10 {value['recall@10']:.3f}"
+        f"{name} success@10 {value['success@10']:.3f}"
         if isinstance(value, dict)
         else f"{name.replace('_', ' ')} {value:.3f}"
         for name, value in held_out.items()

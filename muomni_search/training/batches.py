@@ -66,7 +66,10 @@ class Batches:
         for place, table in enumerate(recipe.tables()):
             pool = np.flatnonzero((examples.table == place) & ~examples.is_held_out)
             if not len(pool):
-                raise InvalidInput(f"{table} has no row that can be learned from")
+                raise InvalidInput(
+                    f"{table} has no row that can be learned from",
+                    hint="lower held_out if all of them are held out, or leave the table out",
+                )
             self._pools.append(pool)
         self._order = lru_cache(maxsize=2 * len(self._pools))(self._permutation)
 
@@ -143,11 +146,22 @@ def tensor(array: NDArray[Any]) -> Tensor:
 
 
 def apportion(count: int, shares: NDArray[np.float64]) -> list[int]:
-    """Return whole numbers in proportion to ``shares``, ``count`` in sum, each at least 1."""
+    """Return whole numbers in proportion to ``shares``, ``count`` in sum, each at least 1.
+
+    Raises:
+        InvalidInput: There are more shares than that.
+    """
+    if count < len(shares):
+        raise InvalidInput(
+            f"a batch of {count} has no room for {len(shares)} tables",
+            hint="raise optimiser.batch, or join tables",
+        )
     wanted = shares / shares.sum() * count
     whole = np.maximum(1, np.floor(wanted)).astype(int)
     while whole.sum() < count:
         whole[np.argmax(wanted - whole)] += 1
+    while whole.sum() > count:  # the least shares were raised to 1
+        whole[np.argmin(np.where(whole > 1, wanted - whole, np.inf))] -= 1
     return [int(one) for one in whole]
 
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from muomni_search.errors import InvalidInput
 from muomni_search.items import Modality
 from muomni_search.training import examples as prepared
 from muomni_search.training.batches import (
@@ -55,6 +56,13 @@ def test_shares_become_whole_numbers():
     assert apportion(10, np.array([0.5, 0.3, 0.2])) == [5, 3, 2]
     assert apportion(7, np.array([1.0, 1.0])) == [4, 3]
     assert apportion(4, np.array([1.0, 0.001]))[1] == 1
+    assert apportion(4, np.array([1.0, 1.0, 1000.0])) == [1, 1, 2]
+    assert apportion(9, np.array([0.001, 4.0, 0.001, 0.001, 4.0])) == [1, 3, 1, 1, 3]
+
+
+def test_more_tables_than_a_batch_has_room_for_are_refused():
+    with pytest.raises(InvalidInput, match="a batch of 2 has no room for 3 tables"):
+        apportion(2, np.ones(3))
 
 
 def test_unaltered_pictures_have_white_behind_what_is_transparent():
