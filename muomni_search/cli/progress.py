@@ -83,6 +83,14 @@ class Bar:
         if time.monotonic() - self._drawn > REDRAW_SECONDS:
             self._draw()
 
+    def label(self, label: str) -> None:
+        """Call the stage something else."""
+        self._bars.update(self._task, description=label)
+
+    def note(self, line: str) -> None:
+        """Print a line above the bar, which stays."""
+        self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
     def finish(self) -> None:
         """End the stage."""
         self._draw()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from muomni_search.cli.options import DIRECTORY, INPUT_FILE, Command, json_option
 from muomni_search.cli.output import harmless, note, on_terminal, print_json, print_record
+
+if TYPE_CHECKING:
+    from muomni_search.cli.progress import Bar
 
 SHOWN_PROBLEMS = 5
 
@@ -41,8 +44,9 @@ def command(
     it stopped.
     """
     from muomni_search import read_recipe, train
+    from muomni_search.cli.progress import Bar
 
-    with _Shown() as progress:
+    with Bar("steps", lambda: None) as bar:
         training = train(
             read_recipe(recipe),
             directory,
@@ -50,7 +54,7 @@ def command(
             threads=threads,
             restart=restart,
             finish=finish,
-            progress=progress,
+            progress=_Shown(bar),
         )
     for problem in training.problems[:SHOWN_PROBLEMS]:
         note(f"skipped {problem.error}")
@@ -61,58 +65,37 @@ def command(
 
 
 class _Shown:
-    """Progress on stderr: a bar with the loss and what was found, where it is a terminal."""
+    """Progress of a training on a bar; what was measured stays above it."""
 
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeRemainingColumn as TimeLeft
-
-        self._console = Console(stderr=True)
-        self._bars = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeLeft(),
-            TextColumn("{task.fields[facts]}", markup=False),
-            console=self._console,
-            transient=True,
-        )
-        self._task = self._bars.add_task("reading", total=None, facts="")
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
+        self._stage, self._done = "", 0
         self._reported = 0
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
 
     def stage(self, name: str, done: int, total: int) -> None:
         """Show how much of a stage is done."""
-        self._bars.update(self._task, description=name, completed=done, total=total, facts="")
+        if name != self._stage:
+            self._bar.start(total, name)
+            self._stage, self._done = name, 0
+        self._bar.advance(done - self._done)
+        self._done = done
 
     def step(self, done: int, total: int, facts: Mapping[str, Any]) -> None:
         """Show the loss; and a line for each measurement, which stays."""
-        self._bars.update(
-            self._task,
-            description="training",
-            completed=done,
-            total=total,
-            facts=f"loss {facts['loss']:.3f}",
-        )
+        self.stage("training", done, total)
+        self._bar.label(f"training, loss {facts['loss']:.3f}")
         if facts.get("step", 0) > self._reported:
             self._reported = facts["step"]
             self.note(f"step {done}: loss {facts['loss']:.3f}{_found(facts['held_out'])}")
 
     def note(self, line: str) -> None:
         """Print a line above the bar."""
-        self._console.print(harmless(line), markup=False, highlight=False, soft_wrap=True)
+        self._bar.note(harmless(line))
 
 
 def _found(held_out: Mapping[str, Any]) -> str:
     parts = [
-        f"{name} recall@10 {value['recall@10']:.3f}"
+        f"{name} success@10 {value['success@10']:.3f}"
         if isinstance(value, dict)
         else f"{name.replace('_', ' ')} {value:.3f}"
         for name, value in held_out.items()

@@ -1,7 +1,7 @@
 """Tables whose rows hold one thing in several modalities: a picture and its caption, say.
 
-Columns ``text``, ``image`` and ``audio``, each of which may be empty: an inline text, or the path
-of a file relative to the table's folder.
+Columns ``text``, ``image`` and ``audio``: an inline text, or the path of a file relative to the
+table's folder. A row may leave out one or two of them, or hold null; an empty text is an error.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from muomni_search.errors import InvalidInput
 from muomni_search.ingest.rows import Row, read_rows
@@ -49,19 +50,25 @@ def read_examples(path: Path) -> Iterator[Example | Problem]:
 
 
 def _contents(row: Row, path: Path) -> dict[Modality, str | Path]:
-    contents: dict[Modality, str | Path] = {}
-    for modality in Modality:
-        value = row.get(modality)
-        if value is None or value == "":
-            continue
-        if not isinstance(value, str):
-            raise InvalidInput(f"{modality} is {value!r}, no text", hint="give a text")
-        if modality != Modality.TEXT:
-            contents[modality] = find_beside(path, value)
-        elif value.strip():
-            contents[modality] = value.strip()
-    if not contents:
+    given = {one: _text(one, row[one]) for one in Modality if row.get(one) is not None}
+    if not given:
         raise InvalidInput(
             "neither text nor image nor audio", hint="fill one of these columns, or more"
         )
-    return contents
+    return {
+        one: value.strip() if one == Modality.TEXT else find_beside(path, value)
+        for one, value in given.items()
+    }
+
+
+def _text(name: str, value: Any) -> str:
+    """Return what a cell says; a whole number, as a name may be one, in digits.
+
+    Raises:
+        InvalidInput: It says nothing, or is of another kind.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise InvalidInput(f"{name} is {value!r}, no text", hint="give a text, or leave it out")
+    return value

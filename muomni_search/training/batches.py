@@ -66,7 +66,10 @@ class Batches:
         for place, table in enumerate(recipe.tables()):
             pool = np.flatnonzero((examples.table == place) & ~examples.is_held_out)
             if not len(pool):
-                raise InvalidInput(f"{table} has no row that can be learned from")
+                raise InvalidInput(
+                    f"{table} has no row that can be learned from",
+                    hint="lower held_out if all of them are held out, or leave the table out",
+                )
             self._pools.append(pool)
         self._order = lru_cache(maxsize=2 * len(self._pools))(self._permutation)
 
@@ -143,11 +146,22 @@ def tensor(array: NDArray[Any]) -> Tensor:
 
 
 def apportion(count: int, shares: NDArray[np.float64]) -> list[int]:
-    """Return whole numbers in proportion to ``shares``, ``count`` in sum, each at least 1."""
+    """Return whole numbers in proportion to ``shares``, ``count`` in sum, each at least 1.
+
+    Raises:
+        InvalidInput: There are more shares than that.
+    """
+    if count < len(shares):
+        raise InvalidInput(
+            f"a batch of {count} has no room for {len(shares)} tables",
+            hint="raise optimiser.batch, or join tables",
+        )
     wanted = shares / shares.sum() * count
     whole = np.maximum(1, np.floor(wanted)).astype(int)
     while whole.sum() < count:
         whole[np.argmax(wanted - whole)] += 1
+    while whole.sum() > count:  # the least shares were raised to 1
+        whole[np.argmin(np.where(whole > 1, wanted - whole, np.inf))] -= 1
     return [int(one) for one in whole]
 
 
@@ -162,21 +176,32 @@ def alter_pictures(
     Without ``rng`` what is transparent becomes white, as in the encoder, and nothing else happens.
     """
     count = len(pictures)
-    behind = np.full((count, 1, 1, 3), WHITE, np.float32)
+    behind = np.ones((count, 3, 1, 1), np.float32)
     if rng is not None:
         coloured = rng.random(count) < how.background
-        behind[coloured, 0, 0] = rng.uniform(0, WHITE, (int(coloured.sum()), 3))
-    alpha = pictures[..., 3:].astype(np.float32) / WHITE
-    flat = pictures[..., :3] * alpha + behind * (1 - alpha)
-    pixels = tensor(np.ascontiguousarray(flat.transpose(0, 3, 1, 2))) / WHITE
+        behind[coloured, :, 0, 0] = rng.uniform(0, 1, (int(coloured.sum()), 3))
+    # One pass makes planes of numbers of them, and a second one puts the colour behind.
+    planes = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous().float() / WHITE
+    pixels = tensor(behind).lerp(planes[:, :3], planes[:, 3:])
     if rng is None:
         return pixels
     # One bilinear look-up does crop, turn and mirror; what lies outside repeats the border.
-    grid = functional.affine_grid(_places(count, how, rng), list(pixels.shape), align_corners=False)
+    grid = _grid(_places(count, how, rng), *pixels.shape[2:])
     pixels = functional.grid_sample(
         pixels, grid, mode="bilinear", padding_mode="border", align_corners=False
     )
     return _colours(pixels, how, rng)
+
+
+def _grid(maps: Tensor, height: int, width: int) -> Tensor:
+    """Return the places (n, h, w, 2) that maps (n, 2, 3) give, as ``affine_grid`` in a third of it.
+
+    That multiplies a matrix for each pixel, and a pixel's place is its column's plus its row's.
+    """
+    x, y = ((torch.arange(size) * 2 + 1) / size - 1 for size in (width, height))
+    across, down, shift = maps[:, None, None, :].unbind(-1)  # (n, 1, 1, 2) each
+    rows = down * y[:, None, None] + shift  # (n, h, 1, 2)
+    return torch.addcmul(rows, across, x[:, None])
 
 
 def _places(count: int, how: Augmentation, rng: np.random.Generator) -> Tensor:
@@ -199,17 +224,19 @@ def _colours(pixels: Tensor, how: Augmentation, rng: np.random.Generator) -> Ten
     count = len(pixels)
 
     def factors() -> Tensor:
-        drawn = rng.uniform(1 - how.colour, 1 + how.colour, (count, 1, 1, 1))
+        drawn = rng.uniform(1 - how.colour, 1 + how.colour, (count, 1, 1))
         return tensor(drawn.astype(np.float32))
 
-    weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]  # ITU-R BT.601
-    pixels = pixels * factors()
-    middle = pixels.mean(dim=(1, 2, 3), keepdim=True)
-    pixels = middle + (pixels - middle) * factors()
-    grey = (pixels * weights).sum(dim=1, keepdim=True)
-    saturation = factors()
+    weights = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601
+    brightness, contrast, saturation = factors(), factors(), factors()
     saturation[tensor(rng.random(count) < how.grey)] = 0
-    return (grey + (pixels - grey) * saturation).clamp(0, 1)
+    # All three mix a pixel's colours, so one matrix a picture does, and one pass over the pixels.
+    middle = brightness * pixels.mean(dim=(1, 2, 3))[:, None, None]
+    mixing = saturation * torch.eye(3) + (1 - saturation) * weights  # (n, 3, 3)
+    mixed = torch.baddbmm(
+        middle * (1 - contrast), brightness * contrast * mixing, pixels.flatten(2)
+    )
+    return mixed.clamp_(0, 1).view_as(pixels)
 
 
 # ---- sounds ----------------------------------------------------------------------------------

@@ -4,12 +4,15 @@ A folder with
 
     texts.json     the distinct texts
     images.npy     the distinct pictures, (n, size, size, 4) uint8 with straight alpha
-    sounds.npy     the distinct sounds, one after another, (samples,) int16 at 16 kHz
+    sounds.pcm     the distinct sounds, one after another, samples of int16 at 16 kHz
     rows.npz       for each example: its table, the number of its text, picture and sound (−1 for
-                   none), and whether it is held out; where each sound begins
+                   none), its group, whether it is held out, and whether measured; where each
+                   sound ends; a hash of what was read
     teacher.npz    the teacher's unit vectors, (n, 256) float16 a modality
     problems.json  the rows that could not be used
-    key            a hash of everything that this was made from; written last
+    key            a hash of where all this was read, and when it was changed; written last
+
+Contents are the same where their bytes are, whatever their files are called.
 """
 
 from __future__ import annotations
@@ -20,26 +23,31 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from muomni_search.documents import hash_content
 from muomni_search.encoders.muomni.encoders import squeeze
 from muomni_search.encoders.protocol import Model, Piece
 from muomni_search.errors import InvalidInput, MuomniError
 from muomni_search.ingest.examples import read_examples
 from muomni_search.ingest.read import read_content
 from muomni_search.items import DIM, Content, Modality, Problem
+from muomni_search.training.groups import draws
 from muomni_search.training.recipe import Recipe
 from muomni_search.vectors import mean_vector
 
 __all__ = ["Examples", "prepare"]
 
 Step = Callable[[str, int, int], None]
+# A table's place in the recipe, and what a row of it holds.
+Rows = list[tuple[int, Mapping[Modality, str | Path]]]
 # Counted up when what is written changes.
-VERSION = 1
+VERSION = 2
 LONGEST_SECONDS, SAMPLE_RATE = 30, 16_000
 DECODERS = 3
 WAITING = 64  # contents that are decoded ahead
@@ -51,7 +59,9 @@ class Examples:
     """What a training draws from; see the module for shapes.
 
     ``numbers[modality]`` (examples,) is each example's row in that modality's contents, or −1.
-    ``groups`` (examples,) is equal where two examples say the same.
+    ``contents`` (examples, modalities) is the same as an array. ``groups`` (examples,) is equal
+    where examples are held out together. Of those that ``is_held_out`` none is learned from, and
+    those that ``is_measured`` are measured with. ``digest`` is a hash of all that was read.
     """
 
     texts: list[str]
@@ -62,8 +72,15 @@ class Examples:
     numbers: Mapping[Modality, NDArray[np.int64]]
     groups: NDArray[np.int64]
     is_held_out: NDArray[np.bool_]
+    is_measured: NDArray[np.bool_]
+    digest: str
     teacher: Mapping[Modality, NDArray[np.float32]]
     problems: list[Problem]
+
+    @cached_property
+    def contents(self) -> NDArray[np.int64]:
+        """The numbers as an array (examples, modalities), in the order of ``Modality``."""
+        return np.stack([self.numbers[modality] for modality in Modality], axis=1)
 
     def sound(self, number: int) -> NDArray[np.float32]:
         """Return a sound's waveform (samples,) in [−1, 1]."""
@@ -112,28 +129,20 @@ def prepare(recipe: Recipe, folder: Path, *, size: int, teacher: Model | None, s
         UnreadableFile: A table cannot be read.
         InvalidInput: There is nothing to learn from.
     """
-    reads = recipe.distillation.reads if recipe.distillation else ()
-    rows: list[tuple[int, dict[Modality, str | Path]]] = []
+    rows: Rows = []
     problems: list[Problem] = []
     for place, table in enumerate(recipe.tables()):
         for entry in read_examples(table):
             if isinstance(entry, Problem):
                 problems.append(entry)
             else:
-                wanted = {
-                    modality: value
-                    for modality, value in entry.contents.items()
-                    if modality in recipe.towers or modality in reads
-                }
-                if wanted.keys() & set(recipe.towers):
-                    rows.append((place, wanted))
+                rows.append((place, entry.contents))
     key = _key(recipe, rows, size, teacher)
     if (folder / "key").exists() and (folder / "key").read_text(encoding="utf-8") == key:
         return
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "key").unlink(missing_ok=True)
-    teachers = {Modality(name): teacher for name in reads} if teacher else {}
-    _Writer(folder, size, teachers, step).write(recipe, rows, problems)
+    _Writer(recipe, folder, size, teacher, step).write(rows, problems)
     (folder / "key").write_text(key, encoding="utf-8")
 
 
@@ -146,12 +155,14 @@ def load(folder: Path) -> Examples:
     return Examples(
         texts=json.loads((folder / "texts.json").read_text(encoding="utf-8")),
         images=np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False),
-        sounds=np.load(folder / "sounds.npy", mmap_mode="r", allow_pickle=False),
+        sounds=_mapped(folder / "sounds.pcm"),
         sound_ends=rows["sound_ends"],
         table=rows["table"],
         numbers={modality: rows[modality] for modality in Modality},
         groups=rows["groups"],
         is_held_out=rows["is_held_out"],
+        is_measured=rows["is_measured"],
+        digest=str(rows["digest"]),
         teacher=teacher,
         problems=[
             Problem(**one)
@@ -160,13 +171,15 @@ def load(folder: Path) -> Examples:
     )
 
 
-def _key(
-    recipe: Recipe,
-    rows: Sequence[tuple[int, Mapping[Modality, str | Path]]],
-    size: int,
-    teacher: Model | None,
-) -> str:
-    """Return a hash of everything that the prepared examples depend on."""
+def _mapped(path: Path) -> NDArray[np.int16]:
+    """Return samples that stay on the disk; an empty file cannot be mapped."""
+    if not path.stat().st_size:
+        return np.zeros(0, np.int16)
+    return np.memmap(path, np.int16, mode="r")
+
+
+def _key(recipe: Recipe, rows: Rows, size: int, teacher: Model | None) -> str:
+    """Return a hash of everything that the prepared examples depend on, without reading files."""
     hashed = hashlib.sha256()
     facts = (
         VERSION,
@@ -192,60 +205,91 @@ class _Writer:
     """Decodes contents, asks the teacher, and writes both."""
 
     def __init__(
-        self, folder: Path, size: int, teachers: Mapping[Modality, Model], step: Step
+        self, recipe: Recipe, folder: Path, size: int, teacher: Model | None, step: Step
     ) -> None:
+        self._recipe = recipe
         self._folder = folder
         self._size = size
-        self._teachers = teachers
+        reads = recipe.distillation.reads if recipe.distillation else ()
+        self._teachers = {Modality(name): teacher for name in reads} if teacher else {}
         self._step = step
         self._vectors: dict[Modality, NDArray[np.float32]] = {}
 
-    def write(
-        self,
-        recipe: Recipe,
-        rows: Sequence[tuple[int, Mapping[Modality, str | Path]]],
-        problems: list[Problem],
-    ) -> None:
-        found: dict[Modality, dict[str | Path, int]] = {}
-        for modality in Modality:
-            distinct = list(
-                dict.fromkeys(contents[modality] for _, contents in rows if modality in contents)
+    def write(self, rows: Rows, problems: list[Problem]) -> None:
+        hashes = self._hashes(rows)
+        # What holds the same bytes is one content: its first file stands for all of them.
+        firsts: dict[tuple[Modality, str], str | Path] = {}
+        rows = [
+            (
+                place,
+                {
+                    modality: firsts.setdefault((modality, hashes[value]), value)
+                    for modality, value in contents.items()
+                },
             )
-            found[modality] = self._contents(modality, distinct, problems)
-        numbers: dict[Modality, list[int]] = {modality: [] for modality in Modality}
-        tables: list[int] = []
+            for place, contents in rows
+        ]
+        # With what no tower here reads: it is the same in a recipe with other towers.
+        groups, drawn = _drawn(rows, hashes, self._recipe.seed)
+        digest = hashlib.sha256(repr((VERSION, self._size)).encode())
         for place, contents in rows:
-            here = {
-                modality: found[modality][value]
-                for modality, value in contents.items()
-                if value in found[modality]
-            }
-            if here:
-                tables.append(place)
-                for modality in Modality:
-                    numbers[modality].append(here.get(modality, -1))
-        if not tables:
+            digest.update(
+                repr((place, [(one, hashes[of]) for one, of in contents.items()])).encode()
+            )
+        used = {*map(Modality, self._recipe.towers), *self._teachers}
+        found: dict[Modality, dict[str | Path, int]] = {}
+        kept = [bool(contents.keys() & set(self._recipe.towers)) for _, contents in rows]
+        for modality in Modality:
+            distinct = dict.fromkeys(
+                contents[modality]
+                for (_, contents), is_kept in zip(rows, kept, strict=True)
+                if is_kept and modality in contents and modality in used
+            )
+            found[modality] = self._contents(modality, list(distinct), problems)
+        whole = {
+            modality: np.array(
+                [found[modality].get(contents.get(modality, ""), -1) for _, contents in rows],
+                np.int64,
+            )
+            for modality in Modality
+        }
+        learned = np.stack([whole[Modality(tower)] for tower in self._recipe.towers])
+        good = (learned >= 0).any(axis=0)
+        if not good.any():
             first = f"; the first: {problems[0].error}" if problems else ""
             raise InvalidInput(f"none of the {len(problems)} rows can be used{first}")
-        whole = {modality: np.array(rows, np.int64) for modality, rows in numbers.items()}
-        groups = _groups(whole)
+        table = np.array([place for place, _ in rows], np.int64)[good]
+        is_held_out = drawn[good] < self._recipe.held_out
         np.savez(
             self._folder / "rows.npz",
             allow_pickle=False,
-            table=np.array(tables, np.int64),
-            groups=groups,
-            is_held_out=_held_out(np.array(tables), groups, recipe),
+            table=table,
+            groups=groups[good],
+            is_held_out=is_held_out,
+            is_measured=is_held_out & _first(table, drawn[good], self._recipe),
+            digest=np.array(digest.hexdigest()),
             sound_ends=self._sound_ends,
-            **{str(modality): rows for modality, rows in whole.items()},
+            **{str(modality): numbers[good] for modality, numbers in whole.items()},
         )
         np.savez(
             self._folder / "teacher.npz",
             allow_pickle=False,
-            **{str(name): rows.astype(np.float16) for name, rows in self._vectors.items()},
+            **{str(name): vectors.astype(np.float16) for name, vectors in self._vectors.items()},
         )
         (self._folder / "problems.json").write_text(
             json.dumps([asdict(problem) for problem in problems]), encoding="utf-8"
         )
+
+    def _hashes(self, rows: Rows) -> dict[str | Path, str]:
+        """Return the hash of each content's bytes."""
+        values = list(dict.fromkeys(value for _, contents in rows for value in contents.values()))
+        found: dict[str | Path, str] = {}
+        with ThreadPoolExecutor(DECODERS) as pool:
+            for value, hashed in zip(values, pool.map(_hash, values), strict=True):
+                found[value] = hashed
+                if len(found) % WAITING == 0:
+                    self._step("comparing", len(found), len(values))
+        return found
 
     def _contents(
         self, modality: Modality, values: Sequence[str | Path], problems: list[Problem]
@@ -343,40 +387,42 @@ class _Writer:
         rows.flush()
 
     def _write_sounds(self, contents: Iterator[Content], _: int) -> None:
-        raw = self._folder / "sounds.raw"
         lengths = []
-        with raw.open("wb") as file:
+        with (self._folder / "sounds.pcm").open("wb") as file:
             for content in contents:
                 samples = np.asarray(content)
                 lengths.append(len(samples))
                 file.write(samples.tobytes())
         self._sound_ends = np.cumsum(lengths, dtype=np.int64)
-        samples = np.fromfile(raw, np.int16)
-        np.save(self._folder / "sounds.npy", samples, allow_pickle=False)
-        raw.unlink()
 
 
-def _groups(numbers: Mapping[Modality, NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Return a number for each example that is equal where texts, or else files, are."""
-    stacked = np.stack([numbers[modality] for modality in Modality], axis=1)
-    has_text = stacked[:, 0] >= 0
-    stacked[has_text, 1:] = -1
-    _, groups = np.unique(stacked, axis=0, return_inverse=True)
-    return np.asarray(groups.reshape(-1), np.int64)
+def _hash(value: str | Path) -> str:
+    try:
+        return hash_content(value.encode() if isinstance(value, str) else value.read_bytes())
+    except OSError:  # which is said where it is decoded
+        return hash_content(str(value).encode())
 
 
-def _held_out(
-    tables: NDArray[np.int64], groups: NDArray[np.int64], recipe: Recipe
+def _drawn(
+    rows: Rows, hashes: Mapping[str | Path, str], seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the group of each row, and what it has drawn; see ``draws``."""
+    numbers: dict[Modality, dict[str, int]] = {modality: {} for modality in Modality}
+    contents = np.full((len(rows), len(numbers)), -1, np.int64)
+    for place, (_, row) in enumerate(rows):
+        for column, (modality, known) in enumerate(numbers.items()):
+            if modality in row:
+                contents[place, column] = known.setdefault(hashes[row[modality]], len(known))
+    return draws(contents, {modality: list(known) for modality, known in numbers.items()}, seed)
+
+
+def _first(
+    table: NDArray[np.int64], drawn: NDArray[np.float64], recipe: Recipe
 ) -> NDArray[np.bool_]:
-    """Choose what is kept aside, of each table: whole groups, so that no text is on both sides."""
-    rng = np.random.default_rng(recipe.seed)
-    chosen: set[int] = set()
-    for table in np.unique(tables):
-        here = groups[tables == table]
-        distinct, sizes = np.unique(here, return_counts=True)
-        order = rng.permutation(len(distinct))
-        wanted = min(len(here) * recipe.held_out, recipe.most_held_out / len(recipe.data))
-        count = int(np.searchsorted(np.cumsum(sizes[order]), wanted, side="right"))
-        # Never all of them: something must be left to learn.
-        chosen.update(distinct[order[: min(count, len(distinct) - 1)]].tolist())
-    return np.isin(groups, sorted(chosen))
+    """Return whether each row is among the first of its table, in the order that was drawn."""
+    most = recipe.most_held_out // len(recipe.data)
+    order = np.lexsort((drawn, table))
+    starts = np.searchsorted(table[order], table[order])
+    first = np.zeros(len(table), bool)
+    first[order] = np.arange(len(table)) - starts < most
+    return first

@@ -35,6 +35,7 @@ __all__ = [
     "Optimiser",
     "Recipe",
     "Table",
+    "check_section",
     "read_recipe",
 ]
 
@@ -162,10 +163,16 @@ class Recipe:
         name: What the model is called.
         data: Its tables.
         towers: The sizes of each tower that there is, by modality; what is left out is as in μOmni.
-        start: Models whose towers to go on with, relative to the recipe; the last one counts.
+            Where a start has the tower its sizes count: those said here may only be the same, but
+            for ``dropout``, which is as it is said here, and ``vocabulary``, which is a limit.
+        start: Models whose towers to go on with, relative to the recipe: each tower, with its
+            projector and its tokenizer, comes from the last one that has it.
         freeze: Parts that are held still, by their dotted names.
-        held_out: The share of examples that is kept aside to measure with.
-        most_held_out: How many that is at most.
+        held_out: The share of examples that is kept aside, decided by the seed and by what they
+            hold: recipes with the same seed and share keep the same texts, pictures and sounds
+            aside, whatever their tables and towers.
+        most_held_out: How many of those are measured with at most, of each table alike; the
+            others are not learned from either.
         report_every: Steps between two measurements.
         checkpoint_every: Steps between two checkpoints.
         seed: Decides every choice.
@@ -183,7 +190,7 @@ class Recipe:
     most_held_out: int = number(500)
     report_every: int = number(200, least=1)
     checkpoint_every: int = number(200, least=1)
-    seed: int = number(0)
+    seed: int = number(0, most=2**31 - 1)  # with the number of a step it fills 64 bits
     fold_case: bool = True
     licence: str = ""
     notes: str = ""
@@ -246,7 +253,7 @@ def read_recipe(path: Path) -> Recipe:
                 f"{path}: there is no tower {name!r}", hint="towers are text, image and audio"
             )
     said["data"] = tuple(
-        _section(Table, table, f"{path}: data[{place}]") for place, table in enumerate(tables)
+        check_section(Table, table, f"{path}: data[{place}]") for place, table in enumerate(tables)
     )
     said["towers"] = MappingProxyType(towers)
     for name, kind in (
@@ -256,9 +263,9 @@ def read_recipe(path: Path) -> Recipe:
         ("distillation", Distillation),
     ):
         if name in said:
-            said[name] = _section(kind, said[name], f"{path}: {name}")
+            said[name] = check_section(kind, said[name], f"{path}: {name}")
     said.pop("folder", None)
-    recipe = _section(Recipe, {**said, "folder": path.parent}, str(path))
+    recipe = check_section(Recipe, {**said, "folder": path.parent}, str(path))
     for table in recipe.tables():
         if not table.is_file():
             raise NotFound(f"{path} names the table {table}, which is not there")
@@ -274,8 +281,14 @@ def read_recipe(path: Path) -> Recipe:
     return recipe
 
 
-def _section(kind: type[Section], said: Any, where: str) -> Section:
+def check_section(kind: type[Section], said: Any, where: str) -> Section:
     """Return a dataclass of what a section says.
+
+    Args:
+        kind: The dataclass. A number's bounds are its field's metadata ``least`` and ``most``;
+            without any it must be 1 or more.
+        said: The section.
+        where: What to call it in errors.
 
     Raises:
         InvalidInput: A key is unknown or missing, or a value of another kind or out of bounds.
@@ -308,10 +321,9 @@ def _checked(value: Any, hint: Any, bounds: Mapping[str, Any], where: str) -> An
         fits = isinstance(value, int) or (hint is float and isinstance(value, float))
         if not fits or isinstance(value, bool):
             raise InvalidInput(f"{where} is {value!r}, no {'whole ' * (hint is int)}number")
-        if not bounds["least"] <= value <= bounds["most"]:  # NaN is in no bounds
-            raise InvalidInput(
-                f"{where} is {value!r}, not from {bounds['least']:g} to {bounds['most']:g}"
-            )
+        least, most = bounds.get("least", 1), bounds.get("most", math.inf)
+        if not least <= value <= most:  # NaN is in no bounds
+            raise InvalidInput(f"{where} is {value!r}, not from {least:.10g} to {most:.10g}")
         return hint(value)
     if get_args(hint)[:1] == (str,) and isinstance(value, list):
         if not all(isinstance(one, str) for one in value):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,10 @@ from muomni_search.training.examples import Examples
 from muomni_search.training.recipe import Recipe
 from muomni_search.view import encode_all
 
-__all__ = ["Trained", "write_model"]
+__all__ = ["Trained", "read_log", "write_model"]
 
 CARD, CURVES, LOG = "README.md", "curves.png", "log.jsonl"
-PRIOR_SAMPLE = 400
+PRIOR_SAMPLE, LEAST_SAMPLE = 400, 3
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,18 @@ class Trained:
 
 
 def write_model(directory: Path, trained: Trained, note: Callable[[str], None]) -> None:
-    """Write everything; ``model.json``, which makes it a model, comes last."""
-    lines = trained.log.read_text(encoding="utf-8").splitlines()
-    log = [json.loads(line) for line in lines]
+    """Write everything; ``model.json``, which makes it a model, comes last.
+
+    Args:
+        directory: Where to. Files that bear the names of a model's are replaced, one by one.
+        trained: What the training came to.
+        note: Told of what takes a while.
+
+    Raises:
+        NotFound: The package that draws the curves is not installed.
+        OSError: A file cannot be written; without ``model.json`` it is no model.
+    """
+    log = read_log(trained.log)
     _write_weights(directory, trained)
     with durable.whole_file(directory / LOG) as partial:
         partial.write_bytes(trained.log.read_bytes())
@@ -69,6 +79,15 @@ def write_model(directory: Path, trained: Trained, note: Callable[[str], None]) 
         description["prior"] = fit_prior(model, trained.examples, trained.recipe.seed)
     with durable.whole_file(directory / DESCRIPTION) as partial:
         partial.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the entries of a log, without a last line that a full disk has torn."""
+    entries = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError):
+            entries.append(json.loads(line))
+    return [entry for entry in entries if isinstance(entry, dict) and "step" in entry]
 
 
 def _write_weights(directory: Path, trained: Trained) -> None:
@@ -113,14 +132,14 @@ def _description(directory: Path, trained: Trained) -> dict[str, Any]:
 
 
 def fit_prior(model: Model, examples: Examples, seed: int) -> dict[str, Any]:
-    """Return the prior of a model over a sample of examples; empty when it lacks a modality."""
+    """Return the prior of a model over a sample of examples; empty when a modality has too few."""
     rng = np.random.default_rng(seed)
     rows: dict[Modality, NDArray[np.float32]] = {}
     labels: dict[Modality, list[int]] = {}
     for modality in Modality:
         numbers = np.unique(examples.numbers[modality])
         numbers = numbers[numbers >= 0]
-        if len(numbers) < 2:
+        if len(numbers) < LEAST_SAMPLE:
             return {}
         few = rng.choice(numbers, min(PRIOR_SAMPLE, len(numbers)), replace=False)
         rows[modality] = _vectors(model, modality, examples, np.sort(few))
@@ -160,8 +179,8 @@ def draw_curves(log: list[dict[str, Any]], path: Path) -> None:
     for entry in log:
         for name, value in entry["held_out"].items():
             if isinstance(value, dict):
-                series.setdefault(f"{name} recall@10", []).append(
-                    (entry["step"], value["recall@10"])
+                series.setdefault(f"{name} success@10", []).append(
+                    (entry["step"], value["success@10"])
                 )
             else:
                 label = name.replace("_", " with the teacher, ")
@@ -194,8 +213,8 @@ def write_card(trained: Trained) -> str:
     for name, value in report["last"].get("held_out", {}).items():
         if isinstance(value, dict):
             found.append(
-                f"| {name} | {value['queries']} queries | recall@1 {value['recall@1']:.3f}, "
-                f"recall@10 {value['recall@10']:.3f}, MRR {value['mrr']:.3f} |"
+                f"| {name} | {value['queries']} queries | success@1 {value['success@1']:.3f}, "
+                f"success@10 {value['success@10']:.3f}, MRR {value['mrr']:.3f} |"
             )
         else:
             found.append(f"| {name.replace('_', ' with the teacher, ')} | | {value:.3f} |")
@@ -208,7 +227,8 @@ def write_card(trained: Trained) -> str:
         "## Sizes\n\n| part | weights |\n|---|---|\n" + "\n".join(sizes),
         "## Learned from\n\n| table | rows | text | image | audio |\n|---|---|---|---|---|\n"
         + "\n".join(tables),
-        f"{report['examples']:,} examples, {report['held_out_examples']:,} held out, "
+        f"{report['examples']:,} examples, {report['held_out_examples']:,} held out "
+        f"({report['measured_examples']:,} to measure with), "
         f"{report['skipped_rows']:,} rows skipped.",
         f"{report['steps']:,} of {report['planned_steps']:,} steps of {recipe.optimiser.batch} in "
         f"{report['hours']:.2f} hours on {report['threads']} threads ({report['device']}); "

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,38 +18,35 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from muomni_search import durable
+from muomni_search.documents import hash_content
+from muomni_search.encoders.description import DESCRIPTION
 from muomni_search.encoders.model import load_model
-from muomni_search.encoders.muomni.aut import MEL_BANDS, AuTConfig
 from muomni_search.encoders.muomni.encoders import Tokenizer, train_tokenizer
 from muomni_search.encoders.muomni.layers import freeze
-from muomni_search.encoders.muomni.layouts import TOKENIZER
-from muomni_search.encoders.muomni.model import MuOmniModel
 from muomni_search.encoders.muomni.network import MuOmni
-from muomni_search.encoders.muomni.thinker import ThinkerConfig
-from muomni_search.encoders.muomni.vit import ViTConfig
 from muomni_search.encoders.protocol import Model
 from muomni_search.errors import CheckpointError, Conflict, InvalidInput, TrainingError
 from muomni_search.extras import load_extra
 from muomni_search.items import DIM, Modality
 from muomni_search.metrics import first_relevant_ranks, mean_reciprocal_rank, success_at_k
+from muomni_search.store.engine import disk_errors
 from muomni_search.training import examples as prepared
 from muomni_search.training.batches import Batches, Inputs, tensor
 from muomni_search.training.examples import Examples
+from muomni_search.training.groups import shared
 from muomni_search.training.losses import contrastive, distillation
 from muomni_search.training.recipe import Optimiser, Recipe
-from muomni_search.training.result import Trained, write_model
+from muomni_search.training.result import Trained, read_log, write_model
+from muomni_search.training.towers import Tower, build_network, load_starts, plan_towers
 
 __all__ = ["Progress", "Training", "train"]
 
-CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
+WORK, CHECKPOINT, LOG = "training", "checkpoint.pt", "log.jsonl"
+# Says that what lies beside it, be it half a model, was written by a training.
+WRITING = "writing"
 # Tokens, pictures and sounds in one run of a tower while measuring, and texts of like length
 # that go through it together while learning.
 MEASURED_AT_ONCE, TEXTS_AT_ONCE = 64, 64
-TOWERS: Mapping[Modality, tuple[str, str | None, type[Any]]] = {
-    Modality.TEXT: ("thinker", None, ThinkerConfig),
-    Modality.IMAGE: ("vision_encoder", "proj_v", ViTConfig),
-    Modality.AUDIO: ("audio_encoder", "proj_a", AuTConfig),
-}
 
 
 class Progress(Protocol):
@@ -101,43 +98,73 @@ def train(
 
     Args:
         recipe: What ``read_recipe`` returned.
-        directory: Where to; a model that is there already stays as it is.
+        directory: Where to: a directory that is empty, or not there, or of a training that was
+            interrupted. Whatever else is there stays as it is.
         device: ``cpu``, ``cuda``, ``mps``, or ``auto`` for the fastest that is there.
         threads: How many threads computing may use; all by default.
-        restart: Begin anew, whatever was trained in this place before.
-        finish: Take no more steps: make a model of the last checkpoint.
+        restart: Begin anew: the checkpoint that is there is removed, once all that the recipe
+            says was found to be in order.
+        finish: Take no more steps: make a model of the last checkpoint. Not with ``restart``.
         progress: Told of what happens.
 
     Raises:
-        Conflict: There is a model, or the checkpoint of another recipe.
+        Conflict: There is a model or anything else, or the checkpoint of another recipe or of
+            other data; or another process trains there.
         InvalidInput: The recipe or its data cannot be used.
         TrainingError: The loss is no number any more; the last good checkpoint is kept.
         NotFound: A table, model or package is missing.
     """
-    if (directory / "model.json").exists():
-        raise Conflict(f"{directory} holds a model already", hint="name another directory")
+    if restart and finish:
+        raise InvalidInput(
+            "restart and finish together: there would be nothing to finish", hint="leave one out"
+        )
     load_extra("matplotlib", extra="explore")  # for the curves: not to be missed after hours
     progress = progress or _Silent()
-    work = directory / "training"
-    work.mkdir(parents=True, exist_ok=True)
-    if restart:
-        (work / CHECKPOINT).unlink(missing_ok=True)
     before = torch.get_num_threads()
     count = threads or before
-    try:
-        run = _Run(recipe, work, torch.device(_device(device)), count, progress)
-        # Models that were loaded have set a number of their own.
-        torch.set_num_threads(count)
-        with _deterministic():
-            run.go(finish=finish)
-        report = run.report()
-        trained = Trained(
-            recipe, run.mean_network(), run.tokenizer, run.examples, report, work / LOG
-        )
-        write_model(directory, trained, progress.note)
-    finally:
-        torch.set_num_threads(before)
+    work = directory / WORK
+    with disk_errors(work):
+        _check_place(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        with durable.held_folder(work, "another process trains there"):
+            try:
+                run = _Run(recipe, work, torch.device(_device(device)), count, progress)
+                # Models that were loaded have set a number of their own.
+                torch.set_num_threads(count)
+                if restart:
+                    durable.unlink(work / CHECKPOINT)
+                with _deterministic():
+                    run.go(finish=finish)
+                report = run.report()
+                trained = Trained(
+                    recipe, run.mean_network(), run.tokenizer, run.examples, report, work / LOG
+                )
+                _check_place(directory)  # hours later
+                (work / WRITING).touch()
+                write_model(directory, trained, progress.note)
+            finally:
+                torch.set_num_threads(before)
     return Training(directory, report, run.examples.problems)
+
+
+def _check_place(directory: Path) -> None:
+    """Refuse to write over anything but what an interrupted training left.
+
+    Raises:
+        Conflict: There is something else.
+    """
+    if not directory.exists():
+        return
+    if not directory.is_dir():
+        raise Conflict(f"{directory} is a file", hint="name another directory")
+    if (directory / DESCRIPTION).exists():
+        raise Conflict(f"{directory} holds a model already", hint="name another directory")
+    others = sorted(one.name for one in directory.iterdir() if one.name != WORK)
+    if others and not (directory / WORK / WRITING).exists():
+        raise Conflict(
+            f"{directory} holds {others[0]!r}, which no training wrote",
+            hint="name a directory that is empty or not there",
+        )
 
 
 class _Run:
@@ -153,13 +180,13 @@ class _Run:
     ) -> None:
         self._recipe, self._work, self._device, self._progress = recipe, work, device, progress
         teacher = _teacher(recipe, threads)
-        starts = [_start(recipe, name) for name in recipe.start]
-        network_configs = _configs(recipe, starts)
-        vision = network_configs.get(Modality.IMAGE)
+        starts = load_starts(recipe)
+        towers = plan_towers(recipe, starts)
+        vision = towers.get(Modality.IMAGE)
         prepared.prepare(
             recipe,
             work / "examples",
-            size=vision.size if vision else 1,
+            size=vision.config.size if vision else 1,
             teacher=teacher,
             step=progress.stage,
         )
@@ -177,52 +204,61 @@ class _Run:
             )
         self.tokenizer: Path | None = None
         tokenise: Callable[[str], NDArray[np.int64]] = _no_ids
-        if (text := network_configs.get(Modality.TEXT)) is not None:
-            self.tokenizer = self._tokenizer(starts, text.vocabulary)
-            tokenizer = Tokenizer(self.tokenizer, text.vocabulary)
+        if (text := towers.get(Modality.TEXT)) is not None:
+            self.tokenizer = self._tokenizer(text)
+            tokenizer = Tokenizer(self.tokenizer, text.config.vocabulary)
             tokenise = tokenizer.ids
-            if not starts:
+            if text.start is None:
                 # Few texts give fewer pieces than were asked for.
-                network_configs[Modality.TEXT] = replace(text, vocabulary=tokenizer.size)
+                config = replace(text.config, vocabulary=tokenizer.size)
+                towers[Modality.TEXT] = replace(text, config=config)
         torch.manual_seed(recipe.seed)
-        self._network = MuOmni(
-            network_configs.get(Modality.TEXT),
-            vision,
-            network_configs.get(Modality.AUDIO),
-        )
-        for start in starts:
-            _take_over(self._network, start.network())
+        self._network = build_network(towers)
         freeze(self._network, recipe.freeze)
+        if not any(one.requires_grad for one in self._network.parameters()):
+            raise InvalidInput("freeze holds all parts still: nothing to learn")
         self._network.to(device)
         self._scale = nn.Parameter(torch.tensor(-math.log(recipe.loss.temperature)))
         self._scale.data = self._scale.data.to(device)
-        self._mean = {
-            name: value.detach().clone() for name, value in self._network.state_dict().items()
-        }
+        # Those of the network, whatever they come to hold; asking for them takes a while.
+        self._weights = self._network.state_dict()
+        self._mean = {name: value.clone() for name, value in self._weights.items()}
         self._optimiser = _adamw(self._network, self._scale, recipe.optimiser)
         self._batches = Batches(recipe, self.examples, tokenise)
-        self._groups = torch.from_numpy(self.examples.groups)
+        self._made_from = {
+            "the data": self.examples.digest,
+            "the teacher": teacher.fingerprint() if teacher else "",
+            "a start": [start.fingerprint() for start in starts],
+        }
         self._done = 0
         self._seconds = 0.0
         self._last: dict[str, Any] = {}
 
-    def _tokenizer(self, starts: list[MuOmniModel], vocabulary: int) -> Path:
-        """Return the tokenizer: of the last start that has one, else trained on the texts."""
-        path = self._work / TOKENIZER
-        inherited = [found for start in starts if (found := start.tokenizer())]
-        if path.exists():
+    def _tokenizer(self, tower: Tower) -> Path:
+        """Return the tokenizer: of the start that has the tower, else trained on the texts.
+
+        Raises:
+            InvalidInput: The start has none.
+        """
+        if tower.start is not None:
+            path = tower.start.tokenizer()
+            if path is None:
+                raise InvalidInput(
+                    f"start: {tower.start.name!r} has a tower for text and no tokenizer",
+                    hint="put its tokenizer beside the checkpoint",
+                )
             return path
-        with durable.whole_file(path) as partial:
-            if inherited:
-                partial.write_bytes(inherited[-1].read_bytes())
-            else:
-                numbers = self.examples.numbers[Modality.TEXT]
-                known = np.unique(numbers[(numbers >= 0) & ~self.examples.is_held_out])
+        numbers = self.examples.numbers[Modality.TEXT]
+        known = np.unique(numbers[(numbers >= 0) & ~self.examples.is_held_out])
+        texts = [self.examples.texts[number] for number in known]
+        facts = (tower.config.vocabulary, self._recipe.fold_case, texts)
+        # One that was made of other texts, before the recipe changed, has another name.
+        path = self._work / f"tokenizer-{hash_content(json.dumps(facts).encode())[:12]}.model"
+        if not path.exists():
+            with durable.whole_file(path) as partial:
                 partial.write_bytes(
                     train_tokenizer(
-                        [self.examples.texts[number] for number in known],
-                        vocabulary,
-                        fold_case=self._recipe.fold_case,
+                        texts, tower.config.vocabulary, fold_case=self._recipe.fold_case
                     )
                 )
         return path
@@ -299,8 +335,9 @@ class _Run:
         with torch.no_grad():
             self._scale.clamp_(max=-math.log(self._recipe.loss.least_temperature))
             keep = min(optimiser.ema, (1 + step) / (10 + step)) if optimiser.ema else 0.0
-            for name, mean in self._mean.items():
-                mean.lerp_(self._network.state_dict()[name], 1 - keep)
+            torch._foreach_lerp_(
+                list(self._mean.values()), [self._weights[name] for name in self._mean], 1 - keep
+            )
         return {
             "loss": value,
             **{name: float(loss.detach()) for name, loss in losses.items()},
@@ -315,8 +352,8 @@ class _Run:
         scale = self._scale.exp()
         losses = {}
         if recipe.loss.contrastive and len(vectors) > 1:
-            rows = {modality: torch.from_numpy(one.rows) for modality, one in inputs.items()}
-            told_apart = contrastive(vectors, rows, self._groups, scale)
+            rows = {modality: one.rows for modality, one in inputs.items()}
+            told_apart = contrastive(vectors, rows, self.examples.contents, scale)
             if told_apart is not None:
                 losses["contrastive"] = recipe.loss.contrastive * told_apart
         if recipe.distillation is not None:
@@ -326,9 +363,9 @@ class _Run:
                 said = np.flatnonzero(targets.any(axis=1))
                 if len(said):
                     losses[f"teacher_{modality}"] = how.weight * distillation(
-                        vectors[modality][said],
+                        vectors[modality].index_select(0, tensor(said).to(self._device)),
                         tensor(targets[said]).to(self._device),
-                        self._groups[one.rows[said]].to(self._device),
+                        shared(self.examples.contents[one.rows[said]]),
                         scale,
                         how.contrast,
                     )
@@ -357,8 +394,8 @@ class _Run:
     @torch.inference_mode()
     def _measure(self) -> dict[str, Any]:
         """Return what the mean weights find among the held-out examples."""
-        rows = np.flatnonzero(self.examples.is_held_out)
-        kept = {name: value.clone() for name, value in self._network.state_dict().items()}
+        rows = np.flatnonzero(self.examples.is_measured)
+        kept = {name: value.clone() for name, value in self._weights.items()}
         self._network.load_state_dict(self._mean)
         self._network.eval()
         try:
@@ -381,7 +418,7 @@ class _Run:
     def _found(
         self, rows: NDArray[np.int64], vectors: Mapping[Modality, NDArray[np.float32]]
     ) -> dict[str, Any]:
-        numbers, groups = self.examples.numbers, self.examples.groups
+        numbers = self.examples.numbers
         found: dict[str, Any] = {}
         if self._recipe.distillation is not None:
             for modality, mine in vectors.items():
@@ -392,13 +429,22 @@ class _Run:
         for asking, asked in permutations(vectors, 2):
             both = rows[(numbers[asking][rows] >= 0) & (numbers[asked][rows] >= 0)]
             if len(both) >= 2:
-                same = groups[both][:, None] == groups[both][None]
-                cosines = vectors[asking][both] @ vectors[asked][both].T
-                ranks = first_relevant_ranks(cosines, same)
+                # Each content asks and is asked once, in however many rows it stands.
+                _, first, asks = np.unique(
+                    numbers[asking][both], return_index=True, return_inverse=True
+                )
+                _, other, answers = np.unique(
+                    numbers[asked][both], return_index=True, return_inverse=True
+                )
+                relevant = np.zeros((len(first), len(other)), bool)
+                one, another = np.nonzero(shared(self.examples.contents[both]))
+                relevant[asks[one], answers[another]] = True
+                cosines = vectors[asking][both[first]] @ vectors[asked][both[other]].T
+                ranks = first_relevant_ranks(cosines, relevant)
                 found[f"{asking}→{asked}"] = {
-                    "queries": len(both),
-                    "recall@1": success_at_k(ranks, 1),
-                    "recall@10": success_at_k(ranks, 10),
+                    "queries": len(first),
+                    "success@1": success_at_k(ranks, 1),
+                    "success@10": success_at_k(ranks, 10),
                     "mrr": mean_reciprocal_rank(ranks),
                 }
         return found
@@ -407,14 +453,15 @@ class _Run:
 
     def _write_log(self, facts: Mapping[str, Any]) -> None:
         with (self._work / LOG).open("a", encoding="utf-8") as log:
-            log.write(json.dumps(facts, ensure_ascii=False) + "\n")
+            log.write(_line(facts))
 
     def _save(self) -> None:
         state = {
             "recipe": self._recipe.digest(),
+            "made_from": self._made_from,
             "step": self._done,
             "seconds": self._seconds,
-            "network": self._network.state_dict(),
+            "network": self._weights,
             "mean": self._mean,
             "scale": self._scale.detach(),
             "optimiser": self._optimiser.state_dict(),
@@ -427,8 +474,8 @@ class _Run:
         """Go on from the checkpoint, where there is one.
 
         Raises:
-            Conflict: It is of another recipe.
-            CheckpointError: It is damaged.
+            Conflict: It is of another recipe, or was made from other data or models.
+            CheckpointError: It is damaged, or of a version before this one.
         """
         path = self._work / CHECKPOINT
         log = self._work / LOG
@@ -437,14 +484,21 @@ class _Run:
             return
         try:
             state = torch.load(path, map_location=self._device, weights_only=True)
-            digest, done = state["recipe"], int(state["step"])
+            digest, done, made_from = state["recipe"], int(state["step"]), state["made_from"]
         except Exception as error:
             raise CheckpointError(
-                f"{path} cannot be read", hint="begin anew with --restart"
+                f"{path} cannot be read: it is damaged, or of another version",
+                hint="begin anew with --restart",
             ) from error
         if digest != self._recipe.digest():
             raise Conflict(
                 f"{path} is of another recipe, or of this one before it was changed",
+                hint="name another directory, or begin anew with --restart",
+            )
+        changed = [what for what, now in self._made_from.items() if made_from.get(what) != now]
+        if changed:
+            raise Conflict(
+                f"{path} was made before {' and '.join(changed)} changed",
                 hint="name another directory, or begin anew with --restart",
             )
         self._network.load_state_dict(state["network"])
@@ -454,11 +508,10 @@ class _Run:
         self._done, self._seconds = done, float(state["seconds"])
         self._last = json.loads(state["last"])
         # What was logged after the checkpoint comes again.
-        lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+        entries = read_log(log) if log.exists() else []
         with durable.whole_file(log) as partial:
             partial.write_text(
-                "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= done),
-                encoding="utf-8",
+                "".join(_line(one) for one in entries if one["step"] <= done), encoding="utf-8"
             )
         self._progress.note(f"going on after step {done}")
 
@@ -488,9 +541,15 @@ class _Run:
             "device": str(self._device),
             "examples": int((~self.examples.is_held_out).sum()),
             "held_out_examples": int(self.examples.is_held_out.sum()),
+            "measured_examples": int(self.examples.is_measured.sum()),
             "skipped_rows": len(self.examples.problems),
             "last": self._last,
         }
+
+
+def _line(facts: Mapping[str, Any]) -> str:
+    """Return a line of the log."""
+    return json.dumps(facts, ensure_ascii=False) + "\n"
 
 
 def _no_ids(_: str) -> NDArray[np.int64]:
@@ -522,85 +581,6 @@ def _adamw(network: nn.Module, scale: nn.Parameter, how: Optimiser) -> torch.opt
         lr=how.learning_rate,
         betas=(0.9, 0.98),
     )
-
-
-def _configs(recipe: Recipe, starts: list[MuOmniModel]) -> dict[Modality, Any]:
-    """Return the sizes of each tower: as a start has them, else as the recipe says.
-
-    Raises:
-        InvalidInput: The recipe has a size that no such tower has.
-    """
-    configs = {}
-    for name, sizes in recipe.towers.items():
-        modality = Modality(name)
-        part, _, kind = TOWERS[modality]
-        inherited = [tower.config for start in starts if (tower := getattr(start.network(), part))]
-        try:
-            configs[modality] = inherited[-1] if inherited else kind(**_heads(modality, sizes))
-        except TypeError as error:
-            known = ", ".join(kind.__dataclass_fields__)
-            raise InvalidInput(
-                f"towers.{name}: {str(error).rpartition('() ')[2]}", hint=f"there are {known}"
-            ) from error
-        _check_sizes(f"towers.{name}", configs[modality])
-    return configs
-
-
-def _heads(modality: Modality, sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return sizes with as many key/value heads as heads, where nothing else is said."""
-    if modality == Modality.TEXT and "heads" in sizes:
-        return {"kv_heads": sizes["heads"], **sizes}
-    return dict(sizes)
-
-
-def _check_sizes(where: str, config: Any) -> None:
-    """Refuse sizes that do not go together.
-
-    Raises:
-        InvalidInput: They do not.
-    """
-    for name, value in asdict(config).items():
-        if name not in ("dropout", "logarithm") and not value >= 1:
-            raise InvalidInput(f"{where}: {name} is {value!r}, not 1 or more")
-    faults = {
-        f"dim {config.dim} cannot be shared by {config.heads} heads": config.dim % config.heads
-    }
-    match config:
-        case ThinkerConfig():
-            faults[f"dim is {config.dim}, and only {DIM} fits the space"] = config.dim != DIM
-            faults[
-                f"{config.heads} heads cannot be served by {config.kv_heads} key/value heads"
-            ] = config.heads % config.kv_heads
-        case ViTConfig():
-            faults[f"size {config.size} is no multiple of patch {config.patch}"] = (
-                config.size % config.patch
-            )
-        case AuTConfig():
-            faults[f"downsample is {config.downsample}, not 4 or 8"] = config.downsample not in (
-                4,
-                8,
-            )
-            faults[f"bands is {config.bands}, not {MEL_BANDS}"] = config.bands != MEL_BANDS
-    for fault, is_there in faults.items():
-        if is_there:
-            raise InvalidInput(f"{where}: {fault}")
-
-
-def _take_over(network: MuOmni, start: MuOmni) -> None:
-    """Give a network the towers of another one that both have."""
-    for part, projector, _ in TOWERS.values():
-        for name in (part, projector):
-            theirs = getattr(start, name) if name else None
-            mine = getattr(network, name) if name else None
-            if theirs is not None and mine is not None:
-                mine.load_state_dict(theirs.state_dict())
-
-
-def _start(recipe: Recipe, name: str) -> MuOmniModel:
-    model = load_model(recipe.model_path(name))
-    if not isinstance(model, MuOmniModel):
-        raise InvalidInput(f"start: {name!r} is a model of the kind {model.kind!r}, not 'muomni'")
-    return model
 
 
 def _teacher(recipe: Recipe, threads: int) -> Model | None:

@@ -12,7 +12,7 @@ Attributes are named as in the reference's checkpoints. B sounds, T frames, d = 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
@@ -28,7 +28,6 @@ __all__ = ["AuT", "AuTConfig", "mel_spectrogram"]
 SAMPLE_RATE = 16_000  # Hz
 FFT_SAMPLES, WINDOW_SAMPLES, HOP_SAMPLES = 1024, 400, 160
 MEL_BANDS = 128
-FRAME_MS = 10
 # Softer than this is silence; divided so, the logarithm of what is heard lies around ±1.
 LEAST_POWER, POWER_DECADES = 1e-5, 5.0
 
@@ -57,13 +56,8 @@ class AuTConfig:
     layers: int = 4
     heads: int = 3
     hidden: int = 768
-    dropout: float = 0.1
+    dropout: float = field(default=0.1, metadata={"least": 0.0, "most": 0.9})
     logarithm: bool = False
-
-    @property
-    def step_ms(self) -> int:
-        """Milliseconds from one step to the next."""
-        return FRAME_MS * self.downsample
 
 
 class AuT(nn.Module):

@@ -43,8 +43,8 @@ def initialise(module: nn.Module) -> None:
             nn.init.zeros_(parameter)
 
 
-def freeze(module: nn.Module, names: Iterable[str]) -> int:
-    """Hold the submodules or parameters of these names still; return how many numbers that is.
+def freeze(module: nn.Module, names: Iterable[str]) -> None:
+    """Hold the submodules or parameters of these names still.
 
     Args:
         module: What is trained.
@@ -55,10 +55,11 @@ def freeze(module: nn.Module, names: Iterable[str]) -> int:
         InvalidInput: A name is none of its parts.
 
     Example:
-        >>> freeze(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)), ["0"])
-        9
+        >>> layers = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+        >>> freeze(layers, ["0"])
+        >>> [name for name, one in layers.named_parameters() if one.requires_grad]
+        ['1.weight', '1.bias']
     """
-    frozen = 0
     for name in names:
         parts = [
             parameter
@@ -70,5 +71,3 @@ def freeze(module: nn.Module, names: Iterable[str]) -> int:
             raise InvalidInput(f"nothing is called {name!r}", hint=f"the parts are {tops}")
         for parameter in parts:
             parameter.requires_grad_(False)
-            frozen += parameter.numel()
-    return frozen

@@ -10,7 +10,7 @@ Attributes are named as in the reference's checkpoints. B texts, T tokens, D = 2
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ class ThinkerConfig:
     hidden: int = 1024
     context: int = 512
     rope_theta: float = 10_000.0
-    dropout: float = 0.1
+    dropout: float = field(default=0.1, metadata={"least": 0.0, "most": 0.9})
 
 
 class Thinker(nn.Module):

@@ -10,7 +10,7 @@ Attributes are named as in the reference's checkpoints. B pictures, N = 196 squa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,7 @@ class ViTConfig:
     layers: int = 4
     heads: int = 2
     hidden: int = 512
-    dropout: float = 0.1
+    dropout: float = field(default=0.1, metadata={"least": 0.0, "most": 0.9})
 
     @property
     def grid(self) -> int:

@@ -100,7 +100,6 @@ def test_a_sound_gets_the_vector_of_a_plain_aut(
     vectors = made.embed_sounds(torch.from_numpy(mel)).numpy()
     steps = made.embed_steps(torch.from_numpy(mel)).numpy()
     assert steps.shape == (2, -(-frames // downsample), 256)
-    assert config.step_ms == 10 * downsample
     projector = weights(made.proj_a)
     for number in range(2):
         hidden = plain.sound_steps(weights(made.audio_encoder), mel[number], layers=2, heads=3)
@@ -177,7 +176,7 @@ def test_dropout_acts_in_training_alone() -> None:
 
 def test_parts_are_frozen_by_name() -> None:
     made = MuOmni(ThinkerConfig(vocabulary=50, dim=16, layers=2, heads=2, kv_heads=2), SMALL_VIT)
-    assert freeze(made, ["thinker.tok_emb", "vision_encoder.blocks.0"]) > 50 * 16
+    freeze(made, ["thinker.tok_emb", "vision_encoder.blocks.0"])
     held = {name for name, one in made.named_parameters() if not one.requires_grad}
     assert held == {
         name

@@ -68,7 +68,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if number % 2:
             time = np.arange(4800) / 16_000
             row["audio"] = f"{number}.wav"
-            tone = 0.4 * np.sin(2 * np.pi * 200 * (1 + number % 4) * time)
+            tone = 0.4 * np.sin(2 * np.pi * (200 * (1 + number % 4) + number) * time)
             soundfile.write(folder / row["audio"], tone, 16_000)
         rows.append(row)
     lines = [json.dumps(row) for row in rows]

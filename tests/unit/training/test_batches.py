@@ -1,11 +1,16 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
+from muomni_search.errors import InvalidInput
 from muomni_search.items import Modality
 from muomni_search.training import examples as prepared
 from muomni_search.training.batches import (
     Batches,
+    _colours,
+    _grid,
+    _places,
     alter_pictures,
     apportion,
     mask_bands,
@@ -55,6 +60,13 @@ def test_shares_become_whole_numbers():
     assert apportion(10, np.array([0.5, 0.3, 0.2])) == [5, 3, 2]
     assert apportion(7, np.array([1.0, 1.0])) == [4, 3]
     assert apportion(4, np.array([1.0, 0.001]))[1] == 1
+    assert apportion(4, np.array([1.0, 1.0, 1000.0])) == [1, 1, 2]
+    assert apportion(9, np.array([0.001, 4.0, 0.001, 0.001, 4.0])) == [1, 3, 1, 1, 3]
+
+
+def test_more_tables_than_a_batch_has_room_for_are_refused():
+    with pytest.raises(InvalidInput, match="a batch of 2 has no room for 3 tables"):
+        apportion(2, np.ones(3))
 
 
 def test_unaltered_pictures_have_white_behind_what_is_transparent():
@@ -78,6 +90,27 @@ def test_altered_pictures_stay_pictures_and_differ(rng):
     altered = alter_pictures(picture, Augmentation(), np.random.default_rng(0))
     assert 0 <= float(altered.min()) <= float(altered.max()) <= 1
     assert float((altered - alter_pictures(picture, Augmentation(), None)).abs().mean()) > 0.05
+
+
+def test_places_are_those_of_affine_grid():
+    maps = _places(3, Augmentation(), np.random.default_rng(0))
+    wanted = functional.affine_grid(maps, [3, 3, 6, 9], align_corners=False)
+    assert torch.allclose(_grid(maps, 6, 9), wanted, atol=1e-6)
+
+
+def test_colours_change_one_after_another():
+    pixels = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    how = Augmentation(colour=0.4, grey=0.5)
+    rng = np.random.default_rng(3)
+    brightness, contrast, saturation = (rng.uniform(0.6, 1.4, (5, 1, 1, 1)) for _ in range(3))
+    saturation[rng.random(5) < how.grey] = 0
+    wanted = pixels.double().numpy() * brightness
+    middle = wanted.mean(axis=(1, 2, 3), keepdims=True)
+    wanted = middle + (wanted - middle) * contrast
+    grey = np.tensordot(wanted, [0.299, 0.587, 0.114], axes=([1], [0]))[:, None]
+    wanted = np.clip(grey + (wanted - grey) * saturation, 0, 1)
+    found = _colours(pixels, how, np.random.default_rng(3)).numpy()
+    assert np.abs(found - wanted).max() < 1e-5
 
 
 def test_parts_of_sounds(rng):

@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional
 
 from muomni_search.items import Modality
+from muomni_search.training.groups import shared
 from muomni_search.training.losses import contrastive, distillation, info_nce
 
 
@@ -26,7 +27,7 @@ def plain_info_nce(first: np.ndarray, second: np.ndarray, scale: float) -> float
 
 def test_info_nce_is_its_definition():
     first, second = unit(5, 8), unit(5, 8, seed=1)
-    found = info_nce(first, second, torch.arange(5), torch.tensor(10.0))
+    found = info_nce(first, second, np.eye(5, dtype=bool), torch.tensor(10.0))
     assert float(found) == pytest.approx(
         plain_info_nce(first.numpy(), second.numpy(), 10.0), abs=1e-5
     )
@@ -36,8 +37,8 @@ def test_rows_that_say_the_same_are_no_negatives():
     vectors = unit(2, 8)
     twice = torch.cat([vectors, vectors])
     scale = torch.tensor(100.0)
-    apart = info_nce(twice, twice, torch.arange(4), scale)
-    together = info_nce(twice, twice, torch.tensor([0, 1, 0, 1]), scale)
+    apart = info_nce(twice, twice, np.eye(4, dtype=bool), scale)
+    together = info_nce(twice, twice, shared(np.array([[0], [1], [0], [1]])), scale)
     assert float(apart) == pytest.approx(math.log(2), abs=1e-3)  # a coin between two equals
     assert float(together) < 1e-3
 
@@ -45,30 +46,56 @@ def test_rows_that_say_the_same_are_no_negatives():
 def test_pairs_are_found_by_their_examples_whatever_the_order():
     vectors = unit(4, 8)
     rows = {
-        Modality.TEXT: torch.tensor([7, 3, 9, 1]),
-        Modality.IMAGE: torch.tensor([1, 3, 8]),
-        Modality.AUDIO: torch.tensor([20]),
+        Modality.TEXT: np.array([7, 3, 9, 1]),
+        Modality.IMAGE: np.array([1, 3, 8]),
+        Modality.AUDIO: np.array([20]),
     }
     given = {
         Modality.TEXT: vectors,
         Modality.IMAGE: vectors[[3, 1, 0]],  # what belongs to 1 and 3, and a stranger
         Modality.AUDIO: vectors[:1],
     }
-    found = contrastive(given, rows, torch.arange(30), torch.tensor(50.0))
+    found = contrastive(given, rows, np.arange(30)[:, None], torch.tensor(50.0))
     both = vectors[[3, 1]]
     assert found is not None
-    wanted = info_nce(both, both, torch.arange(2), torch.tensor(50.0))
+    wanted = info_nce(both, both, np.eye(2, dtype=bool), torch.tensor(50.0))
     assert float(found) == pytest.approx(float(wanted), abs=1e-6)
 
 
 def test_without_two_pairs_there_is_nothing_to_tell_apart():
     vectors = {Modality.TEXT: unit(2, 8), Modality.IMAGE: unit(1, 8)}
-    rows = {Modality.TEXT: torch.tensor([0, 1]), Modality.IMAGE: torch.tensor([1])}
-    assert contrastive(vectors, rows, torch.arange(2), torch.tensor(1.0)) is None
+    rows = {Modality.TEXT: np.array([0, 1]), Modality.IMAGE: np.array([1])}
+    assert contrastive(vectors, rows, np.arange(2)[:, None], torch.tensor(1.0)) is None
 
 
 def test_a_pupil_that_is_its_teacher_has_nothing_left_to_learn():
     vectors = unit(6, 8)
-    groups, scale = torch.arange(6), torch.tensor(200.0)
-    assert float(distillation(vectors, vectors, groups, scale, 1.0)) == pytest.approx(0, abs=1e-3)
-    assert float(distillation(vectors, -vectors, groups, scale, 0.0)) == pytest.approx(2, abs=1e-5)
+    same, scale = np.eye(6, dtype=bool), torch.tensor(200.0)
+    assert float(distillation(vectors, vectors, same, scale, 1.0)) == pytest.approx(0, abs=1e-3)
+    assert float(distillation(vectors, -vectors, same, scale, 0.0)) == pytest.approx(2, abs=1e-5)
+
+
+def test_captions_of_one_picture_are_no_negatives_of_each_other():
+    pictures = unit(4, 8).repeat_interleave(5, dim=0)
+    contents = np.stack([np.arange(20), np.arange(20) // 5, np.full(20, -1)], axis=1)
+    rows = {one: np.arange(20) for one in (Modality.TEXT, Modality.IMAGE)}
+    vectors = {Modality.TEXT: pictures, Modality.IMAGE: pictures}
+    found = contrastive(vectors, rows, contents, torch.tensor(100.0))
+    assert found is not None
+    assert float(found) < 1e-3
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_losses_are_where_the_vectors_are(device):
+    # On "meta" tensors have no numbers, but refuse to meet those of another device.
+    vectors = {one: torch.empty(6, 8, device=device) for one in (Modality.TEXT, Modality.IMAGE)}
+    scale = torch.empty((), device=device)
+    rows = {one: np.arange(6) for one in vectors}
+    contents = np.array([[0, 0], [1, 0], [2, 1], [3, 2], [3, 3], [4, 4]])
+    losses = [
+        contrastive(vectors, rows, contents, scale),
+        distillation(*vectors.values(), shared(contents), scale, 0.5),
+    ]
+    for loss in losses:
+        assert loss is not None
+        assert loss.device.type == device

@@ -25,6 +25,7 @@ def test_what_a_recipe_leaves_out_has_its_default(write_recipe):
         ("held_out = 0.25", "held_out = 0.9", r"held_out is 0.9, not from 0 to 0.5"),
         ("held_out = 0.25", "freeze = [1]", r"freeze is \[1\], no list of texts"),
         ("held_out = 0.25", 'seed = "one"', r"seed is 'one', no whole number"),
+        ("held_out = 0.25", "seed = 5000000000", r"seed is 5000000000, not from 0 to 2147483647"),
         ('name = "toy"', "name = 7", r"name is 7, which does not fit"),
         ('name = "toy"', "", r"name is missing"),
         ("[towers.audio]", "[towers.smell]", r"there is no tower 'smell': towers are text"),

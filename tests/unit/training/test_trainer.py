@@ -4,8 +4,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from muomni_search import Modality, load_model, read_recipe, train
+from muomni_search import Modality, durable, load_model, read_recipe, train
+from muomni_search.encoders.hashing import HashingModel
+from muomni_search.encoders.muomni.network import MuOmni
 from muomni_search.errors import CheckpointError, Conflict, InvalidInput, TrainingError
 from muomni_search.training import trainer
 from muomni_search.training.trainer import learning_rate
@@ -51,8 +54,11 @@ def test_a_training_leaves_a_model_that_encodes_all_three(write_recipe, tmp_path
         assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
     assert model.prior.keys() == set(Modality)
     card = (tmp_path / "toy/README.md").read_text(encoding="utf-8")
-    assert "18 examples, 6 held out, 0 rows skipped" in card
+    held = training.report["held_out_examples"]
+    assert 2 <= held <= 12
+    assert f"{24 - held} examples, {held} held out ({held} to measure with), 0 rows" in card
     assert "text→image" in card
+    assert "success@10" in card
     log = read_log(tmp_path / "toy")
     assert [entry["step"] for entry in log] == [2, 4]
 
@@ -159,7 +165,7 @@ def test_a_checkpoint_of_another_recipe_is_refused_until_it_is_told_to_begin_ane
 def test_a_damaged_checkpoint_is_named(write_recipe, tmp_path):
     (tmp_path / "toy/training").mkdir(parents=True)
     (tmp_path / "toy/training/checkpoint.pt").write_bytes(b"rubbish")
-    with pytest.raises(CheckpointError, match=r"checkpoint\.pt cannot be read: begin anew"):
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt cannot be read: it is .*begin anew"):
         train(read_recipe(write_recipe()), tmp_path / "toy")
 
 
@@ -233,6 +239,18 @@ def test_the_rate_rises_in_a_line_and_falls_in_a_cosine(write_recipe):
         (("channels = 4", "channels = 4\ndownsample = 3"), r"towers\.audio: downsample is 3"),
         (("channels = 4", "channels = 0"), r"towers\.audio: channels is 0"),
         (("vocabulary = 80", "vocabulary = 2"), r"no tokenizer of 2 pieces"),
+        (("heads = 2", 'heads = "2"'), r"towers\.text: kv_heads is '2', no whole number"),
+        (("heads = 2", "heads = 256"), r"towers\.text: 256 heads are 1 wide"),
+        (("patch = 16", "patch = 16.5"), r"towers\.image: patch is 16\.5, no whole number"),
+        (("patch = 16", "patch = 16\ndropout = 3"), r"towers\.image: dropout is 3, not from 0 to"),
+        (("logarithm = true", 'logarithm = "yes"'), r"towers\.audio: logarithm is 'yes'"),
+        (
+            (
+                "held_out = 0.25",
+                'freeze = ["thinker", "vision_encoder", "audio_encoder", "proj_v", "proj_a"]',
+            ),
+            r"freeze holds all parts still",
+        ),
     ],
 )
 def test_sizes_that_no_tower_has_are_refused(write_recipe, tmp_path, change, said):
@@ -262,3 +280,199 @@ def test_data_of_one_modality_without_a_teacher_is_refused(write_recipe, tmp_pat
 def test_a_device_that_is_not_there_is_refused(write_recipe, tmp_path):
     with pytest.raises(InvalidInput, match="there is no device 'abacus'"):
         train(read_recipe(write_recipe()), tmp_path / "toy", device="abacus")
+
+
+# ---- going on, and what else is there --------------------------------------------------------
+
+
+def checkpoint(directory):
+    return (directory / "training/checkpoint.pt").read_bytes()
+
+
+@pytest.fixture
+def stopped(write_recipe, tmp_path, monkeypatch):
+    """A training that was killed after its checkpoint."""
+    recipe = read_recipe(write_recipe(more=TEACHER))
+    with monkeypatch.context() as patched:
+        take = trainer._Run._step
+
+        def killed(run, number):
+            if number == 2:
+                raise Killed
+            return take(run, number)
+
+        patched.setattr(trainer._Run, "_step", killed)
+        with pytest.raises(Killed):
+            train(recipe, tmp_path / "toy")
+    return tmp_path / "toy"
+
+
+def test_a_checkpoint_is_kept_until_all_is_in_order(stopped, write_recipe):
+    before = checkpoint(stopped)
+    recipe = read_recipe(write_recipe(more=TEACHER))
+    with pytest.raises(InvalidInput, match="restart and finish together"):
+        train(recipe, stopped, restart=True, finish=True)
+    for change in (("heads = 2", "heads = 3"), ("held_out", 'freeze = ["nothing"]\nheld_out')):
+        with pytest.raises(InvalidInput):
+            train(read_recipe(write_recipe(change, more=TEACHER)), stopped, restart=True)
+    assert checkpoint(stopped) == before
+    assert train(recipe, stopped, restart=True).report["steps"] == 4
+
+
+def test_what_else_is_in_a_directory_stays(write_recipe, tmp_path):
+    recipe = read_recipe(write_recipe())
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/README.md").write_text("mine", encoding="utf-8")
+    with pytest.raises(Conflict, match=r"holds 'README\.md', which no training wrote"):
+        train(recipe, tmp_path / "mine", restart=True)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["README.md"]
+    with pytest.raises(Conflict, match="is a file"):
+        train(recipe, tmp_path / "mine/README.md")
+
+
+def test_a_model_that_was_half_written_is_written_again(write_recipe, tmp_path, monkeypatch):
+    recipe = read_recipe(write_recipe())
+
+    def killed(*_):
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr("muomni_search.training.result.draw_curves", killed)
+        with pytest.raises(Killed):
+            train(recipe, tmp_path / "toy")
+    assert (tmp_path / "toy/model.safetensors").exists()
+    train(recipe, tmp_path / "toy")
+    assert (tmp_path / "toy/model.json").exists()
+
+
+def test_a_new_beginning_has_a_new_tokenizer(write_recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "write_model", lambda *_: None)
+    other = (("vocabulary = 80", "vocabulary = 60"), ("held_out", "fold_case = false\nheld_out"))
+    sizes = []
+    for changes in ((), other):
+        train(read_recipe(write_recipe(*changes)), tmp_path / "toy", restart=True)
+        state = torch.load(tmp_path / "toy/training/checkpoint.pt", weights_only=True)
+        sizes.append(len(state["network"]["thinker.tok_emb.weight"]))
+    train(read_recipe(write_recipe(*other)), tmp_path / "fresh")
+    fresh = torch.load(tmp_path / "fresh/training/checkpoint.pt", weights_only=True)
+    assert sizes[1] == len(fresh["network"]["thinker.tok_emb.weight"]) != sizes[0]
+
+
+def test_data_that_changed_since_the_checkpoint_are_refused(stopped, write_recipe, corpus):
+    recipe = read_recipe(write_recipe(more=TEACHER))
+    table = corpus / "pairs.jsonl"
+    said = table.read_text(encoding="utf-8")
+    try:
+        table.write_text(said.replace("number 5", "number five"), encoding="utf-8")
+        with pytest.raises(Conflict, match=r"made before the data changed: .*--restart"):
+            train(recipe, stopped)
+    finally:
+        table.write_text(said, encoding="utf-8")
+    # The same bytes, written again.
+    picture = corpus / "1.png"
+    picture.write_bytes(picture.read_bytes())
+    assert train(recipe, stopped).report["steps"] == 4
+
+
+def test_a_teacher_that_changed_since_the_checkpoint_is_refused(stopped, write_recipe, monkeypatch):
+    monkeypatch.setattr(HashingModel, "fingerprint", lambda _: "another")
+    with pytest.raises(Conflict, match="made before the teacher changed"):
+        train(read_recipe(write_recipe(more=TEACHER)), stopped)
+
+
+def test_a_torn_line_of_the_log_ends_nothing(stopped, write_recipe):
+    with (stopped / "training/log.jsonl").open("a", encoding="utf-8") as log:
+        log.write('{"step": 4, "lo')
+    train(read_recipe(write_recipe(more=TEACHER)), stopped)
+    assert [entry["step"] for entry in read_log(stopped)] == [2, 4]
+
+
+def test_two_trainings_do_not_share_a_directory(stopped, write_recipe):
+    before = checkpoint(stopped)
+    with (
+        durable.held_folder(stopped / "training", "a test is here"),
+        pytest.raises(Conflict, match="another process trains there"),
+    ):
+        train(read_recipe(write_recipe(more=TEACHER)), stopped, restart=True)
+    assert checkpoint(stopped) == before
+
+
+def test_a_step_does_not_ask_for_all_weights_by_name(write_recipe, tmp_path, monkeypatch):
+    counted, ask, take = [], MuOmni.state_dict, trainer._Run._step
+
+    def counting(network, *args, **options):
+        counted.append(None)
+        return ask(network, *args, **options)
+
+    def step(run, number):
+        before = len(counted)
+        facts = take(run, number)
+        assert len(counted) == before
+        return facts
+
+    monkeypatch.setattr(MuOmni, "state_dict", counting)
+    monkeypatch.setattr(trainer._Run, "_step", step)
+    train(read_recipe(write_recipe()), tmp_path / "toy")
+    assert counted
+
+
+def test_a_start_and_a_recipe_agree_about_sizes(write_recipe, tmp_path, monkeypatch):
+    train(read_recipe(write_recipe()), tmp_path / "first")
+    start = ("held_out", f'start = ["{tmp_path / "first"}"]\nheld_out')
+    networks = []
+    build = trainer.build_network
+    monkeypatch.setattr(
+        trainer, "build_network", lambda towers: networks.append(build(towers)) or networks[-1]
+    )
+    without = ("layers = 1\nheads = 2", "layers = 1\nheads = 2\ndropout = 0.5")
+    train(read_recipe(write_recipe(start, without)), tmp_path / "second")
+    assert networks[0].thinker.config.dropout == networks[0].thinker.drop.p == 0.5
+    assert networks[0].thinker.config.layers == 1
+    more = ("layers = 1\nheads = 2", "layers = 3\nheads = 2")
+    with pytest.raises(InvalidInput, match=r"layers is 3, and the tower of the start has 1"):
+        train(read_recipe(write_recipe(start, more)), tmp_path / "third")
+
+
+def test_a_tower_comes_from_the_last_start_that_has_it(write_recipe, tmp_path):
+    for name, layers in (("one", 1), ("two", 2)):
+        sizes = ("layers = 1\nheads = 2", f"layers = {layers}\nheads = 2")
+        train(read_recipe(write_recipe(sizes)), tmp_path / name)
+    starts = [str(tmp_path / name) for name in ("one", "two")]
+    start = ("held_out", f"start = {starts}\nheld_out")
+    plain = ("layers = 1\nheads = 2\nhidden = 16\n", "")
+    train(read_recipe(write_recipe(start, plain)), tmp_path / "both")
+    assert load_model(tmp_path / "both").parts()["thinker"]["layers"] == 2
+
+
+def test_captions_of_one_picture_are_all_found_by_it(write_recipe, tmp_path, corpus, monkeypatch):
+    rng = np.random.default_rng(2)
+    rows = []
+    for number in range(12):
+        pixels = rng.integers(0, 255, (4, 4, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(corpus / f"found{number}.png")
+        rows += [
+            {"text": f"{caption} of {number}", "image": f"found{number}.png"}
+            for caption in range(3)
+        ]
+    (corpus / "found.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    said = write_recipe(("pairs", "found")).read_text(encoding="utf-8")
+    head, *sections = said.split("\n[")
+    path = corpus / "found.toml"
+    path.write_text(
+        "\n[".join([head, *(one for one in sections if not one.startswith("towers.audio"))]),
+        encoding="utf-8",
+    )
+    perfect = np.linalg.qr(rng.standard_normal((256, 256)))[0].astype(np.float32)
+
+    def embed(run, modality, inputs):
+        number = run.examples.numbers[Modality.IMAGE][inputs.rows]
+        return torch.from_numpy(perfect[number]).requires_grad_(run._network.training)
+
+    monkeypatch.setattr(trainer._Run, "_embed", embed)
+    monkeypatch.setattr(trainer._Run, "_step", lambda *_: {"loss": 0.0})
+    monkeypatch.setattr(trainer, "write_model", lambda *_: None)
+    found = train(read_recipe(path), tmp_path / "toy").report["last"]["held_out"]
+    pictures, texts = found["image→text"]["queries"], found["text→image"]["queries"]
+    assert texts == 3 * pictures > 3
+    for direction in ("image→text", "text→image"):
+        assert found[direction]["success@1"] == found[direction]["mrr"] == 1
