@@ -224,6 +224,7 @@ def test_models_are_listed_and_shown(muomni: Run) -> None:
 def test_base_and_hashing_come_with_the_package(muomni: Run) -> None:
     assert [model["name"] for model in answers(muomni("model", "list"))] == [
         "base",
+        "base-offline",
         "muomni-tiny",
         "hashing",
     ]

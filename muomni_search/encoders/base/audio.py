@@ -116,16 +116,15 @@ class SummedEncoder:
     dim = DIM
 
     def __init__(self, first: Encoder, second: Encoder) -> None:
-        self._first = first
-        self._second = second
+        self.towers = (first, second)
 
     def fingerprint(self) -> str:
         """Return the fingerprint of the model that this encoder belongs to."""
-        return self._first.fingerprint()
+        return self.towers[0].fingerprint()
 
     def prepare(self, content: NDArray[np.float32]) -> list[Piece]:
         """Return a piece for each window of a waveform (samples,): what both make of it."""
-        pieces = zip(self._first.prepare(content), self._second.prepare(content), strict=True)
+        pieces = zip(*(encoder.prepare(content) for encoder in self.towers), strict=True)
         return [Piece((one, other), one.span) for one, other in pieces]
 
     def encode(self, batch: Sequence[Piece]) -> NDArray[np.float32]:
@@ -134,7 +133,7 @@ class SummedEncoder:
             return np.empty((0, DIM), np.float32)
         one, other = (
             encoder.encode([piece.data[place] for piece in batch])
-            for place, encoder in enumerate((self._first, self._second))
+            for place, encoder in enumerate(self.towers)
         )
         return normalise(one + other)
 

