@@ -33,6 +33,7 @@ from muomni_search.encoders.foreign.source import Source, find_source, probes_of
 from muomni_search.encoders.model import load_model
 from muomni_search.encoders.protocol import Encoder, Model
 from muomni_search.errors import CheckpointError, Conflict, InvalidInput, MuomniError, NotFound
+from muomni_search.ingest.examples import cell_text
 from muomni_search.ingest.rows import TEXT_COLUMNS, Row, read_rows
 from muomni_search.ingest.table import find_beside
 from muomni_search.items import DIM, Item, Modality, Problem
@@ -54,8 +55,6 @@ __all__ = ["Alignment", "align"]
 KEY_COLUMNS = ("key_a", "key_b")
 # Fewer vectors of a modality than this say less of unrelated cosines than the parent does.
 PRIOR_ROWS = 50
-# As many as the prior of `base` was fitted on.
-PRIOR_SAMPLE = 400
 
 Vectors = dict[Modality, NDArray[np.float32]]
 Labels = dict[Modality, Sequence[object]]
@@ -448,10 +447,10 @@ class _Reader:
             InvalidInput: They make no pair, or a file is not there or not in the table's folder.
         """
         if any(row.get(name) is not None for name in KEY_COLUMNS):
-            items = _items([_text(name, row.get(name)) for name in KEY_COLUMNS], view)
+            items = _items([cell_text(name, row.get(name)) for name in KEY_COLUMNS], view)
             found = [self._content_of(item) for item in items]
         else:
-            given = {one: _text(one, row[one]) for one in Modality if row.get(one) is not None}
+            given = {one: cell_text(one, row[one]) for one in Modality if row.get(one) is not None}
             found = [
                 Content(one, value if one == Modality.TEXT else find_beside(table, value))
                 for one, value in given.items()
@@ -510,14 +509,6 @@ def _labels(rows: Pairs) -> Labels:
     return found
 
 
-def _text(name: str, value: Any) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str) or not value.strip():
-        raise InvalidInput(f"{name} is {value!r}, no text", hint="give a text")
-    return value
-
-
 # ---- what the maps do ----------------------------------------------------------------------------
 
 
@@ -550,7 +541,7 @@ def _prior(
     of: Labels = {}
     for modality, rows in vectors.items():
         if len(rows) >= PRIOR_ROWS:
-            some = rng.permutation(len(rows))[:PRIOR_SAMPLE]
+            some = rng.permutation(len(rows))[: ranking.PRIOR_SAMPLE]
             mapped = modality in maps
             sampled[modality] = apply_map(rows[some], maps[modality]) if mapped else rows[some]
             of[modality] = [labels[modality][row] for row in some]

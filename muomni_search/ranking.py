@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from muomni_search.items import Modality
 
 __all__ = [
+    "PRIOR_SAMPLE",
     "UNKNOWN",
     "Background",
     "Prior",
@@ -31,6 +32,8 @@ __all__ = [
 
 # 200 rows rank as well as all; more make the score of a single query steadier.
 SAMPLE_ROWS = 1_024
+# Contents of each modality that a model's prior is fitted on.
+PRIOR_SAMPLE = 400
 # So many rows weigh as much as what the model knew before.
 PRIOR_WEIGHT = 50
 TAIL = 0.99

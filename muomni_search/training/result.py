@@ -28,7 +28,7 @@ from muomni_search.view import encode_all
 __all__ = ["Trained", "read_log", "write_model"]
 
 CARD, CURVES, LOG = "README.md", "curves.png", "log.jsonl"
-PRIOR_SAMPLE, LEAST_SAMPLE = 400, 3
+LEAST_SAMPLE = 3
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def fit_prior(model: Model, examples: Examples, seed: int) -> dict[str, Any]:
         numbers = numbers[numbers >= 0]
         if len(numbers) < LEAST_SAMPLE:
             return {}
-        few = rng.choice(numbers, min(PRIOR_SAMPLE, len(numbers)), replace=False)
+        few = rng.choice(numbers, min(ranking.PRIOR_SAMPLE, len(numbers)), replace=False)
         rows[modality] = _vectors(model, modality, examples, np.sort(few))
         owner = dict(zip(examples.numbers[modality], examples.groups, strict=True))
         labels[modality] = [int(owner[number]) for number in np.sort(few)]
