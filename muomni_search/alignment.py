@@ -56,6 +56,9 @@ KEY_COLUMNS = ("key_a", "key_b")
 # Fewer vectors of a modality than this say less of unrelated cosines than the parent does.
 PRIOR_ROWS = 50
 
+# A lower mean cosine of old and new vectors than this deserves a warning.
+MUCH_MOVED = 0.7
+
 Vectors = dict[Modality, NDArray[np.float32]]
 Labels = dict[Modality, Sequence[object]]
 
@@ -187,15 +190,18 @@ def align(
     sources, foreign = _open_foreign(encoders or {}, parent)
     reader = _Reader(parent, foreign, collection, progress or Silent())
     rows = reader.read(table)
-    staying = _anchor(rows, table, anchor)
-    learned = learn(rows, anchor=staying, pull=pull, folds=folds, refine=refine, seed=seed)
-    learned.notes += reader.notes
+    problems = list(reader.problems)
+    staying = _anchor(rows, table, anchor, problems)
+    try:
+        learned = learn(rows, anchor=staying, pull=pull, folds=folds, refine=refine, seed=seed)
+    except InvalidInput as error:
+        raise InvalidInput(f"{error.what}{_first_of(problems)}", hint=error.hint) from error
+    learned.notes += [*reader.notes, *_losses(learned)]
     widest = max([DIM, *(source.dim for source in sources.values())])
     if len(rows) < widest:
         learned.notes.append(
             f"{len(rows)} pairs are fewer than the {widest} dimensions: the maps were held the more"
         )
-    problems = list(reader.problems)
     background, drift_of = reader.background(rows)[0], reader.searched or str(table)
     kept: list[dict[str, Any]] = []
     if keep is not None:
@@ -214,6 +220,12 @@ def align(
         problems=problems,
         sources=sources,
     )
+    learned.notes += [
+        f"{modality}: the mean cosine of old and new vectors is {cosine:.2f}; look with --keep at "
+        "what became of the rest before you move a collection"
+        for modality, cosine in done.drift.items()
+        if cosine < MUCH_MOVED
+    ]
     if learned.maps:
         described = reader.described()
         prior = _prior(parent, *reader.background(rows), learned.maps, seed)
@@ -258,7 +270,27 @@ def _open_foreign(
     return sources, found
 
 
-def _anchor(rows: Pairs, table: Path, wanted: Modality | str | None) -> Modality:
+def _first_of(problems: Sequence[Problem]) -> str:
+    """Return what to add to an error when rows could not be used: how many, and why the first."""
+    if not problems:
+        return ""
+    return f"; {len(problems):,} rows could not be used, the first: {problems[0].error}"
+
+
+def _losses(learned: Learned) -> Iterator[str]:
+    """Yield a note for each direction in which held-out pairs find less than before."""
+    for one in learned.retrieval:
+        interval = one["mrr_gain_interval"]
+        if interval is not None and interval[1] < 0:
+            yield (
+                f"{one['from']} → {one['to']} finds less than before: held-out MRR "
+                f"{one['before']['mrr']:.2f} → {one['after']['mrr']:.2f}"
+            )
+
+
+def _anchor(
+    rows: Pairs, table: Path, wanted: Modality | str | None, problems: Sequence[Problem]
+) -> Modality:
     """Return the modality that stays.
 
     Raises:
@@ -267,7 +299,8 @@ def _anchor(rows: Pairs, table: Path, wanted: Modality | str | None) -> Modality
     there = [one for one in Modality if one in rows.contents and rows.have(one).any()]
     if not there:
         raise InvalidInput(
-            f"{table}: no pair can be used", hint="each row needs two of text, image and audio"
+            f"{table}: no pair can be used{_first_of(problems)}",
+            hint=problems[0].hint if problems else "each row needs two of text, image and audio",
         )
     if wanted is not None and wanted not in there:
         raise InvalidInput(
@@ -458,8 +491,10 @@ class _Reader:
         modalities = {one.modality for one in found}
         least = 1 if modalities & self._twins else 2
         if len(modalities) < max(least, len(found)):
+            others = [name for name, value in row.items() if value is not None]
+            nothing = f"a row with {', '.join(others)}" if others else "nothing"
             raise InvalidInput(
-                f"{' and '.join(one.modality for one in found) or 'nothing'} is no pair",
+                f"{' and '.join(one.modality for one in found) or nothing} is no pair",
                 hint="fill two of text, image and audio, or key_a and key_b of two modalities",
             )
         return found
@@ -568,8 +603,6 @@ def _check_target(target: Path, parent: Model, *, force: bool) -> None:
         Conflict: The place is taken.
     """
     with disk_errors(target):
-        if not target.parent.is_dir():
-            raise Conflict(f"{target.parent} is no folder", hint="make it first")
         if not target.exists():
             return
         if not target.is_dir():
@@ -599,7 +632,7 @@ def _whole_directory(target: Path, parent: Model, *, force: bool) -> Iterator[Pa
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     old = target.with_name(f".{target.name}.{os.getpid()}.old")
     with disk_errors(target):
-        partial.mkdir()
+        partial.mkdir(parents=True)
         try:
             yield partial
             for path in sorted(partial.iterdir()):

@@ -481,7 +481,15 @@ def _loader(directory: Path, model: str | Path | None) -> Callable[[Snapshot], M
         opened_with = opened_with or snapshot.fingerprint
         # A collection that has moved to another model since it was opened says which one itself.
         has_moved = snapshot.fingerprint != opened_with
-        loaded = load_model(snapshot.model if model is None or has_moved else model)
+        try:
+            loaded = load_model(snapshot.model if model is None or has_moved else model)
+        except NotFound as error:
+            if model is not None:
+                raise
+            raise NotFound(
+                f"{directory}: its {error.what}",
+                hint="where it lies elsewhere now: muomni reembed --model PATH",
+            ) from error
         if loaded.fingerprint() != snapshot.fingerprint:
             raise Conflict(
                 f"{directory} holds vectors of the model {snapshot.model!r} "

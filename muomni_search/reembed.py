@@ -113,10 +113,14 @@ def reembed_collection(
     store, folder = collection.store, collection.directory / STAGE
     dropped: list[Problem] = []
     with store.snapshot() as snapshot:
-        old = snapshot.fingerprint
+        old, called = snapshot.fingerprint, snapshot.model
     how: Literal["mapped", "encoded", "unchanged"] = "unchanged"
     with disk_errors(folder), durable.held_folder(folder, "another process moves this collection"):
-        if new.fingerprint() != old:
+        if new.fingerprint() == old:
+            if called != name:  # the same model, in another place now
+                with store.write(fingerprint=old) as writer:
+                    writer.set_model(name, old)
+        else:
             mapping = new.map_from(old)
             if mapping is not None:
                 how = "mapped"
@@ -206,9 +210,12 @@ class _Move:
 
     def run(self, name: str, old: str, *, drop_missing: bool) -> list[Problem]:
         """Encode all, then let the new vectors take the place of the old ones."""
-        if not drop_missing:
-            with self._store.snapshot() as snapshot:
-                # Before the hours that the others take.
+        with self._store.snapshot() as snapshot:
+            # That the model lacks a modality is no reason to drop items, and is told before the
+            # hours that the others take.
+            for modality in snapshot.counts():
+                self._model.encoder(modality)
+            if not drop_missing:
                 _refuse(list(_hopeless(snapshot)))
         while len(keys := self._lacking()) > FEW_ITEMS:
             self._encode(keys)

@@ -151,15 +151,16 @@ def _print_table(done: Alignment) -> None:
                     f"{one['queries']:,}",
                     *(
                         f"{_figure(one['before'], figure)} → {_figure(one['after'], figure)}"
-                        for figure in ("success@1", "success@5", "success@10", "mrr")
+                        for figure in ("success@1", "success@10", "mrr")
                     ),
                     "" if interval is None else f"{interval[0]:+.2f} … {interval[1]:+.2f}",
                 )
             )
     print_table(
-        ("pairs", "direction", "n", "S@1", "S@5", "S@10", "MRR", "MRR gain, 95 %"),
+        ("pairs", "direction", "n", "S@1", "S@10", "MRR", "MRR gain, 95 %"),
         rows,
         right=("n",),
+        wrap=("pairs", "direction"),
     )
     for modality, source in done.sources.items():
         agreement = done.learned.agreement.get(str(modality))

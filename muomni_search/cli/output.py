@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
     from muomni_search import Item
     from muomni_search.pipeline import Progress
@@ -28,6 +29,7 @@ _HARMFUL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udff
 
 
 GAP = 2  # cells between two columns of a table
+LEAST = 6  # cells that a column keeps which gives way
 
 
 def harmless(text: str) -> str:
@@ -106,6 +108,8 @@ def print_table(
 ) -> None:
     """Print a table on stdout, within the width of the terminal.
 
+    Where the columns that do not give way need more than that, each row becomes a block of lines.
+
     Args:
         names: The columns.
         rows: A cell a column.
@@ -123,10 +127,12 @@ def print_table(
         name: max(len(name), *(row[number].cell_len for row in cells))
         for number, name in enumerate(names)
     }
-    widths |= _share(
-        console.width - sum(widths[name] + GAP for name in names if name not in {*cut, *wrap}),
-        {name: widths[name] for name in (*cut, *wrap)},
-    )
+    fixed = sum(widths[name] + GAP for name in names if name not in {*cut, *wrap})
+    least = sum(min(widths[name], LEAST) + GAP for name in (*cut, *wrap))
+    if cells and fixed + least - GAP > console.width:
+        _print_blocks(console, names, cells)
+        return
+    widths |= _share(console.width - fixed, {name: widths[name] for name in (*cut, *wrap)})
     table = Table(box=box.SIMPLE_HEAD, padding=(0, GAP - 1, 0, 0), pad_edge=False, show_edge=False)
     for name in names:
         table.add_column(
@@ -139,6 +145,18 @@ def print_table(
     for row in cells:
         table.add_row(*row)
     console.print(table)
+
+
+def _print_blocks(console: Console, names: Sequence[str], rows: Sequence[Sequence[Text]]) -> None:
+    """Print each row as lines of a name and a value, without the values that are empty."""
+    width = max(map(len, names))
+    for number, row in enumerate(rows):
+        if number:
+            console.print()
+        for name, value in zip(names, row, strict=True):
+            if value.plain:
+                console.print(f"{name:<{width}}  ", end="")
+                console.print(value, soft_wrap=True)
 
 
 def _share(available: int, wanted: Mapping[str, int]) -> dict[str, int]:

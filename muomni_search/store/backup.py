@@ -48,6 +48,7 @@ def back_up(
     target = Path(target).absolute()
     with disk_errors(target):
         _check_target(store, target)
+        target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.partial")
         with durable.held_folder(partial, "it is being copied to already"):
             _clear(partial)  # what was left by one that died
@@ -64,8 +65,6 @@ def back_up(
 
 
 def _check_target(store: Store, target: Path) -> None:
-    if not target.parent.is_dir():
-        raise Conflict(f"{target.parent} is no folder", hint="make it first")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise Conflict(f"{target} exists already and is not empty", hint="name another place")
     if store.directory in target.resolve().parents:

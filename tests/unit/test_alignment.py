@@ -446,3 +446,37 @@ def test_encoders_that_make_no_sense_are_refused(
         learn(folder / "pairs.jsonl", tmp_path / "model", encoders=encoders)
     assert next(iter(encoders.values())) in str(caught.value) or "smell" in str(caught.value)
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([{"text": "red", "image": "gone.png"}] * 3, "3 rows could not be used, the first: .*gone"),
+        ([{"txt": "red", "img": "0.png"}] * 3, "a row with txt, img is no pair"),
+        ([{"key_a": "a", "key_b": "b"}] * 3, "keys, but of no collection"),
+    ],
+)
+def test_when_no_row_can_be_used_the_first_says_why(
+    rows: list[dict[str, str]], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidInput, match=said) as caught:
+        learn(write(tmp_path / "pairs.jsonl", rows), tmp_path / "model")
+    assert caught.value.hint
+
+
+def test_what_finds_less_than_before_is_said(folder: Path, tmp_path: Path) -> None:
+    """Pictures whose names are turned round, on a model that knows the right ones."""
+    learn(folder / "pairs.jsonl", tmp_path / "right")
+    rng = np.random.default_rng(0)
+    rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
+    wrong = [{**row, "text": str(rng.choice(list(COLOURS)))} for row in rows]
+    table = write(
+        folder / "wrong.jsonl",
+        [{**one, "text": f"{one['text']} {n}"} for n, one in enumerate(wrong)],
+    )
+    done = learn(table, tmp_path / "new" / "model", pull=0.1)
+    assert (tmp_path / "new" / "model" / "model.json").exists()
+    told = [one for one in done.learned.notes if "finds less than before" in one]
+    worse = [one for one in done.learned.retrieval if one["mrr_gain_interval"][1] < 0]
+    assert len(told) == len(worse)
+    assert any("mean cosine of old and new vectors" in note for note in done.learned.notes)

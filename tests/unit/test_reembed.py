@@ -392,3 +392,35 @@ def test_a_collection_whose_model_became_another_is_read_and_can_be_moved(
         assert reembed_collection(opened, checkpoint).how == "encoded"
         assert opened.query("an owl", 1)
     assert len(vectors(tmp_path / "collection")) == 5
+
+
+def test_a_model_that_lacks_a_modality_deletes_nothing(
+    place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Even with drop_missing: the sounds are there, what hears them is not."""
+    import soundfile
+
+    soundfile.write(tmp_path / "hum.wav", np.sin(np.arange(8_000) / 20), 16_000)
+    monkeypatch.setenv("MUOMNI_CACHE", str(tmp_path / "cache"))
+    with Collection.open(place) as opened:
+        opened.add(read_corpus([tmp_path / "hum.wav"]))
+        before = {item.key for item in opened.items()}
+        for drop_missing in (False, True):
+            with pytest.raises(NotFound, match="sound tower") as caught:
+                reembed_collection(opened, "base", drop_missing=drop_missing)
+            assert "muomni model fetch base" in (caught.value.hint or "")
+        assert {item.key for item in opened.items()} == before
+        assert opened.stats()["model"]["name"] == "hashing"
+
+
+def test_a_model_that_has_moved_is_found_again(place: Path, model: Path, tmp_path: Path) -> None:
+    with Collection.open(place) as opened:
+        reembed_collection(opened, model)
+    elsewhere = model.rename(tmp_path / "elsewhere")
+    with Collection.open(place) as opened, pytest.raises(NotFound, match="no model") as caught:
+        opened.query("an owl")
+    assert "reembed --model" in (caught.value.hint or "")
+    with Collection.open(place, model=elsewhere) as opened:
+        assert reembed_collection(opened, elsewhere).how == "unchanged"
+    with Collection.open(place) as opened:
+        assert opened.query("an owl")
