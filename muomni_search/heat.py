@@ -36,7 +36,7 @@ def write_heat(path: str | Path, explanation: Explanation) -> None:
         explanation: What ``explain`` returned.
 
     Raises:
-        InvalidInput: It explains a text.
+        InvalidInput: It explains a text, or the name does not end in .png.
         NotFound: A curve needs matplotlib, which is not installed.
         Conflict: A file of another kind has this name.
         MuomniError: It cannot be written.
@@ -53,6 +53,8 @@ def write_heat(path: str | Path, explanation: Explanation) -> None:
             f"{explanation.hit.key!r} is a text, of which there is no picture",
             hint="its words are printed",
         )
+    if target.suffix.lower() != ".png":
+        raise InvalidInput(f"{target}: no picture's name", hint="name a .png file")
     with disk_errors(target):
         durable.check_kind(target, durable.PNG_HEAD)
     with disk_errors(target), durable.whole_file(target) as partial:

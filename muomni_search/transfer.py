@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from muomni_search import durable
 from muomni_search.collection import Collection, Report
 from muomni_search.documents import to_json
+from muomni_search.encoders.protocol import Model
 from muomni_search.errors import Conflict, CorruptData, InvalidInput, NotFound
 from muomni_search.ingest.rows import parse_json
 from muomni_search.items import DIM, Item, Modality, Span
@@ -33,7 +34,7 @@ from muomni_search.store.engine import disk_errors
 from muomni_search.store.snapshot import SPAN_UNITS, Snapshot
 from muomni_search.store.store import NewItem
 
-__all__ = ["export_collection", "import_collection"]
+__all__ = ["check_export", "export_collection", "import_collection"]
 
 FACTS = MODEL, FINGERPRINT = b"muomni.model", b"muomni.fingerprint"
 # Items looked up together: a text has 10 MB at most, so this many stay under a gigabyte.
@@ -250,6 +251,26 @@ def import_collection(
     return report
 
 
+def check_export(path: str | Path, model: Model) -> None:
+    """Check that a file can be imported into a collection of a model, before there is one.
+
+    Raises:
+        NotFound: There is no such file.
+        Conflict: Its vectors came from another model.
+        InvalidInput: It is no export.
+    """
+    source = Path(path)
+    with disk_errors(source), _opened(source) as (file, schema):
+        name, fingerprint = _model(source, schema.metadata or {})
+        if fingerprint != model.fingerprint():
+            raise Conflict(
+                f"{source} holds vectors of the model {name!r} ({fingerprint[:12]}), "
+                f"not of {model.name!r} ({model.fingerprint()[:12]})",
+                hint="make the collection for the model of its vectors, with --model",
+            )
+        _check_layout(source, file, schema)
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     """Give a Parquet file and its schema."""
@@ -278,9 +299,7 @@ def _check_model(path: Path, facts: Mapping[bytes, bytes], collection: Collectio
         InvalidInput: It does not say where they came from.
         Conflict: They came from another model.
     """
-    if FINGERPRINT not in facts:
-        raise InvalidInput(f"{path}: no export, it names no model", hint=HINT)
-    model, fingerprint = (facts.get(name, b"").decode(errors="replace") for name in FACTS)
+    model, fingerprint = _model(path, facts)
     with collection.store.snapshot() as snapshot:
         if fingerprint != snapshot.fingerprint:
             raise Conflict(
@@ -289,6 +308,18 @@ def _check_model(path: Path, facts: Mapping[bytes, bytes], collection: Collectio
                 hint="import it into a collection of its own model: --create --model",
             )
     return fingerprint
+
+
+def _model(path: Path, facts: Mapping[bytes, bytes]) -> tuple[str, str]:
+    """Return the name and the fingerprint of the model that a file's vectors came from.
+
+    Raises:
+        InvalidInput: It does not say.
+    """
+    if FINGERPRINT not in facts:
+        raise InvalidInput(f"{path}: no export, it names no model", hint=HINT)
+    model, fingerprint = (facts.get(name, b"").decode(errors="replace") for name in FACTS)
+    return model, fingerprint
 
 
 def _check_layout(path: Path, file: Any, schema: Any) -> None:

@@ -55,8 +55,8 @@ def check_vectors(rows: Any, where: str, *, dim: int = DIM) -> NDArray[np.float3
     """
     try:
         array = np.asarray(rows)
-        if array.dtype.kind in "bUS":
-            raise TypeError("flags and texts are no numbers")
+        if array.dtype.kind in "bcUS":
+            raise TypeError("flags, texts and complex numbers have no place on an axis")
         if array.dtype.kind not in "fiu":
             array = array.astype(np.float64)
     except (TypeError, ValueError, OverflowError) as error:

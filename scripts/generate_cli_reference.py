@@ -23,8 +23,11 @@ Answers go to stdout, progress and notes to stderr. On a terminal an answer is a
 |---|---|
 | 0 | done; also a search without hits, and `add` with failed files unless `--strict` |
 | 1 | an error: one line on stderr says what, where and what to do (`--debug` adds the traceback) |
-| 2 | a wrong call: unknown option, `-k 0`, a path that does not exist |
+| 2 | a wrong call: unknown option, `-k 0`, an argument for an input file that is not there |
 | 130 | stopped by Ctrl-C; the collection is whole |
+
+A collection, a model or a content that is not there is an error, with exit code 1, and so is a
+stdout that was closed.
 """
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from muomni_search.cli.add import open_or_create, print_report
+from muomni_search.cli.add import print_report
 from muomni_search.cli.options import INPUT_FILE, Command, collection_option, json_option
 from muomni_search.cli.output import progress_bar
+
+if TYPE_CHECKING:
+    from muomni_search import Collection
 
 
 @click.command(
@@ -25,9 +29,33 @@ def command(source: Path, create: bool, model: str | None, as_json: bool, direct
     Their vectors come along: nothing is encoded. An item with a key that is there already is
     replaced. After an interruption the same command goes on.
     """
-    from muomni_search import Collection, import_collection
+    from muomni_search import import_collection
 
-    opened = open_or_create if create else Collection.open
-    with opened(directory, model=model) as collection, progress_bar("rows") as progress:
+    opened = _open_or_create(directory, source, model) if create else _open(directory, model)
+    with opened as collection, progress_bar("rows") as progress:
         report = import_collection(collection, source, progress=progress)
     print_report(report, as_json)
+
+
+def _open(directory: Path, model: str | None) -> Collection:
+    from muomni_search import Collection, NotFound
+    from muomni_search.store.engine import DATABASE
+
+    try:
+        return Collection.open(directory, model=model)
+    except NotFound as error:
+        if (directory / DATABASE).exists():  # it is the model that is not there
+            raise
+        raise NotFound(error.what, hint="--create makes it, for the model of --model") from error
+
+
+def _open_or_create(directory: Path, source: Path, model: str | None) -> Collection:
+    """Open the collection, or make it once it is known that the file fits."""
+    from muomni_search import Collection, NotFound, load_model
+    from muomni_search.transfer import check_export
+
+    try:
+        return Collection.open(directory, model=model)
+    except NotFound:
+        check_export(source, load_model(model or "base"))
+        return Collection.create(directory, model=model or "base")

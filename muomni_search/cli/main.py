@@ -150,6 +150,8 @@ def cli() -> None:
 def main() -> None:
     """Run the command line; the entry point of the console script."""
     if sys.stdout is None:
-        # Somebody closed it (`muomni list >&-`): what is said goes nowhere, and the work is done.
+        # Somebody closed it (`muomni list >&-`): an answer would go nowhere, unnoticed.
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  till the end
+        complain("error: stdout is closed: send it to /dev/null where no answer is wanted")
+        sys.exit(1)
     cli(prog_name="muomni")

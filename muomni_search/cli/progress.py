@@ -47,21 +47,22 @@ class Bar:
 
     def __init__(self, unit: str, estimate: Callable[[], int | None]) -> None:
         self._estimate = estimate
+        console = Console(stderr=True)
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             _Rate(unit),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=console,
             transient=True,
+            disable=not console.is_interactive,
         )
         self._task = self._bars.add_task("", start=False, visible=False)
         self._pending = 0
         self._drawn = 0.0
 
     def __enter__(self) -> Self:
-        self._bars.start()
         return self
 
     def __exit__(
@@ -70,10 +71,13 @@ class Bar:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bars.stop()
+        if self._bars.live.is_started:
+            self._bars.stop()
 
     def start(self, total: int | None, label: str) -> None:
         """Begin a stage of ``total`` steps, or of unknown length."""
+        # Only now: a bar that never drew anything would leave an empty line.
+        self._bars.start()
         self._bars.remove_task(self._task)
         self._task = self._bars.add_task(label, total=self._estimate() if total is None else total)
 

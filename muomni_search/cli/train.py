@@ -95,7 +95,7 @@ class _Shown:
 
 def _found(held_out: Mapping[str, Any]) -> str:
     parts = [
-        f"{name} success@10 {value['success@10']:.3f}"
+        f"{name} mean reciprocal rank {value['mrr']:.3f}"
         if isinstance(value, dict)
         else f"{name.replace('_', ' ')} {value:.3f}"
         for name, value in held_out.items()

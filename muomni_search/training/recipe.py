@@ -329,6 +329,8 @@ def _checked(value: Any, hint: Any, bounds: Mapping[str, Any], where: str) -> An
         if not all(isinstance(one, str) for one in value):
             raise InvalidInput(f"{where} is {value!r}, no list of texts")
         return tuple(value)
+    if hint is str and not isinstance(value, str):
+        raise InvalidInput(f"{where} is {value!r}, no text", hint="put it in quotes")
     wanted = hint if isinstance(hint, type) else (tuple, Mapping)
     if not isinstance(value, wanted):
         raise InvalidInput(f"{where} is {value!r}, which does not fit")

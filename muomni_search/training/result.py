@@ -92,13 +92,14 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 def _write_weights(directory: Path, trained: Trained) -> None:
     """Write the one-file export, as fp16: half the size, and vectors differ in the fourth digit."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     tensors = {
         name: tensor.half().contiguous() for name, tensor in trained.network.state_dict().items()
     }
     with durable.whole_file(directory / WEIGHTS) as partial:
-        save_file(tensors, partial)
+        # Not with save_file, which lets nobody but the owner read it, whatever the umask.
+        partial.write_bytes(save(tensors))
     config: dict[str, Any] = {}
     for name, _, sizes in trained.network.sizes():
         if name in SECTIONS:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any, Protocol
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 import torch
@@ -125,6 +126,8 @@ def train(
     work = directory / WORK
     with disk_errors(work):
         _check_place(directory)
+        if finish:
+            _check_checkpoint(work)
         directory.mkdir(parents=True, exist_ok=True)
         with durable.held_folder(work, "another process trains there"):
             try:
@@ -145,6 +148,19 @@ def train(
             finally:
                 torch.set_num_threads(before)
     return Training(directory, report, run.examples.problems)
+
+
+def _check_checkpoint(work: Path) -> None:
+    """Refuse to finish what was not begun.
+
+    Raises:
+        InvalidInput: There is no checkpoint.
+    """
+    if not (work / CHECKPOINT).exists():
+        raise InvalidInput(
+            f"{work / CHECKPOINT} is not there: nothing was trained yet",
+            hint="leave --finish out",
+        )
 
 
 def _check_place(directory: Path) -> None:
@@ -266,18 +282,9 @@ class _Run:
     # ---- steps -------------------------------------------------------------------------------
 
     def go(self, *, finish: bool) -> None:
-        """Go on from the checkpoint, and take the steps that are left, or none to ``finish``.
-
-        Raises:
-            InvalidInput: There is no checkpoint to finish with.
-        """
+        """Go on from the checkpoint, and take the steps that are left, or none to ``finish``."""
         recipe, steps = self._recipe, self._recipe.optimiser.steps
         self._resume()
-        if finish and not self._done:
-            raise InvalidInput(
-                f"{self._work / CHECKPOINT} is not there: nothing was trained yet",
-                hint="leave --finish out",
-            )
         steps = self._done if finish else steps
         while self._done < steps:
             began = time.monotonic()
@@ -483,7 +490,9 @@ class _Run:
             log.unlink(missing_ok=True)
             return
         try:
-            state = torch.load(path, map_location=self._device, weights_only=True)
+            with catch_warnings():  # an error says what there is to say
+                simplefilter("ignore")
+                state = torch.load(path, map_location=self._device, weights_only=True)
             digest, done, made_from = state["recipe"], int(state["step"]), state["made_from"]
         except Exception as error:
             raise CheckpointError(

@@ -166,12 +166,12 @@ def test_a_path_that_is_no_unicode_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("call", ["get dog.txt", "get gone", "search owl", "list"])
-def test_without_a_stdout_there_is_no_traceback(shared: Path, call: str) -> None:
+def test_without_a_stdout_there_is_one_line_and_no_success(shared: Path, call: str) -> None:
     command = f"{' '.join(MUOMNI)} {call} -c '{shared}' >&-"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
-    assert done.returncode in {0, 1}
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.splitlines()) <= 1
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("muomni: error: stdout is closed")
 
 
 @pytest.mark.parametrize("option", [[], ["--text"], ["--id"], ["--plus"], ["--image"]])
@@ -184,3 +184,17 @@ def test_an_argument_that_is_no_unicode_is_told_in_one_line(
     (line,) = done.stderr.splitlines()
     assert line.startswith("muomni: error: ")
     assert "Error" not in line  # of Python's
+
+
+@pytest.mark.parametrize("vocabulary", [2, 80])
+def test_a_training_that_cannot_begin_is_one_line(tmp_path: Path, vocabulary: int) -> None:
+    (tmp_path / "pairs.csv").write_text("text,image\na,gone.png\n")
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        'name = "toy"\ndata = [{ path = "pairs.csv" }]\n'
+        f"[towers.text]\nvocabulary = {vocabulary}\n[towers.image]\n"
+    )
+    done = start("train", recipe, tmp_path / "toy")
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("muomni: error: ")

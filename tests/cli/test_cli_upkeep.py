@@ -105,12 +105,16 @@ def test_an_import_makes_a_collection_only_when_told_to(
     answers(muomni("export", "all.parquet", "-c", shared))
     result = muomni("import", "all.parquet", "-c", "copy")
     assert result.exit_code == 1
+    assert "--create makes it" in result.stderr
     assert not (tmp_path / "copy").exists()
     # The model of the new collection, `base`, is not the one that the vectors came from.
     result = muomni("import", "all.parquet", "--create", "-c", "copy")
     assert result.exit_code == 1
     assert "hashing" in result.stderr
     assert "base" in result.stderr
+    # Nothing is left in the way of the same call with the right model.
+    assert not (tmp_path / "copy").exists()
+    assert answers(muomni("import", "all.parquet", "--create", "--model", "hashing", "-c", "copy"))
 
 
 def test_import_refuses_what_is_no_export(muomni: Run, collection: Path, tmp_path: Path) -> None:

@@ -460,12 +460,14 @@ def test_the_curve_is_drawn(base: Collection, folder: Path, tmp_path: Path) -> N
 def test_a_text_has_no_picture_and_nothing_is_replaced(hashed: Collection, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="is a text"):
         write_heat(tmp_path / "t.png", explain(hashed, "dog", "planted.txt"))
-    other = tmp_path / "notes.txt"
+    with pytest.raises(InvalidInput, match=r"name a \.png file"):
+        write_heat(tmp_path / "t.jpg", explain(hashed, "dog", "panda-tower.png"))
+    other = tmp_path / "notes.png"
     other.write_text("mine")
     with pytest.raises(Conflict, match="something else"):
         write_heat(other, explain(hashed, "dog", "panda-tower.png"))
     assert other.read_text() == "mine"
-    assert not (tmp_path / "t.png").exists()
+    assert not list(tmp_path.glob("t.*"))
 
 
 def test_colours_get_lighter_all_the_way() -> None:

@@ -49,6 +49,7 @@ def test_lists_of_numbers_become_unit_rows():
         (np.where(np.arange(512).reshape(2, 256) == 300, np.nan, 1.0), "vector 1 holds NaN"),
         (np.where(np.arange(256) == 9, np.inf, 1.0)[None], "rows.npy: holds NaN or infinity"),
         (np.stack([np.ones(256), np.zeros(256)]), "vector 1 is all zeros"),
+        (np.ones((1, 256), complex), "not a vector of 256 numbers"),
         ([["a"] * 256], "not a vector of 256 numbers"),
         ([[1.0], [1.0, 2.0]], "not a vector of 256 numbers"),
         (None, "not a vector|expected 256"),

@@ -10,6 +10,7 @@ import json
 import math
 import pickle
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -336,7 +337,9 @@ def _read(path: Path) -> Tensors:
 
             content: Any = load_file(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():  # an error says what there is to say
+                warnings.simplefilter("ignore")
+                content = torch.load(path, map_location="cpu", weights_only=True)
         return {
             name.replace("_orig_mod.", ""): tensor
             for name, tensor in _flatten(content)

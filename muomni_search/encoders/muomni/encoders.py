@@ -13,6 +13,7 @@ Preprocessing, all of it:
 from __future__ import annotations
 
 import io
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -88,7 +89,7 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int, *, fold_case: bool) -
         fold_case: Whether capitals are treated as small letters.
 
     Raises:
-        InvalidInput: The texts are too few for so many pieces.
+        InvalidInput: The texts have more letters than there may be pieces, or there are none.
     """
     from sentencepiece import SentencePieceTrainer
 
@@ -106,10 +107,15 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int, *, fold_case: bool) -
             minloglevel=2,
         )
     except RuntimeError as error:
+        what = f"no tokenizer of {vocabulary} pieces can be learned from {len(texts)} texts"
+        # "Vocabulary size is smaller than required_chars. 8 vs 16": each letter is a piece.
+        if least := re.search(r"required_chars\. \d+ vs (\d+)", str(error)):
+            raise InvalidInput(
+                f"{what}: their letters alone need {least[1]}",
+                hint="raise towers.text.vocabulary",
+            ) from error
         raise InvalidInput(
-            f"no tokenizer of {vocabulary} pieces can be learned from {len(texts)} texts: "
-            f"{str(error).splitlines()[0]}",
-            hint="give more texts, or a smaller towers.text.vocabulary",
+            f"{what}: {str(error).splitlines()[0]}", hint="give more texts, and shorter ones"
         ) from error
     return model.getvalue()
 

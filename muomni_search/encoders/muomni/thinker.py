@@ -20,6 +20,9 @@ from muomni_search.encoders.muomni.layers import RMSNorm, initialise
 
 __all__ = ["Thinker", "ThinkerConfig"]
 
+# Three pieces that stand for nothing, the blank, and letters.
+LEAST_VOCABULARY = 8
+
 
 @dataclass(frozen=True, slots=True)
 class ThinkerConfig:
@@ -37,7 +40,7 @@ class ThinkerConfig:
         dropout: Share of dimensions dropped in training.
     """
 
-    vocabulary: int = 5000
+    vocabulary: int = field(default=5000, metadata={"least": LEAST_VOCABULARY})
     dim: int = 256
     layers: int = 4
     heads: int = 4

@@ -1,9 +1,22 @@
+import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 
 from muomni_search.errors import InvalidInput, NotFound, UnreadableFile
-from muomni_search.training.recipe import read_recipe
+from muomni_search.training.recipe import (
+    Augmentation,
+    Distillation,
+    Loss,
+    Optimiser,
+    Recipe,
+    Table,
+    read_recipe,
+)
+from muomni_search.training.towers import KINDS
+
+GUIDE = Path(__file__).parents[3] / "docs/how-to/train.md"
 
 
 def test_what_a_recipe_leaves_out_has_its_default(write_recipe):
@@ -26,7 +39,7 @@ def test_what_a_recipe_leaves_out_has_its_default(write_recipe):
         ("held_out = 0.25", "freeze = [1]", r"freeze is \[1\], no list of texts"),
         ("held_out = 0.25", 'seed = "one"', r"seed is 'one', no whole number"),
         ("held_out = 0.25", "seed = 5000000000", r"seed is 5000000000, not from 0 to 2147483647"),
-        ('name = "toy"', "name = 7", r"name is 7, which does not fit"),
+        ('name = "toy"', "name = 7", r"name is 7, no text: put it in quotes"),
         ('name = "toy"', "", r"name is missing"),
         ("[towers.audio]", "[towers.smell]", r"there is no tower 'smell': towers are text"),
         ('data = [{ path = "pairs.jsonl" }]', "", r"data names no table"),
@@ -70,3 +83,30 @@ def test_only_what_decides_the_weights_is_in_the_digest(write_recipe):
     longer = read_recipe(write_recipe(("steps = 4", "steps = 5"))).digest()
     assert first == renamed
     assert first != longer
+
+
+def test_the_guide_lists_every_key_with_its_default():
+    sections = {
+        "": Recipe,
+        "data.": Table,
+        "distillation.": Distillation,
+        "loss.": Loss,
+        "optimiser.": Optimiser,
+        "augmentation.": Augmentation,
+        **{f"towers.{modality}.": kind for modality, kind in KINDS.items()},
+    }
+    guide = GUIDE.read_text(encoding="utf-8")
+    for section, kind in sections.items():
+        for one in dataclasses.fields(kind):
+            if one.name in {"towers", "folder"} or (
+                one.name != "data" and f"{one.name}." in sections
+            ):
+                continue
+            if one.default is dataclasses.MISSING:
+                default = "must be given"
+            elif isinstance(one.default, float):
+                default = f"`{one.default:g}`"
+            else:
+                value = list(one.default) if isinstance(one.default, tuple) else one.default
+                default = f"`{json.dumps(value)}`"
+            assert f"| `{section}{one.name}` | {default} | " in guide

@@ -41,6 +41,8 @@ def test_a_training_leaves_a_model_that_encodes_all_three(write_recipe, tmp_path
         *("README.md", "config.json", "curves.png", "log.jsonl", "model.json"),
         *("model.safetensors", "tokenizer.model", "training"),
     }
+    modes = {path.stat().st_mode for path in (tmp_path / "toy").iterdir() if path.is_file()}
+    assert len(modes) == 1  # the one that the umask gives
     model = load_model(tmp_path / "toy")
     assert model.name == "toy"
     for modality in Modality:
@@ -103,6 +105,7 @@ def test_a_training_can_be_finished_before_its_last_step(write_recipe, tmp_path,
     recipe = read_recipe(write_recipe())
     with pytest.raises(InvalidInput, match="nothing was trained yet: leave --finish out"):
         train(recipe, tmp_path / "toy", finish=True)
+    assert not (tmp_path / "toy").exists()
     take = trainer._Run._step
 
     def killed(run, number):
@@ -238,7 +241,8 @@ def test_the_rate_rises_in_a_line_and_falls_in_a_cosine(write_recipe):
         (("patch = 16", "patch = 15"), r"towers\.image: size 32 is no multiple of patch 15"),
         (("channels = 4", "channels = 4\ndownsample = 3"), r"towers\.audio: downsample is 3"),
         (("channels = 4", "channels = 0"), r"towers\.audio: channels is 0"),
-        (("vocabulary = 80", "vocabulary = 2"), r"no tokenizer of 2 pieces"),
+        (("vocabulary = 80", "vocabulary = 2"), r"towers.text: vocabulary is 2, not from 8"),
+        (("vocabulary = 80", "vocabulary = 8"), r"alone need \d+: raise towers.text.vocabulary"),
         (("heads = 2", 'heads = "2"'), r"towers\.text: kv_heads is '2', no whole number"),
         (("heads = 2", "heads = 256"), r"towers\.text: 256 heads are 1 wide"),
         (("patch = 16", "patch = 16.5"), r"towers\.image: patch is 16\.5, no whole number"),
