@@ -1,10 +1,11 @@
-"""Speed of the model `base`: its towers beside eager torch, and cold searches.
+"""Speed of the encoders: items a second, the towers of `base` beside eager torch, cold searches.
 
     nice python benchmarks/encoders.py
 
 The towers run as shipped (ONNX Runtime) and as the same graph op by op in eager torch, in turns,
-on the same inputs with the same threads. Then cold `muomni search` is timed on the sample corpus.
-Compare ratios within one run only.
+on the same inputs with the same threads. Items a second are of the sample corpus, decoded
+beforehand: preparing and encoding, with one thread and with all, the models in turns. Then cold
+`muomni search` is timed on the sample corpus. Compare ratios within one run only.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from onnx import helper, numpy_helper
 from muomni_search.encoders.base.model import packaged_directory
 from muomni_search.encoders.base.session import Tower
 from muomni_search.encoders.model import load_model
+from muomni_search.ingest.read import read_content
+from muomni_search.items import Modality
+from muomni_search.view import encode_contents
 
 CORPUS = Path(__file__).resolve().parent.parent / "examples/corpus"
 ROUNDS = 5
@@ -162,6 +166,37 @@ def towers(threads: int) -> Iterator[Sequence[str]]:
         )  # fmt: skip
 
 
+# ---- items a second ----------------------------------------------------------------------
+
+
+def encoders(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yield for each modality the items a second of each model, with one thread and with all."""
+    suffixes = {"text": (".md", ".txt"), "image": (".jpg", ".png"), "audio": (".ogg", ".flac")}
+    every = sorted(CORPUS.rglob("*"))
+    for modality, endings in suffixes.items():
+        paths = [path for path in every if path.suffix in endings]
+        read: list[Any] = [
+            path.read_text("utf-8")
+            if modality == "text"
+            else read_content(Modality(modality), path)
+            for path in paths
+        ]
+        for threads in (1, os.cpu_count() or 1):
+            best = dict.fromkeys(names, np.inf)
+            for _ in range(ROUNDS):
+                for name in names:
+                    # Anew each time: PyTorch's threads are of the process.
+                    encoder = load_model(name, threads=threads).encoder(Modality(modality))
+                    encode_contents(encoder, read[:2])
+                    best[name] = min(best[name], seconds(encode_contents, encoder, read))
+            yield (
+                modality,
+                str(len(read)),
+                str(threads),
+                *(f"{len(read) / best[name]:.0f}" for name in names),
+            )
+
+
 # ---- the command line --------------------------------------------------------------------
 
 
@@ -186,12 +221,15 @@ def searches(collection: Path) -> Iterator[Sequence[str]]:
 
 
 def main() -> None:
-    argparse.ArgumentParser(description="speed of the model `base`").parse_args()
+    argparse.ArgumentParser(description="speed of the encoders").parse_args()
     describe_machine()
     table(
         ("in one call", "shipped, ms each", "eager torch", "ratio", "gap"),
         towers(os.cpu_count() or 1),
     )
+    names = ("base", "muomni-tiny")
+    header = (f"`{name}`, items/s" for name in names)
+    table(("modality", "items", "threads", *header), encoders(names))
     with tempfile.TemporaryDirectory() as folder:
         collection = Path(folder, "collection")
         muomni("add", CORPUS, "-c", collection, "--json")
