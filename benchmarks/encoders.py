@@ -227,7 +227,7 @@ def main() -> None:
         ("in one call", "shipped, ms each", "eager torch", "ratio", "gap"),
         towers(os.cpu_count() or 1),
     )
-    names = ("base", "muomni-tiny")
+    names = ("base", "base-offline", "muomni-tiny")
     header = (f"`{name}`, items/s" for name in names)
     table(("modality", "items", "threads", *header), encoders(names))
     with tempfile.TemporaryDirectory() as folder:
