@@ -202,7 +202,8 @@ def align(
         learned.notes.append(
             f"{len(rows)} pairs are fewer than the {widest} dimensions: the maps were held the more"
         )
-    background, drift_of = reader.background(rows)[0], reader.searched or str(table)
+    searched, labels = reader.background(rows)
+    background, drift_of = searched, reader.searched or str(table)
     kept: list[dict[str, Any]] = []
     if keep is not None:
         others = reader.read(Path(keep))
@@ -228,7 +229,7 @@ def align(
     ]
     if learned.maps:
         described = reader.described()
-        prior = _prior(parent, *reader.background(rows), learned.maps, seed)
+        prior = _prior(parent, searched, labels, learned.maps, seed)
         with _whole_directory(target, parent, force=force) as partial:
             write_aligned(
                 partial,

@@ -31,7 +31,7 @@ from muomni_search.encoders.segments import windows
 from muomni_search.items import DIM, Modality
 from muomni_search.vectors import normalise
 
-__all__ = ["AudioEncoder", "SummedEncoder", "class_strengths", "log_mel", "patches"]
+__all__ = ["AudioEncoder", "SummedEncoder", "class_strengths", "htk_bands", "log_mel", "patches"]
 
 SAMPLE_RATE = 16_000  # Hz
 WINDOW_SAMPLES, HOP_SAMPLES, FFT_SAMPLES = 400, 160, 512
@@ -173,16 +173,31 @@ def _hann() -> NDArray[np.float32]:
 
 @cache
 def _mel_matrix() -> NDArray[np.float32]:
-    """Return the triangular bands (257, 64) on the HTK mel scale, 1127 · ln(1 + f / 700)."""
+    """Return YAMNet's bands (257, 64)."""
+    bands = htk_bands(FFT_SAMPLES, MEL_BANDS, MEL_LOW_HZ, MEL_HIGH_HZ)
+    matrix = np.asarray(bands, np.float32)
+    matrix[0] = 0  # the constant part of a signal is no sound
+    return matrix
+
+
+def htk_bands(fft_samples: int, count: int, low_hz: float, high_hz: float) -> NDArray[np.float64]:
+    """Return triangular bands (fft_samples / 2 + 1, count) on the HTK mel scale.
+
+    That scale is 1127 · ln(1 + f / 700); the highest point of each band is 1.
+
+    Args:
+        fft_samples: The points of the transform of a signal at 16 kHz.
+        count: How many bands.
+        low_hz: Where the first begins.
+        high_hz: Where the last ends; it may lie above what the signal can hold.
+    """
 
     def mel(hertz: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(1127.0 * np.log1p(hertz / 700.0))
 
-    bins = mel(np.linspace(0, SAMPLE_RATE / 2, FFT_SAMPLES // 2 + 1))[:, None]
-    low, high = mel(np.array([MEL_LOW_HZ, MEL_HIGH_HZ]))
-    edges = np.linspace(low, high, MEL_BANDS + 2)
+    bins = mel(np.linspace(0, SAMPLE_RATE / 2, fft_samples // 2 + 1))[:, None]
+    low, high = mel(np.array([low_hz, high_hz]))
+    edges = np.linspace(low, high, count + 2)
     rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    matrix = np.asarray(np.maximum(0, np.minimum(rising, falling)), np.float32)
-    matrix[0] = 0  # the constant part of a signal is no sound
-    return matrix
+    return np.asarray(np.maximum(0, np.minimum(rising, falling)))

@@ -134,20 +134,24 @@ class BaseModel(Model):
                 threads=threads,
             )
         from muomni_search.encoders.base.audio import AudioEncoder, SummedEncoder
-        from muomni_search.encoders.base.own_sound import OwnSoundEncoder
 
-        own = OwnSoundEncoder(
-            self._file("own_sound.onnx"),
-            self._file("own_sound.head.npz"),
-            fingerprint,
-            threads=threads,
-        )
         if self._offline:
-            return own
+            return self._own_sound()
+        # The fetched one first: what is not there is told before anything is loaded.
         fetched = AudioEncoder(
             self._whole_sound_tower(), self._file("audio.head.npz"), fingerprint, threads=threads
         )
-        return SummedEncoder(fetched, own)
+        return SummedEncoder(fetched, self._own_sound())
+
+    def _own_sound(self) -> Encoder:
+        from muomni_search.encoders.base.own_sound import OwnSoundEncoder
+
+        return OwnSoundEncoder(
+            self._file("own_sound.onnx"),
+            self._file("own_sound.head.npz"),
+            self.fingerprint(),
+            threads=self.threads,
+        )
 
     def _file(self, name: str) -> Path:
         return weight_file(self._directory, self._description, name)

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from muomni_search.encoders.base.audio import htk_bands
 from muomni_search.encoders.base.session import Tower, load_head
 from muomni_search.encoders.protocol import Piece
 from muomni_search.encoders.segments import windows
@@ -179,15 +180,7 @@ def _gelu(values: Array) -> Array:
 
 @cache
 def _mel_matrix() -> Array:
-    """Return the triangular bands (513, 96), each of unit sum, on the HTK mel scale."""
-
-    def mel(hertz: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray(1127.0 * np.log1p(hertz / 700.0))
-
-    bins = mel(np.linspace(0, SAMPLE_RATE / 2, FFT_SAMPLES // 2 + 1))[:, None]
-    edges = np.linspace(0, mel(np.array(MEL_HIGH_HZ)), MEL_BANDS + 2)
-    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    matrix = np.maximum(0, np.minimum(rising, falling))
+    """Return the bands (513, 96), each of unit sum."""
+    matrix = htk_bands(FFT_SAMPLES, MEL_BANDS, 0, MEL_HIGH_HZ)
     sums = matrix.sum(axis=0)
     return np.asarray(matrix / np.where(sums > 0, sums, 1), np.float32)
