@@ -94,7 +94,7 @@ class Background:
 
 
 def background(
-    query: NDArray[np.float32], sample: NDArray[np.float32], prior: Prior | None
+    query: NDArray[np.float32], sample: NDArray[np.floating], prior: Prior | None
 ) -> Background:
     """Return the background of a query (256,) over a sample (m, 256) of a modality's rows.
 
@@ -104,7 +104,7 @@ def background(
 
 
 def backgrounds(
-    queries: NDArray[np.float32], sample: NDArray[np.float32], priors: Sequence[Prior | None]
+    queries: NDArray[np.float32], sample: NDArray[np.floating], priors: Sequence[Prior | None]
 ) -> list[Background]:
     """Return the background of each query (n, 256), with a prior for each; see ``background``."""
     count = len(sample)
@@ -120,21 +120,34 @@ def backgrounds(
 
 
 def _measured(
-    queries: NDArray[np.float32], sample: NDArray[np.float32]
+    queries: NDArray[np.float32], sample: NDArray[np.floating]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return median and upper-tail scale of each query's cosines with a sample, zeros for none."""
     medians, scales = np.zeros(len(queries)), np.zeros(len(queries))
     if not len(sample):
         return medians, scales
-    wide = sample.T.astype(np.float64)
+    wide = np.asarray(sample, np.float64).T
     for start in range(0, len(queries), QUERIES_AT_ONCE):
         block = slice(start, start + QUERIES_AT_ONCE)
         # Multiplied in float64 and rounded to float32, a cosine is the same whatever the batch,
         # and so is the score of a hit.
         cosines = (queries[block].astype(np.float64) @ wide).astype(np.float32)
-        medians[block], tails = np.quantile(cosines, [0.5, TAIL], axis=1)
+        medians[block], tails = _quantiles(cosines, (0.5, TAIL))
         scales[block] = (tails - medians[block]) / TAIL_DEVIATIONS
     return medians, scales
+
+
+def _quantiles(values: NDArray[np.float32], shares: Sequence[float]) -> list[NDArray[np.float64]]:
+    """Return what ``np.quantile`` does along rows (n, m), in a third of the time for one row."""
+    last = values.shape[1] - 1
+    places = [share * last for share in shares]
+    below = [int(place) for place in places]
+    above = [min(place + 1, last) for place in below]
+    ordered = np.partition(values, sorted({*below, *above}), axis=1).astype(np.float64)
+    return [
+        ordered[:, low] + (place - low) * (ordered[:, high] - ordered[:, low])
+        for place, low, high in zip(places, below, above, strict=True)
+    ]
 
 
 def prior_for(

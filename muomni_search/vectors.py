@@ -116,6 +116,8 @@ def combine(
     Raises:
         InvalidInput: The sum cancels out, so that it has no direction.
     """
+    if len(rows) == 1 and weights[0] > 0:
+        return np.array(rows[0], np.float32)
     total = np.asarray(weights, dtype=np.float64) @ np.asarray(rows, dtype=np.float64)
     if float(np.linalg.norm(total)) < MIN_LENGTH:
         raise InvalidInput(f"{what} cancels out to zero", hint="change a weight or drop a part")

@@ -81,7 +81,8 @@ class Loaded:
         self._models: dict[str, Model] = {}
         self._lock = threading.RLock()
         self._indexes: dict[Modality, tuple[str, VectorIndex]] = {}
-        self._samples: dict[Modality, tuple[tuple[int, int], NDArray[np.float32]]] = {}
+        self._samples: dict[Modality, tuple[tuple[int, int], NDArray[np.float64]]] = {}
+        self._priors: dict[tuple[str, tuple[str, ...], Modality], ranking.Prior | None] = {}
 
     def model(self, snapshot: Snapshot) -> Model:
         """Return the model that encodes for a snapshot: a collection may move to another."""
@@ -105,10 +106,14 @@ class Loaded:
         self, snapshot: Snapshot, asked_with: Sequence[str], modality: Modality
     ) -> ranking.Prior | None:
         """Return what the model knows of cosines of such a query with such items."""
-        try:
-            return ranking.prior_for(self.model(snapshot).prior, asked_with, modality)
-        except (NotFound, CheckpointError, Conflict):
-            return None
+        key = (snapshot.fingerprint, tuple(asked_with), modality)
+        if key not in self._priors:
+            try:
+                known = self.model(snapshot).prior
+            except (NotFound, CheckpointError, Conflict):
+                return None  # and looked for again: the model may be fetched meanwhile
+            self._priors[key] = ranking.prior_for(known, asked_with, modality)
+        return self._priors[key]
 
     # ---- caches --------------------------------------------------------------------------
 
@@ -131,15 +136,19 @@ class Loaded:
             self._indexes[modality] = (file.name, index)
             return index
 
-    def sample(self, snapshot: Snapshot, modality: Modality) -> NDArray[np.float32]:
-        """Return the fixed sample of live rows that a query's background is measured on."""
+    def sample(self, snapshot: Snapshot, modality: Modality) -> NDArray[np.float64]:
+        """Return the fixed sample of live rows that a query's background is measured on.
+
+        In float64, as it is multiplied: a query does not convert it again.
+        """
         file = snapshot.row_file(modality)
         tag = (snapshot.version, file.generation if file else 0)
         with self._lock:
             cached = self._samples.get(modality)
             if cached is None or cached[0] != tag:
                 vectors, dead = snapshot.vectors(modality), snapshot.dead(modality)
-                cached = (tag, vectors[ranking.sample_rows(len(vectors), dead)])
+                rows = vectors[ranking.sample_rows(len(vectors), dead)]
+                cached = (tag, rows.astype(np.float64))
                 self._samples[modality] = cached
             return cached[1]
 

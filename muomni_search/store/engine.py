@@ -60,7 +60,7 @@ def connect(path: Path, *, create: bool = False) -> Engine:
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         writes = connection.get_execution_options().get("writes")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        driver_connection(connection).execute("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
 

@@ -7,17 +7,20 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, Integer, Row, Select, Table, bindparam, func, select
+from sqlalchemy.dialects.sqlite import dialect
 
 from muomni_search.errors import CorruptData
 from muomni_search.filters import Filter
 from muomni_search.items import Item, Modality, Span
 from muomni_search.store import tables
+from muomni_search.store.engine import driver_connection
 from muomni_search.store.records import Failure, IndexFile, Job, Known, Match, RowFile
 from muomni_search.store.rows import NO_ROWS, MappedRows
 from muomni_search.store.sql_filter import filter_to_sql
@@ -104,7 +107,7 @@ def read_state(connection: Connection, directory: Path, newest: State | None = N
     Raises:
         CorruptData: The database says nothing about itself.
     """
-    facts = connection.execute(FACTS).one_or_none()
+    facts = next(FACTS.run(connection), None)
     if facts is None:
         raise CorruptData(
             f"{directory} lacks the facts about itself", hint="restore it from a copy"
@@ -160,12 +163,40 @@ def _index_file(row: Row[Any]) -> IndexFile:
 
 # ---- statements ----------------------------------------------------------------------------------
 
-FACTS = select(
-    tables.collection.c.created,
-    tables.collection.c.revision,
-    tables.collection.c.version,
-    tables.collection.c.model,
-    tables.collection.c.fingerprint,
+
+class _Statement:
+    """A SELECT compiled once and given to the driver as it is.
+
+    For the few statements of a query SQLAlchemy's own work takes longer than SQLite's.
+    """
+
+    def __init__(self, query: Select[Any]) -> None:
+        self._query = query
+
+    @cached_property
+    def _compiled(self) -> tuple[str, Sequence[str], Callable[[Iterable[Any]], Any]]:
+        compiled = self._query.compile(dialect=dialect())
+        columns = [(column.key, Any) for column in self._query.selected_columns]
+        row = NamedTuple("Row", columns)  # type: ignore[misc]
+        return str(compiled), tuple(compiled.positiontup or ()), row._make
+
+    def run(self, connection: Connection, **values: Any) -> Iterator[Any]:
+        """Yield what it finds, as named tuples."""
+        if not connection.in_transaction():
+            connection.begin()
+        sql, names, make = self._compiled
+        cursor = driver_connection(connection).execute(sql, [values[name] for name in names])
+        return map(make, cursor)
+
+
+FACTS = _Statement(
+    select(
+        tables.collection.c.created,
+        tables.collection.c.revision,
+        tables.collection.c.version,
+        tables.collection.c.model,
+        tables.collection.c.fingerprint,
+    )
 )
 ROW_FILES = select(tables.row_files)
 INDEX_FILES = select(tables.index_files)
@@ -188,10 +219,14 @@ ITEM = select(
     tables.items.c.added,
     SEGMENT_COUNT,
 )
-ITEMS_BY_ID = ITEM.where(tables.items.c.id.in_(WANTED))
-ITEMS_BY_KEY = ITEM.where(tables.items.c.key.in_(WANTED))
-KEYS_BY_ID = select(tables.items.c.id, tables.items.c.key).where(tables.items.c.id.in_(WANTED))
-IDS_BY_KEY = select(tables.items.c.key, tables.items.c.id).where(tables.items.c.key.in_(WANTED))
+ITEMS_BY_ID = _Statement(ITEM.where(tables.items.c.id.in_(WANTED)))
+ITEMS_BY_KEY = _Statement(ITEM.where(tables.items.c.key.in_(WANTED)))
+KEYS_BY_ID = _Statement(
+    select(tables.items.c.id, tables.items.c.key).where(tables.items.c.id.in_(WANTED))
+)
+IDS_BY_KEY = _Statement(
+    select(tables.items.c.key, tables.items.c.id).where(tables.items.c.key.in_(WANTED))
+)
 KEYS = select(tables.items.c.key).order_by(tables.items.c.key)
 KNOWN = select(
     tables.items.c.id,
@@ -204,10 +239,12 @@ KNOWN = select(
     tables.items.c.content_hash,
     tables.items.c.metadata,
 )
-KNOWN_BY_KEY = KNOWN.where(tables.items.c.key.in_(WANTED))
+KNOWN_BY_KEY = _Statement(KNOWN.where(tables.items.c.key.in_(WANTED)))
 KNOWN_BY_ROOT = KNOWN.where(tables.items.c.root == bindparam("root")).order_by(tables.items.c.key)
-KNOWN_BY_HASH = KNOWN.where(tables.items.c.content_hash.in_(WANTED)).order_by(tables.items.c.key)
-MATCHES = (
+KNOWN_BY_HASH = _Statement(
+    KNOWN.where(tables.items.c.content_hash.in_(WANTED)).order_by(tables.items.c.key)
+)
+MATCHES = _Statement(
     select(
         tables.segments.c.row,
         tables.segments.c.item_id,
@@ -226,7 +263,7 @@ DEAD = (
 OWNERS = select(tables.segments.c.row, tables.segments.c.item_id).where(
     tables.segments.c.modality == bindparam("modality")
 )
-ROWS_BY_KEY = (
+ROWS_BY_KEY = _Statement(
     select(tables.items.c.key, tables.segments.c.modality, tables.segments.c.row)
     .join(tables.segments)
     .where(tables.items.c.key.in_(WANTED))
@@ -470,8 +507,11 @@ class Snapshot:
 
     # ---- asking ------------------------------------------------------------------------------
 
-    def _for_values(self, query: Select[Any], values: Iterable[Any], **more: Any) -> Iterable[Any]:
-        return self.connection.execute(query, {"values": json.dumps(list(values)), **more}).all()
+    def _for_values(self, query: _Statement, values: Iterable[Any], **more: Any) -> Iterable[Any]:
+        wanted = list(values)
+        if not wanted:
+            return ()
+        return query.run(self.connection, values=json.dumps(wanted), **more)
 
     def _streamed(self, query: Select[Any], page: int, **more: Any) -> Iterable[Any]:
         return self.connection.execute(query, more).yield_per(page)

@@ -108,13 +108,51 @@ def test_an_exact_search_needs_no_faiss():
 
 
 @pytest.mark.parametrize("share", [0.9, 0.5, 0.22, 0.18, 0.05, 0.001])
-def test_a_filter_gives_what_the_oracle_gives(vectors, queries, index, share):
+def test_a_filter_gives_what_the_oracle_gives(vectors, queries, share):
+    allowed = np.flatnonzero(np.random.default_rng(4).random(8_000) < share)
+    for query in queries[:5]:
+        assert_same(
+            planner.top_rows(query, vectors, k=10, dead=NOTHING, allowed=allowed),
+            exact_top_rows(query, vectors, k=10, dead=NOTHING, allowed=allowed),
+        )
+
+
+@pytest.mark.parametrize("share", [0.18, 0.05, 0.001])
+def test_a_filter_that_lets_few_rows_through_needs_no_index(vectors, queries, index, share):
     allowed = np.flatnonzero(np.random.default_rng(4).random(8_000) < share)
     for query in queries[:5]:
         assert_same(
             planner.top_rows(query, vectors, k=10, dead=NOTHING, allowed=allowed, index=index),
             exact_top_rows(query, vectors, k=10, dead=NOTHING, allowed=allowed),
         )
+
+
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.22])
+@pytest.mark.parametrize("kind", ["random", "near", "far"])
+def test_the_index_answers_a_filter_that_lets_many_rows_through(
+    vectors, queries, index, share, kind
+):
+    shared = []
+    for number, query in enumerate(queries):
+        order = np.random.default_rng(number).permutation(8_000)
+        if kind != "random":
+            order = np.argsort((vectors @ query) * (-1 if kind == "near" else 1))
+        allowed = np.sort(order[: int(share * 8_000)])
+        found = planner.top_rows(query, vectors, k=10, dead=NOTHING, allowed=allowed, index=index)
+        best = exact_top_rows(query, vectors, k=10, dead=NOTHING, allowed=allowed)
+        assert len(found.rows) >= 10
+        assert np.isin(found.rows, allowed).all()
+        shared.append(np.isin(best.rows, found.rows).mean())
+        if found.how == "exact":
+            assert_same(found, best)
+    assert np.mean(shared) > 0.95
+
+
+def test_a_filter_on_rows_that_came_since_the_index_finds_them(vectors, index):
+    more = np.concatenate([vectors, rows_of(900, 6)])
+    allowed = np.flatnonzero(np.arange(8_900) % 2 == 0)
+    found = planner.top_rows(more[8_400], more, k=1, dead=NOTHING, allowed=allowed, index=index)
+    assert found.rows.tolist() == [8_400]
 
 
 def test_a_filter_that_lets_nothing_through_gives_no_answer(vectors, queries, index):
