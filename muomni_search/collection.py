@@ -18,20 +18,18 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from muomni_search import indexing
 from muomni_search.encoders.model import is_name, load_model
 from muomni_search.encoders.protocol import Model
 from muomni_search.errors import CheckpointError, Conflict, InvalidInput, MuomniError, NotFound
 from muomni_search.filters import parse_filter
-from muomni_search.index import files as index_files
-from muomni_search.index import planner
 from muomni_search.ingest.manifest import Corpus, Skipped, read_records
 from muomni_search.ingest.read import Limits
 from muomni_search.items import Hit, Item, Modality, Problem, Query, Record
 from muomni_search.pipeline import Pipeline, Progress, Report, encode_again, prune
-from muomni_search.store.engine import disk_errors
 from muomni_search.store.files import is_own
-from muomni_search.store.records import Failure, Fault, IndexFile
-from muomni_search.store.snapshot import INDEX, Snapshot
+from muomni_search.store.records import Failure, Fault
+from muomni_search.store.snapshot import Snapshot
 from muomni_search.store.store import Store
 from muomni_search.view import Loaded, Modalities, Ranked, View, Where, modalities_of
 
@@ -201,49 +199,29 @@ class Collection:
             modality: Which; all by default.
             kind: ``exact`` for none, ``ann`` for a 4-bit scan, ``auto`` to choose by size.
         """
-        done = {}
-        for one in modalities_of(modality):
-            done[one] = self._build(one, kind)
-        return done
+        return {one: indexing.build(self._store, one, kind) for one in modalities_of(modality)}
 
     def refresh_indexes(self) -> None:
         """Build the indexes that have fallen too far behind their rows."""
-        for modality in Modality:
-            with self._store.snapshot() as snapshot:
-                file = snapshot.row_file(modality)
-                index = snapshot.index_file(modality)
-            if file is not None and planner.is_index_due(
-                rows=file.rows, covered=index.rows if index else 0
-            ):
-                self._build(modality, "auto")
+        indexing.refresh(self._store)
 
-    def _build(self, modality: Modality, kind: str) -> dict[str, Any]:
+    def tune(
+        self, *, recall: float | None = None, memory: int | None = None
+    ) -> dict[Modality, dict[str, Any]]:
+        """Measure the indexes on queries of every modality; return what each holds to now.
+
+        Args:
+            recall: The share of the ten best that answers by an index hold on average, with 95 %
+                confidence, from now on; 1 for no index. By default as before, 0.95 at first.
+            memory: Bytes that the indexes may keep in memory, all together; 0 for any. By default
+                as before, any at first.
+
+        Raises:
+            InvalidInput: A recall that is no share, or less memory than none.
+        """
+        indexing.tune(self._store, recall=recall, memory=memory)
         with self._store.snapshot() as snapshot:
-            file = snapshot.row_file(modality)
-            vectors = snapshot.vectors(modality)
-        chosen = planner.choose_kind(len(vectors)) if kind == "auto" else kind
-        if file is None or chosen == "exact" or not len(vectors):
-            with self._store.write() as writer:
-                writer.drop_index(modality)
-            return {"kind": "exact", "rows": 0}
-        index = planner.build_index(vectors)
-        folder = self.directory / INDEX
-        with disk_errors(folder):
-            saved = index_files.save(index, folder, f"{modality}.{file.generation}")
-        with self._store.write() as writer:
-            writer.set_index(
-                IndexFile(
-                    modality=modality,
-                    generation=file.generation,
-                    name=saved.name,
-                    kind=index.kind,
-                    rows=index.rows,
-                    bytes=saved.bytes,
-                    checksum=saved.checksum,
-                    params=saved.params,
-                )
-            )
-        return {"kind": index.kind, "rows": index.rows, "bytes": saved.bytes}
+            return {one: indexing.describe(snapshot, one) for one in Modality}
 
     # ---- reading -------------------------------------------------------------------------
 
@@ -392,19 +370,16 @@ class Collection:
     def _modality_stats(
         self, snapshot: Snapshot, modality: Modality, counts: Mapping[Modality, Mapping[str, int]]
     ) -> dict[str, Any]:
-        file, index = snapshot.row_file(modality), snapshot.index_file(modality)
+        file = snapshot.row_file(modality)
         count = counts.get(modality, {})
         rows = file.rows if file else 0
-        index_stats: dict[str, Any] = {"kind": "exact", "rows": 0, "bytes": 0}
-        if index is not None:
-            index_stats = {"kind": index.kind, "rows": index.rows, "bytes": index.bytes}
         return {
             "items": count.get("items", 0),
             "segments": count.get("segments", 0),
             "rows": rows,
             "dead": file.dead if file else 0,
             "bytes": file.path.stat().st_size if file and file.path.exists() else 0,
-            "index": index_stats,
+            "index": indexing.describe(snapshot, modality),
         }
 
     # ---- outputs ---------------------------------------------------------------------------

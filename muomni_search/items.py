@@ -149,6 +149,8 @@ class Hit:
         span: Where in the item the segment lies, or None for a whole item.
         metadata: The item's metadata.
         how: ``exact`` or ``ann``: what searched the item's modality.
+        recall: The share of the ten best that such an answer holds at least, on average: 1 when it
+            is exact, what the index was measured to keep when it is not, None when nobody measured.
     """
 
     rank: int
@@ -161,6 +163,7 @@ class Hit:
     span: Span | None
     metadata: dict[str, Any]
     how: Literal["exact", "ann"]
+    recall: float | None = 1.0
 
     def as_dict(self) -> dict[str, Any]:
         """Return the hit as the JSON object that ``muomni search --json`` prints."""
@@ -175,6 +178,7 @@ class Hit:
             "span": self.span.as_dict() if self.span else None,
             "metadata": self.metadata,
             "how": self.how,
+            "recall": self.recall,
         }
 
 

@@ -241,16 +241,18 @@ def _alarm(scores: NDArray[np.float64]) -> float:
     return float(np.quantile(best[np.isfinite(best)], 1 - FALSE_ALARMS))
 
 
-def sample_rows(count: int, dead: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return a sample of the live rows among ``count``, sorted.
+def sample_rows(
+    count: int, dead: NDArray[np.int64], *, most: int = SAMPLE_ROWS
+) -> NDArray[np.int64]:
+    """Return a sample of the live rows among ``count``, sorted; all when there are no more.
 
     Those with the lowest hashes: a row that comes or goes changes one of them at most, so that
     scores do not jump from one addition to the next.
     """
     live = np.setdiff1d(np.arange(count), dead, assume_unique=True)
-    if len(live) <= SAMPLE_ROWS:
+    if len(live) <= most:
         return live
-    lowest = np.argpartition(_hashes(live), SAMPLE_ROWS)[:SAMPLE_ROWS]
+    lowest = np.argpartition(_hashes(live), most)[:most]
     return np.sort(live[lowest])
 
 

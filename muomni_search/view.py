@@ -15,23 +15,22 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from muomni_search import ranking
+from muomni_search import indexing, ranking
 from muomni_search.encoders.protocol import Encoder, Model, Piece
 from muomni_search.errors import (
     CheckpointError,
     Conflict,
-    CorruptData,
     InvalidInput,
     MuomniError,
     NotFound,
     UnreadableFile,
 )
 from muomni_search.filters import Filter, parse_filter
-from muomni_search.index import files as index_files
 from muomni_search.index import planner
 from muomni_search.index.protocol import VectorIndex
 from muomni_search.ingest.read import read_content
 from muomni_search.items import Content, Hit, Item, Modality, Part, Query, Span
+from muomni_search.store.records import IndexFile
 from muomni_search.store.snapshot import Snapshot
 from muomni_search.vectors import check_vectors, combine, mean_vector
 
@@ -65,6 +64,15 @@ class Ranked(NamedTuple):
     modality: Modality
     span: Span | None
     how: str
+    recall: float | None = 1.0  # what is promised; None where nothing was measured
+
+
+class Tuned(NamedTuple):
+    """An index, how deep it is asked, and what that promises (None: nothing was measured)."""
+
+    asked: VectorIndex
+    fetch: int
+    recall: float | None
 
 
 class Loaded:
@@ -117,23 +125,29 @@ class Loaded:
 
     # ---- caches --------------------------------------------------------------------------
 
-    def index(self, snapshot: Snapshot, modality: Modality) -> VectorIndex | None:
+    def index(self, snapshot: Snapshot, modality: Modality) -> Tuned | None:
         """Return the index of this snapshot's rows, or None when there is none to trust."""
         file = snapshot.index_file(modality)
         if file is None:
             return None
+        fetch, recall = planner.FETCH, None
+        promise = indexing.promise_of(file)
+        if promise is not None:
+            if promise.fetch is None:
+                return None
+            fetch, recall = promise.fetch, promise.recall
+        index = self._index(file)
+        return None if index is None else Tuned(index, fetch, recall)
+
+    def _index(self, file: IndexFile) -> VectorIndex | None:
+        modality = file.modality
         with self._lock:
             cached = self._indexes.get(modality)
             if cached is not None and cached[0] == file.name:
                 return cached[1]
-            try:
-                index = index_files.load(
-                    self._directory / "index" / file.name, bytes=file.bytes, checksum=file.checksum
-                )
-            except (CorruptData, NotFound):
-                # Derived, so never trusted and never missed: the rows answer instead.
-                return None
-            self._indexes[modality] = (file.name, index)
+            index = indexing.load(self._directory, file)
+            if index is not None:
+                self._indexes[modality] = (file.name, index)
             return index
 
     def sample(self, snapshot: Snapshot, modality: Modality) -> NDArray[np.float64]:
@@ -315,13 +329,15 @@ class View:
         """Return the best k items (or rows) of one modality and all tied with the last."""
         snapshot = self.snapshot
         vectors, dead = snapshot.vectors(modality), snapshot.dead(modality)
-        index = None if exact else self._loaded.index(snapshot, modality)
+        tuned = None if exact else self._loaded.index(snapshot, modality)
+        index, ask_for, recall = tuned or (None, planner.FETCH, None)
         available = len(vectors) - len(dead) if allowed is None else len(allowed)
         fetch = k + len(left_out)
         while True:
             best = planner.top_rows(
-                vector, vectors, k=fetch, dead=dead, allowed=allowed, index=index, exact=exact
+                vector, vectors, k=fetch, dead=dead, allowed=allowed, index=index, fetch=ask_for
             )
+            promised = recall if best.how == "ann" else 1.0
             found: dict[Any, Ranked] = {}
             for match, cosine in zip(
                 snapshot.matches(modality, best.rows), best.cosines.tolist(), strict=True
@@ -330,7 +346,14 @@ class View:
                 owner = match.row if segments else match.item_id
                 if match.item_id not in left_out and owner not in found:
                     found[owner] = Ranked(
-                        0.0, cosine, match.key, match.item_id, modality, match.span, best.how
+                        0.0,
+                        cosine,
+                        match.key,
+                        match.item_id,
+                        modality,
+                        match.span,
+                        best.how,
+                        promised,
                     )
             if len(found) >= k or fetch >= available:
                 return list(found.values())
@@ -517,6 +540,7 @@ def _hit(rank: int, match: Ranked, item: Item) -> Hit:
         span=match.span,
         metadata=item.metadata,
         how="ann" if match.how == "ann" else "exact",
+        recall=match.recall,
     )
 
 

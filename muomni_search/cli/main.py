@@ -34,6 +34,7 @@ COMMANDS = (
     "align",
     "reembed",
     "rebuild",
+    "tune",
     "verify",
     "backup",
     "export",

@@ -58,7 +58,8 @@ def save(index: FourBitScan, directory: Path, stem: str) -> Saved:
         directory: Where; made when missing.
         stem: How the name begins.
     """
-    params = {"kind": index.kind, "rows": index.rows, "order": index.order.tolist()}
+    facts = {"kind": index.kind, "codes": index.codes}
+    params = {**facts, "rows": index.rows, "order": index.order.tolist()}
     head = json.dumps(params, separators=(",", ":")).encode()
     data = MAGIC + len(head).to_bytes(8, "little") + head + index.to_bytes()
     checksum = hashlib.sha256(data).hexdigest()
@@ -66,7 +67,7 @@ def save(index: FourBitScan, directory: Path, stem: str) -> Saved:
     directory.mkdir(exist_ok=True)
     with durable.whole_file(directory / name) as partial:
         partial.write_bytes(data)
-    return Saved(name, len(data), checksum, {"kind": index.kind})
+    return Saved(name, len(data), checksum, facts)
 
 
 def load(path: Path, *, bytes: int, checksum: str) -> FourBitScan:  # noqa: A002

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "build_index",
+    "choose_codes",
     "choose_kind",
     "is_index_due",
     "top_rows",
@@ -37,6 +38,8 @@ __all__ = [
 
 # Up to here every row is compared: 20,000 rows take 0.7 ms, and no file and no FAISS are needed.
 EXACT_ROWS = 20_000
+# Codes of 4 bits a row, the most first: what memory does not hold is halved before it is left out.
+CODES = (128, 64)
 # An index is built anew when the rows since are this share of all, so that adding stays linear.
 STALE_SHARE = 0.2
 # Below this share of all rows gathering them beats multiplying all: at 100,000 rows 2.0 ms against
@@ -70,11 +73,25 @@ def is_index_due(*, rows: int, covered: int) -> bool:
     return choose_kind(rows) == "ann" and rows - covered > max(EXACT_ROWS, STALE_SHARE * rows)
 
 
-def build_index(vectors: NDArray[np.float32]) -> FourBitScan:
+def choose_codes(rows: Sequence[int], memory: int | None) -> int | None:
+    """Return how many codes the indexes of some numbers of rows have; None when none may be.
+
+    Args:
+        rows: How many rows each modality has.
+        memory: Bytes that the indexes may keep, all together; None for any.
+    """
+    indexed = sum(count for count in rows if choose_kind(count) == "ann")
+    for codes in CODES:
+        if memory is None or indexed * codes // 2 <= memory:
+            return codes
+    return None
+
+
+def build_index(vectors: NDArray[np.float32], codes: int = CODES[0]) -> FourBitScan:
     """Return a new index of all rows (n, 256), of which there must be one at least."""
     from muomni_search.index.faiss_index import FourBitScan
 
-    return FourBitScan.build(vectors)
+    return FourBitScan.build(vectors, codes)
 
 
 def top_rows(

@@ -53,6 +53,19 @@ class IndexFile:
     created: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a collection was asked to keep to.
+
+    Args:
+        recall: The share of the ten best that an answer by an index holds at least, on average.
+        memory: Bytes that the indexes may keep in memory, all together; None for any.
+    """
+
+    recall: float = 0.95
+    memory: int | None = None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class NewItem:
     """An item to store, with a unit vector (n, 256) for each of its segments."""

@@ -21,7 +21,7 @@ from muomni_search.filters import Filter
 from muomni_search.items import Item, Modality, Span
 from muomni_search.store import tables
 from muomni_search.store.engine import driver_connection
-from muomni_search.store.records import Failure, IndexFile, Job, Known, Match, RowFile
+from muomni_search.store.records import Failure, IndexFile, Job, Known, Match, RowFile, Settings
 from muomni_search.store.rows import NO_ROWS, MappedRows
 from muomni_search.store.sql_filter import filter_to_sql
 
@@ -76,6 +76,7 @@ class State:
     version: int
     model: str
     fingerprint: str
+    settings: Settings
     row_files: Mapping[Modality, RowFile]
     index_files: Mapping[Modality, IndexFile]
     maps: dict[Modality, MappedRows] = field(default_factory=dict)
@@ -125,6 +126,7 @@ def read_state(connection: Connection, directory: Path, newest: State | None = N
         version=facts.version,
         model=facts.model,
         fingerprint=facts.fingerprint,
+        settings=Settings(**json.loads(facts.settings)),
         row_files={file.modality: file for file in row_files},
         index_files={file.modality: file for file in index_files},
         # The same items have the same dead rows, owners and matches.
@@ -196,6 +198,7 @@ FACTS = _Statement(
         tables.collection.c.version,
         tables.collection.c.model,
         tables.collection.c.fingerprint,
+        tables.collection.c.settings,
     )
 )
 ROW_FILES = select(tables.row_files)
@@ -323,6 +326,11 @@ class Snapshot:
     def fingerprint(self) -> str:
         """The fingerprint of that model."""
         return self.state.fingerprint
+
+    @property
+    def settings(self) -> Settings:
+        """What the collection was asked to keep to."""
+        return self.state.settings
 
     # ---- rows ------------------------------------------------------------------------------
 

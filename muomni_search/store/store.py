@@ -42,6 +42,7 @@ from muomni_search.store.records import (
     Match,
     NewItem,
     RowFile,
+    Settings,
 )
 from muomni_search.store.snapshot import INDEX, STAGE, VECTORS, Snapshot, State, read_state
 from muomni_search.store.writer import Writer, now
@@ -58,6 +59,7 @@ __all__ = [
     "Match",
     "NewItem",
     "RowFile",
+    "Settings",
     "Snapshot",
     "Store",
     "Writer",

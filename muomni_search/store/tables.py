@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 # The newest revision: what a collection must be at to be read.
-HEAD = "0001"
+HEAD = "0002"
 # In SQLite's header of every collection, so that no other database is taken for one: "muom".
 APPLICATION_ID = 0x6D756F6D
 
@@ -46,6 +46,7 @@ collection = Table(
     Column("created", String(32), nullable=False),
     Column("version", Integer, nullable=False),
     Column("revision", Integer, nullable=False),
+    Column("settings", Text, nullable=False, server_default="{}"),  # what differs from the defaults
 )
 
 items = Table(

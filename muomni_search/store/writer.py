@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -26,7 +27,7 @@ from muomni_search.errors import Conflict, InvalidInput, MuomniError
 from muomni_search.items import DIM, Modality, Problem, Record, Span
 from muomni_search.store import rows, tables
 from muomni_search.store.engine import disk_errors, driver_connection
-from muomni_search.store.records import IndexFile, Job, NewItem, RowFile
+from muomni_search.store.records import IndexFile, Job, NewItem, RowFile, Settings
 from muomni_search.store.snapshot import INDEX, WANTED, Snapshot, State, read_state, row_path
 
 __all__ = ["Writer", "now"]
@@ -318,6 +319,25 @@ class Writer(Snapshot):
         self.connection.execute(delete(table).where(own))
         if name != keep:
             self._useless.append(self._directory / INDEX / name)
+
+    def set_promise(self, modality: Modality, promise: Mapping[str, Any]) -> None:
+        """Write down what the index of a modality was measured to hold to; none, nothing done."""
+        index = self.state.index_files.get(modality)
+        if index is not None:
+            table = tables.index_files
+            params = json.dumps({**index.params, "promise": promise}, sort_keys=True)
+            self._changes(items=False)
+            self.connection.execute(
+                update(table).where(table.c.modality == modality).values(params=params)
+            )
+
+    def set_settings(self, settings: Settings) -> None:
+        """Write down what the collection has to keep to."""
+        chosen = {name: value for name, value in asdict(settings).items() if value is not None}
+        self._changes(items=False)
+        self.connection.execute(
+            update(tables.collection).values(settings=json.dumps(chosen, sort_keys=True))
+        )
 
     def set_job(self, job: Job) -> None:
         """Write down how far a job is."""

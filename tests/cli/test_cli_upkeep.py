@@ -34,6 +34,38 @@ def test_rebuild_tells_what_each_modality_has(muomni: Run, collection: Path) -> 
     assert muomni("rebuild", "--kind", "best", "-c", collection).exit_code == 2
 
 
+def test_tune_tells_what_each_index_holds_to(muomni: Run, collection: Path) -> None:
+    (tuned,) = answers(muomni("tune", "--recall", "0.99", "--memory", "2 GB", "-c", collection))
+    assert {name: (one["kind"], one["promise"], one["why"]) for name, one in tuned.items()} == (
+        dict.fromkeys(("text", "image", "audio"), ("exact", None, None))
+    )
+    assert answers(muomni("rebuild", "--kind", "ann", "--modality", "text", "-c", collection))
+    (stats,) = answers(muomni("stats", "-c", collection))
+    promise = stats["text"]["index"]["promise"]
+    assert (promise["recall"], promise["k"]) == (0.99, 10)
+    assert all(one["low"] <= one["recall"] <= 1 for one in promise["measured"].values())
+    hits = answers(muomni("search", "owl", "-c", collection))
+    assert {hit["recall"] for hit in hits if hit["how"] == "exact"} <= {1.0}
+    assert {hit["recall"] for hit in hits if hit["how"] == "ann"} <= {0.99}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--recall", "0"], 1),
+        (["--recall", "1.5"], 1),
+        (["--recall", "nan"], 2),
+        (["--memory", "much"], 2),
+        (["--memory", "-2GB"], 2),
+    ],
+)
+def test_a_promise_that_is_none_is_refused(
+    muomni: Run, shared: Path, arguments: list[str], code: int
+) -> None:
+    result = muomni("tune", *arguments, "-c", shared)
+    assert (result.exit_code, "Traceback" in result.stderr) == (code, False)
+
+
 def test_answers_are_the_same_after_a_rebuild(muomni: Run, collection: Path) -> None:
     before = answers(muomni("search", "owl", "-c", collection))
     answers(muomni("rebuild", "-c", collection))

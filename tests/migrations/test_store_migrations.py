@@ -18,7 +18,7 @@ from alembic.script import ScriptDirectory
 from muomni_search.errors import CorruptData
 from muomni_search.items import DIM, Modality, Span
 from muomni_search.store import engine, tables
-from muomni_search.store.store import NewItem, Store
+from muomni_search.store.store import NewItem, Settings, Store
 
 VECTORS = np.eye(3, DIM, dtype=np.float32)
 
@@ -91,15 +91,38 @@ def test_the_revisions_are_found_in_a_checkout_and_in_a_wheel(
     assert engine.find_migrations() == package / "migrations"
 
 
+# ---- the revisions that were --------------------------------------------------------------------
+
+
+@pytest.fixture
+def first(place: Path) -> Path:
+    """The same collection as the first schema had it."""
+    with sqlite3.connect(place / "collection.db") as connection:
+        connection.execute("ALTER TABLE collection DROP COLUMN settings")
+        connection.execute("UPDATE alembic_version SET version_num = '0001'")
+    connection.close()
+    return place
+
+
+def test_a_collection_of_the_first_schema_opens_with_all_it_has(first: Path) -> None:
+    with Store.open(first) as store:
+        check_content(store)
+        with store.snapshot() as snapshot:
+            assert snapshot.settings == Settings()
+    assert revision(first) == tables.HEAD
+
+
 # ---- a revision to come --------------------------------------------------------------------------
 
-SECOND = '''
+# Named after the newest that there is.
+NEXT = f"{int(tables.HEAD) + 1:04d}"
+FUTURE = '''
 """Make the table of items anew, as a change of a column does."""
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "{revision}"
+down_revision = "{head}"
 
 
 def upgrade():
@@ -107,6 +130,10 @@ def upgrade():
         batch.add_column(sa.Column("language", sa.Text))
     {more}
 '''
+
+
+def future_revision(more: str = "") -> str:
+    return FUTURE.format(revision=NEXT, head=tables.HEAD, more=more)
 
 
 @pytest.fixture(params=["migrations", "100%25 migrations"])
@@ -118,9 +145,9 @@ def future(
     shutil.copytree(
         engine.find_migrations(), migrations, ignore=shutil.ignore_patterns("__pycache__")
     )
-    (migrations / "versions" / "0002_language.py").write_text(SECOND.format(more=""))
+    (migrations / "versions" / f"{NEXT}_language.py").write_text(future_revision())
     monkeypatch.setattr(engine, "find_migrations", lambda: migrations)
-    monkeypatch.setattr(engine, "HEAD", "0002")
+    monkeypatch.setattr(engine, "HEAD", NEXT)
     return migrations
 
 
@@ -149,7 +176,7 @@ def test_opening_upgrades_and_loses_nothing(
             writer.connection.exec_driver_sql("DELETE FROM items WHERE key = 'b'")
             left = writer.connection.exec_driver_sql("SELECT count(*) FROM segments").scalar()
         assert left == 2
-    assert revision(place) == "0002"
+    assert revision(place) == NEXT
     assert columns(place)[-1] == "language"
 
 
@@ -163,7 +190,7 @@ def test_two_may_open_an_old_collection_at_once(place: Path, future: Path) -> No
     assert len(opened) == 2
     for store in opened:
         store.close()
-    assert revision(place) == "0002"
+    assert revision(place) == NEXT
 
 
 @pytest.mark.parametrize(
@@ -178,10 +205,10 @@ def test_an_upgrade_that_fails_changes_nothing(
     place: Path, future: Path, failing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = (place / "collection.db").read_bytes()
-    (future / "versions" / "0002_language.py").write_text(SECOND.format(more=failing))
+    (future / "versions" / f"{NEXT}_language.py").write_text(future_revision(failing))
     with pytest.raises((RuntimeError, CorruptData)):
         Store.open(place)
-    assert revision(place) == "0001"
+    assert revision(place) == tables.HEAD
     assert columns(place)[-1] == "added"
     assert (place / "collection.db").read_bytes() == before
     monkeypatch.undo()

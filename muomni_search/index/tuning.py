@@ -1,0 +1,201 @@
+"""How deep an index must be asked for the recall that is promised: measured, never assumed.
+
+    queries of every modality that asks ──▶ the best rows, exactly ──▶ the truth
+                     └────────────────────▶ by the index, at rising depth ──▶ recall, and how sure
+
+The depth chosen is the least at which the recall of each modality's queries lies above the promise
+with 95 % confidence. Rows of other modalities are the queries that matter: they do not lie where
+the rows do, and a depth that was found with the rows' own kind may miss for them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muomni_search.index import planner
+from muomni_search.index.protocol import Candidates, VectorIndex
+from muomni_search.items import DIM
+from muomni_search.vectors import normalise
+
+__all__ = [
+    "FEWEST_ROWS",
+    "Asking",
+    "Measured",
+    "Promise",
+    "asking_from_afar",
+    "asking_with",
+    "queries_for",
+    "tune",
+]
+
+DEPTHS = (50, 100, 200, 400, 800, 1_600, 3_200, 6_400)
+FEWEST_QUERIES, MOST_QUERIES = 128, 4_096
+# So many rows of a modality say how it asks; of fewer nothing is concluded.
+FEWEST_ROWS = 8
+# One-sided 95 % of Student's t for 128 queries and more.
+DEVIATIONS = 1.66
+SEED = 0
+
+
+class Asking(NamedTuple):
+    """Queries of one kind: vectors (n, 256), and the row (n,) that each is itself, -1 for none."""
+
+    vectors: NDArray[np.float32]
+    own: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The mean recall of the ten best over some queries, and what it is at least (95 %)."""
+
+    queries: int
+    recall: float
+    low: float
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What an index holds to.
+
+    Args:
+        recall: The share of the ten best that an answer holds on average, at least.
+        fetch: The depth that keeps it; None when none does, so that all rows are compared.
+        measured: What was measured at that depth (at the last one tried), by who asks.
+        rows: Of so many rows.
+    """
+
+    recall: float
+    fetch: int | None
+    measured: Mapping[str, Measured]
+    rows: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as a JSON object."""
+        return {
+            "recall": self.recall,
+            "k": planner.TUNED_K,
+            "fetch": self.fetch,
+            "rows": self.rows,
+            "measured": {
+                name: {"queries": one.queries, "recall": one.recall, "low": one.low}
+                for name, one in self.measured.items()
+            },
+        }
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Promise:
+        """Return what ``as_dict`` described."""
+        measured = {name: Measured(**one) for name, one in stored["measured"].items()}
+        return cls(stored["recall"], stored["fetch"], measured, stored["rows"])
+
+
+def queries_for(recall: float) -> int:
+    """Return how many queries of a kind are needed to be sure of a recall."""
+    wanted = math.ceil(4 / (1 - recall)) if recall < 1 else MOST_QUERIES
+    return min(max(wanted, FEWEST_QUERIES), MOST_QUERIES)
+
+
+def asking_with(
+    vectors: NDArray[np.float32], count: int, own: NDArray[np.int64] | None = None
+) -> Asking:
+    """Return queries as a modality asks them: its rows, and sums of two where those are too few.
+
+    Args:
+        vectors: Some of its rows (n, 256), eight at least.
+        count: How many queries are wanted.
+        own: The numbers of these rows (n,) where they are among those that are searched.
+    """
+    rng = np.random.default_rng(SEED)
+    chosen = np.sort(rng.permutation(len(vectors))[:count])
+    numbers = np.full(len(chosen), -1) if own is None else own[chosen]
+    lacking = count - len(chosen)
+    pairs = rng.integers(0, len(vectors), (lacking, 2))
+    sums = vectors[pairs[:, 0]] + vectors[pairs[:, 1]]
+    sums[~sums.any(axis=1)] = vectors[0]
+    return Asking(
+        np.concatenate([vectors[chosen], normalise(sums) if lacking else sums]),
+        np.concatenate([numbers, np.full(lacking, -1)]),
+    )
+
+
+def asking_from_afar(vectors: NDArray[np.float32], count: int) -> Asking:
+    """Return queries of a modality that is not there yet, made of the rows (n, 256).
+
+    Half rotated, shifted by a constant gap and noisy, as words lie that ask for pictures
+    (docs/benchmarks.md).
+    """
+    rng = np.random.default_rng(SEED)
+    rotation, _ = np.linalg.qr(rng.standard_normal((DIM, DIM)))
+    gap, noise = normalise(rng.standard_normal(DIM)), rng.standard_normal((count, DIM))
+    rows = vectors[rng.integers(0, len(vectors), count)]
+    queries = rows + 0.5 * rows @ rotation + 0.5 * gap + 0.3 * normalise(noise)
+    return Asking(normalise(queries), np.full(count, -1))
+
+
+def tune(
+    index: VectorIndex,
+    vectors: NDArray[np.float32],
+    dead: NDArray[np.int64],
+    asking: Mapping[str, Asking],
+    recall: float,
+) -> Promise:
+    """Return the least depth at which an index keeps a promise, with what was measured there.
+
+    Args:
+        index: The index.
+        vectors: All rows (n, 256), dead ones too.
+        dead: The dead ones, sorted.
+        asking: Queries by who asks.
+        recall: What is promised, 1.0 for all of them: then no index will do.
+    """
+    truth = {
+        name: planner.top_rows_many(one.vectors, vectors, k=planner.TUNED_K + 1, dead=dead)
+        for name, one in asking.items()
+    }
+    measured: dict[str, Measured] = {}
+    # Deeper than that every row is compared, whatever is measured.
+    depths = [fetch for fetch in DEPTHS if fetch <= planner.RUNAWAY_SHARE * index.rows]
+    for fetch in (depths or DEPTHS[:1]) if recall < 1 else ():
+        for name, one in asking.items():
+            measured[name] = _measure(index, vectors, dead, one, truth[name], fetch)
+            if measured[name].low < recall:
+                break  # the others need not be asked at this depth
+        else:
+            return Promise(recall, fetch, measured, index.rows)
+    return Promise(recall, None, measured, index.rows)
+
+
+def _measure(
+    index: VectorIndex,
+    vectors: NDArray[np.float32],
+    dead: NDArray[np.int64],
+    asking: Asking,
+    truth: list[Candidates],
+    fetch: int,
+) -> Measured:
+    shares = np.empty(len(truth) + 1)
+    # What so few queries could not show: one more that finds nothing. Without it a sample in which
+    # nothing was missed would be sure of everything.
+    shares[-1] = 0.0
+    for number, (query, own) in enumerate(zip(asking.vectors, asking.own.tolist(), strict=True)):
+        found = planner.top_rows(
+            query, vectors, k=planner.TUNED_K + (own >= 0), dead=dead, index=index, fetch=fetch
+        )
+        shares[number] = _share(found, truth[number], own)
+    low = shares.mean() - DEVIATIONS * shares.std(ddof=1) / math.sqrt(len(shares))
+    return Measured(len(truth), round(float(shares[:-1].mean()), 4), round(float(low), 4))
+
+
+def _share(found: Candidates, best: Candidates, own: int) -> float:
+    """Return how many of the ten best were found, the query's own row aside; ties are alike."""
+    others = best.cosines[best.rows != own][: planner.TUNED_K]
+    if not len(others):
+        return 1.0
+    hits = int((found.cosines[found.rows != own] >= others[-1]).sum())
+    return min(hits, len(others)) / len(others)

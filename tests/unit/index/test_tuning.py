@@ -1,0 +1,153 @@
+"""What is promised is what was measured, on queries of those who ask."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from muomni_search.index import planner, tuning
+from muomni_search.index.exact import exact_top_rows
+from muomni_search.index.protocol import Candidates
+from muomni_search.index.tuning import Promise
+from muomni_search.vectors import normalise
+
+NOTHING = np.empty(0, np.int64)
+
+
+def rows_of(count: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return normalise(rng.standard_normal((count, 256)) * (np.arange(256) + 1.0) ** -0.5)
+
+
+@pytest.fixture(scope="module")
+def vectors():
+    return rows_of(8_000, 1)
+
+
+@pytest.fixture(scope="module")
+def index(vectors):
+    return planner.build_index(vectors)
+
+
+@pytest.fixture(scope="module")
+def asking(vectors):
+    numbers = np.arange(0, 8_000, 8)
+    return {
+        "image": tuning.asking_with(vectors[numbers], 128, numbers),
+        "afar": tuning.asking_from_afar(vectors, 128),
+    }
+
+
+class Blind:
+    """An index that proposes rows by chance."""
+
+    kind = "blind"
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+
+    def search(self, query: np.ndarray, fetch: int) -> np.ndarray:
+        rng = np.random.default_rng(int(abs(query[0]) * 1e6))
+        return rng.permutation(self.rows)[:fetch]
+
+
+def test_the_promise_holds_for_queries_that_were_not_measured(vectors, index, asking):
+    promise = tuning.tune(index, vectors, NOTHING, asking, 0.95)
+    assert promise.fetch in tuning.DEPTHS
+    assert (promise.recall, promise.rows) == (0.95, 8_000)
+    assert promise.measured.keys() == asking.keys()
+    shares = []
+    for query in rows_of(200, 77):
+        found = planner.top_rows(
+            query, vectors, k=10, dead=NOTHING, index=index, fetch=promise.fetch
+        )
+        best = exact_top_rows(query, vectors, k=10, dead=NOTHING)
+        shares.append(np.isin(best.rows, found.rows).mean())
+    assert np.mean(shares) >= 0.95
+    for one in promise.measured.values():
+        assert 0.95 <= one.low <= one.recall <= 1
+
+
+def test_a_greater_promise_asks_as_deep_or_deeper(vectors, index, asking):
+    depths = [tuning.tune(index, vectors, NOTHING, asking, recall).fetch for recall in (0.5, 0.97)]
+    assert depths == sorted(depths)
+
+
+def test_an_index_that_is_not_good_enough_is_not_trusted(vectors, asking):
+    promise = tuning.tune(Blind(8_000), vectors[:8_000], NOTHING, asking, 0.999)
+    assert promise.fetch is None
+    assert min(one.low for one in promise.measured.values()) < 0.999
+
+
+def test_all_is_promised_by_no_index(vectors, index, asking):
+    assert tuning.tune(index, vectors, NOTHING, asking, 1.0).fetch is None
+
+
+def test_few_queries_are_never_sure(vectors, index):
+    few = {"image": tuning.asking_with(vectors[:9], 9, np.arange(9))}
+    promise = tuning.tune(index, vectors, NOTHING, few, 0.95)
+    assert promise.fetch is None
+    assert promise.measured["image"].low < 0.95
+
+
+@pytest.mark.parametrize("recall", [0.9, 0.95, 0.99, 0.995])
+def test_there_are_as_many_queries_as_certainty_needs(recall):
+    count = tuning.queries_for(recall)
+    shares = np.append(np.ones(count), 0.0)
+    low = shares.mean() - tuning.DEVIATIONS * shares.std(ddof=1) / np.sqrt(len(shares))
+    assert low >= recall
+
+
+def test_dead_rows_are_no_part_of_the_truth(vectors, index, asking):
+    dead = np.arange(0, 8_000, 3)
+    promise = tuning.tune(index, vectors, dead, asking, 0.9)
+    assert promise.fetch is not None
+    assert min(one.recall for one in promise.measured.values()) >= 0.9
+
+
+def test_a_query_that_is_a_row_does_not_count_itself(vectors):
+    best = exact_top_rows(vectors[5], vectors, k=11, dead=NOTHING)
+    assert best.rows[0] == 5
+    nine = Candidates(best.rows[:10], best.cosines[:10], "ann")
+    assert tuning._share(nine, best, own=5) == 0.9
+    ten = Candidates(best.rows[:11], best.cosines[:11], "ann")
+    assert tuning._share(ten, best, own=5) == 1.0
+
+
+def test_a_row_that_is_tied_with_the_tenth_is_as_good():
+    cosines = np.array([0.9] * 9 + [0.5] * 2, np.float32)
+    best = Candidates(np.arange(11), cosines, "exact")
+    found = Candidates(np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 10]), cosines[:10], "ann")
+    assert tuning._share(found, best, own=-1) == 1.0
+
+
+def test_where_rows_are_few_sums_of_them_ask_too(vectors):
+    asking = tuning.asking_with(vectors[:10], 128, np.arange(10))
+    assert asking.vectors.shape == (128, 256)
+    assert np.allclose(np.linalg.norm(asking.vectors, axis=1), 1, atol=1e-5)
+    assert sorted(asking.own[asking.own >= 0]) == list(range(10))
+    opposite = np.stack([vectors[0], -vectors[0]])
+    assert np.isfinite(tuning.asking_with(opposite, 64).vectors).all()
+
+
+def test_a_promise_can_be_stored():
+    promise = Promise(0.95, 200, {"text": tuning.Measured(128, 0.99, 0.97)}, 30_000)
+    assert Promise.from_dict(promise.as_dict()) == promise
+
+
+def test_half_the_codes_keep_the_same_promise_deeper(vectors, asking):
+    full, half = (planner.build_index(vectors, codes) for codes in planner.CODES)
+    assert len(half.to_bytes()) < 0.7 * len(full.to_bytes())
+    depths = [
+        tuning.tune(index, vectors, NOTHING, asking, 0.95).fetch or 10_000 for index in (full, half)
+    ]
+    assert depths == sorted(depths)
+
+
+def test_memory_decides_how_many_codes_there_are():
+    rows = [1_000_000, 500_000, 10_000]
+    assert planner.choose_codes(rows, None) == 128
+    assert planner.choose_codes(rows, 1_500_000 * 64) == 128
+    assert planner.choose_codes(rows, 1_500_000 * 64 - 1) == 64
+    assert planner.choose_codes(rows, 1_500_000 * 32 - 1) is None
+    assert planner.choose_codes([10_000], 0) == 128  # small ones need none

@@ -1,0 +1,121 @@
+"""Which indexes a collection has, and that each was measured on those who ask it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from muomni_search import Collection
+from muomni_search.errors import InvalidInput
+from muomni_search.index import planner
+from muomni_search.items import Modality, Query, Record
+from muomni_search.vectors import normalise
+
+IMAGE, TEXT = Modality.IMAGE, Modality.TEXT
+
+
+def rows_of(count: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return normalise(rng.standard_normal((count, 256)) * (np.arange(256) + 1.0) ** -0.5)
+
+
+def records(modality: Modality, rows: np.ndarray, start: int = 0) -> Iterator[Record]:
+    for number, vector in enumerate(rows, start):
+        yield Record(f"{modality}/{number:05}", modality, "made up", vector=vector)
+
+
+@pytest.fixture
+def collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Collection]:
+    """3,000 pictures, which here are too many to be compared one by one."""
+    monkeypatch.setattr(planner, "EXACT_ROWS", 1_000)
+    with Collection.create(tmp_path / "c", model="hashing") as collection:
+        collection.add(records(IMAGE, rows_of(3_000, 1)))
+        yield collection
+
+
+def index_of(collection: Collection) -> dict:
+    return collection.stats()["image"]["index"]
+
+
+def test_an_index_is_built_and_measured_by_what_is_added(collection: Collection) -> None:
+    index = index_of(collection)
+    assert (index["kind"], index["rows"], index["why"]) == ("pq4", 3_000, None)
+    assert index["promise"]["recall"] == 0.95
+    assert set(index["promise"]["measured"]) == {"image", "afar"}
+    hit = collection.query(Query.vector(rows_of(3_000, 1)[7]), k=1)[0]
+    assert (hit.key, hit.how, hit.recall) == ("image/00007", "ann", 0.95)
+    exact = collection.query(Query.vector(rows_of(3_000, 1)[7]), k=1, exact=True)[0]
+    assert (exact.key, exact.how, exact.recall) == ("image/00007", "exact", 1.0)
+
+
+def test_who_comes_later_and_asks_is_measured_too(collection: Collection) -> None:
+    before = index_of(collection)
+    collection.add(records(TEXT, rows_of(9, 2)))
+    after = index_of(collection)
+    assert set(after["promise"]["measured"]) == {"image", "text"}
+    assert after["rows"] == before["rows"]
+    collection.add(records(TEXT, rows_of(1, 3), start=100))
+    assert index_of(collection) == after
+
+
+def test_a_recall_that_no_depth_is_sure_of_means_exact_and_why(collection: Collection) -> None:
+    index = collection.tune(recall=1)[IMAGE]
+    assert index["kind"] == "exact"
+    assert "no depth of pq4 was sure to keep a recall of 1" in index["why"]
+    assert {hit.how for hit in collection.query(Query.vector(rows_of(1, 9)[0]))} == {"exact"}
+    # It is remembered, and not tried again with every addition.
+    collection.add(records(IMAGE, rows_of(1, 5), start=5_000))
+    assert index_of(collection) == index
+    assert collection.tune(recall=0.9)[IMAGE]["kind"] == "pq4"
+
+
+def test_memory_halves_the_codes_and_then_leaves_them_out(collection: Collection) -> None:
+    whole = index_of(collection)["bytes"]
+    half = collection.tune(memory=3_000 * 32)[IMAGE]
+    assert half["kind"] == "pq4"
+    assert half["bytes"] < 0.7 * whole
+    none = collection.tune(memory=3_000)[IMAGE]
+    assert (none["kind"], none["bytes"]) == ("exact", 0)
+    assert none["why"] == "the memory allowed holds no index"
+    assert list((collection.directory / "index").iterdir()) == []
+    with pytest.raises(InvalidInput, match="holds none"):
+        collection.rebuild("image", kind="ann")
+    collection.add(records(IMAGE, rows_of(1, 5), start=5_000))
+    assert index_of(collection)["kind"] == "exact"
+    assert collection.tune(memory=0)[IMAGE]["bytes"] >= whole
+
+
+def test_settings_outlive_the_process(collection: Collection) -> None:
+    collection.tune(recall=0.9, memory=10**9)
+    with Collection.open(collection.directory) as again:
+        assert again.tune()[IMAGE]["promise"]["recall"] == 0.9
+        with again.store.snapshot() as snapshot:
+            assert snapshot.settings.memory == 10**9
+
+
+def test_an_index_of_an_older_version_is_measured_when_it_is_met(collection: Collection) -> None:
+    with collection.store.write() as writer:
+        writer.connection.exec_driver_sql("""UPDATE index_files SET params = '{"kind": "pq4"}'""")
+    assert index_of(collection)["promise"] is None
+    query = Query.vector(rows_of(1, 9)[0])
+    assert {(hit.how, hit.recall) for hit in collection.query(query)} == {("ann", None)}
+    collection.refresh_indexes()
+    assert index_of(collection)["promise"]["recall"] == 0.95
+
+
+def test_tuning_what_was_damaged_builds_it_anew(collection: Collection) -> None:
+    (file,) = (collection.directory / "index").iterdir()
+    file.write_bytes(b"nothing")
+    assert collection.tune()[IMAGE]["kind"] == "pq4"
+    assert collection.verify() == []
+
+
+@pytest.mark.parametrize("wrong", [{"recall": 0.0}, {"recall": 1.01}, {"memory": -1}])
+def test_a_promise_that_is_none_is_refused(collection: Collection, wrong: dict) -> None:
+    before = index_of(collection)
+    with pytest.raises(InvalidInput):
+        collection.tune(**wrong)
+    assert index_of(collection) == before
