@@ -48,6 +48,7 @@ docs: $(READY) ## generate the pages that come from the code
 
 bench: $(READY) ## speed and recall, beside the peers
 	$(BIN)/python benchmarks/index.py
+	$(BIN)/python benchmarks/filters.py
 	$(BIN)/python benchmarks/batch.py
 	$(BIN)/python benchmarks/ingest.py
 	$(BIN)/python benchmarks/encoders.py

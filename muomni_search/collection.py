@@ -22,11 +22,12 @@ from muomni_search import indexing
 from muomni_search.encoders.model import is_name, load_model
 from muomni_search.encoders.protocol import Model
 from muomni_search.errors import CheckpointError, Conflict, InvalidInput, MuomniError, NotFound
-from muomni_search.filters import parse_filter
+from muomni_search.filters import parse_field, parse_filter
 from muomni_search.ingest.manifest import Corpus, Skipped, read_records
 from muomni_search.ingest.read import Limits
 from muomni_search.items import Hit, Item, Modality, Problem, Query, Record
 from muomni_search.pipeline import Pipeline, Progress, Report, encode_again, prune
+from muomni_search.store.fields import summarise_fields
 from muomni_search.store.files import is_own
 from muomni_search.store.records import Failure, Fault
 from muomni_search.store.snapshot import Snapshot
@@ -345,6 +346,39 @@ class Collection:
         if isinstance(vector, MuomniError):
             raise vector
         return vector
+
+    def fields(self) -> dict[str, dict[str, Any]]:
+        """Return the metadata fields as filters spell them: of how many items, types, indexed.
+
+        Every item is looked at. Types are those of JSON; an object's fields stand for it.
+        """
+        with self._store.snapshot() as snapshot:
+            return summarise_fields(snapshot)
+
+    def index_fields(self, fields: Sequence[str]) -> None:
+        """Keep an index of metadata fields, so that a filter on one need not read every item.
+
+        Raises:
+            InvalidInput: No field as filters spell them, or none of the metadata; nothing was done.
+        """
+        names = [parse_field(field) for field in fields]
+        with self._store.write() as writer:
+            for one in names:
+                writer.index_field(one)
+
+    def drop_field_indexes(self, fields: Sequence[str]) -> None:
+        """Forget the indexes of metadata fields; the fields themselves stay.
+
+        Raises:
+            NotFound: A field has none; nothing was done.
+        """
+        names = {parse_field(field): field for field in fields}
+        with self._store.write() as writer:
+            lacking = names.keys() - set(writer.indexed_fields())
+            if lacking:
+                raise NotFound(f"no index of {', '.join(sorted(names[one] for one in lacking))}")
+            for one in names:
+                writer.drop_field_index(one)
 
     def failures(self) -> list[Failure]:
         """Return the inputs that could not be used, with cause and mend."""

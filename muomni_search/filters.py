@@ -25,7 +25,17 @@ from typing import Any, NamedTuple
 
 from muomni_search.errors import InvalidInput
 
-__all__ = ["And", "Filter", "Literal", "Not", "Or", "Test", "parse_filter"]
+__all__ = [
+    "And",
+    "Filter",
+    "Literal",
+    "Not",
+    "Or",
+    "Test",
+    "parse_field",
+    "parse_filter",
+    "spell_field",
+]
 
 Literal = str | int | float | bool
 COMPARISONS = ("=", "!=", "<", "<=", ">", ">=")
@@ -106,17 +116,43 @@ def parse_filter(expr: str | Mapping[str, Any] | Filter | None) -> Filter | None
 
 # ---- the text form ---------------------------------------------------------------------------
 
+WORD = r"[^\W\d]\w*"
 TOKEN = re.compile(
-    r"""\s*(?:
+    rf"""\s*(?:
         (?P<string>'(?:[^']|'')*')
       | (?P<quoted>"(?:[^"]|"")*")
       | (?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)
-      | (?P<word>[^\W\d]\w*)
+      | (?P<word>{WORD})
       | (?P<sign><=|>=|!=|=|<|>|\(|\)|,|\.)
       | (?P<end>\Z)
     )""",
     re.VERBOSE,
 )
+
+
+def parse_field(text: str) -> tuple[str, ...]:
+    """Return the names that lead to a field: ``place.city`` is ``("place", "city")``.
+
+    Raises:
+        InvalidInput: It is no field as filters spell them.
+    """
+    try:
+        test = parse_filter(f"{text} is null")
+    except InvalidInput as error:
+        raise InvalidInput(f"{text!r} is no field", hint='write place.city, or "a b"') from error
+    if not isinstance(test, Test):
+        raise InvalidInput(f"{text!r} is no field", hint='write place.city, or "a b"')
+    return test.field
+
+
+def spell_field(names: tuple[str, ...]) -> str:
+    """Return a field as filters spell it, quoted where that is needed."""
+    return ".".join(
+        name
+        if re.fullmatch(WORD, name) and name.lower() not in JOINING
+        else '"' + name.replace('"', '""') + '"'
+        for name in names
+    )
 
 
 class _Token(NamedTuple):

@@ -28,6 +28,7 @@ COMMANDS = (
     "list",
     "delete",
     "failures",
+    "fields",
     "stats",
     "map",
     "eval",

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Integer, Row, Select, Table, bindparam, func, select
+from sqlalchemy import Connection, Integer, Row, Select, Table, bindparam, func, select, text
 from sqlalchemy.dialects.sqlite import dialect
 
 from muomni_search.errors import CorruptData
@@ -25,7 +25,16 @@ from muomni_search.store.records import Failure, IndexFile, Job, Known, Match, R
 from muomni_search.store.rows import NO_ROWS, MappedRows
 from muomni_search.store.sql_filter import filter_to_sql
 
-__all__ = ["INDEX", "STAGE", "VECTORS", "Snapshot", "State", "read_state", "row_path"]
+__all__ = [
+    "FIELD_INDEX",
+    "INDEX",
+    "STAGE",
+    "VECTORS",
+    "Snapshot",
+    "State",
+    "read_state",
+    "row_path",
+]
 
 VECTORS, INDEX = "vectors", "index"
 # Where the vectors of another model grow until the collection moves to it.
@@ -41,6 +50,9 @@ ITEMS_PAGE = 1_000
 # How many arrays of row numbers are kept: dead rows and owners of three modalities, and some
 # filters. At a million rows each takes up to 8 MB.
 MAX_ARRAYS = 16
+# Of so few items, a share of all rows, each one's rows are looked up; for more it is faster to read
+# the owners of all rows, which are kept.
+LOOKED_UP_SHARE = 0.01
 
 
 # ---- the state -----------------------------------------------------------------------------------
@@ -272,6 +284,11 @@ ROWS_BY_KEY = _Statement(
     .where(tables.items.c.key.in_(WANTED))
     .order_by(tables.segments.c.item_id, tables.segments.c.ordinal)
 )
+ROWS_BY_ID = _Statement(
+    select(tables.segments.c.row).where(
+        tables.segments.c.item_id.in_(WANTED), tables.segments.c.modality == bindparam("modality")
+    )
+)
 SEGMENTS = (
     ITEM.add_columns(
         tables.segments.c.row, tables.segments.c.span_start, tables.segments.c.span_end
@@ -285,6 +302,9 @@ COUNTS = select(
     # Or the sum of truth values is taken for one itself.
     func.sum(tables.segments.c.ordinal == 0, type_=Integer).label("items"),
 ).group_by(tables.segments.c.modality)
+# The index of a metadata field is known by its name: this, and the names that lead to it as JSON.
+FIELD_INDEX = "field "
+FIELD_INDEXES = text("SELECT name FROM sqlite_master WHERE type = 'index' AND name LIKE 'field %'")
 FAILURES = select(
     tables.failures.c.source,
     tables.failures.c.key,
@@ -375,16 +395,35 @@ class Snapshot:
     def matching_rows(self, modality: Modality, condition: Filter) -> NDArray[np.int64]:
         """Return the rows of the items that a filter lets through, sorted; read-only."""
         # Its text, for 1, 1.0 and true are one key of a dict but three filters.
-        key = ("filter", modality, repr(condition))
-        return self.state.arrays.get(key, lambda: self._matching(modality, condition))
-
-    def _matching(self, modality: Modality, condition: Filter) -> NDArray[np.int64]:
-        query = (
-            select(tables.segments.c.row)
-            .join(tables.items)
-            .where(tables.segments.c.modality == modality, filter_to_sql(condition))
+        key = repr(condition)
+        return self.state.arrays.get(
+            ("filter", modality, key),
+            lambda: self._rows_of(
+                modality,
+                self.state.arrays.get(("items", key), lambda: self._matching(condition)),
+            ),
         )
-        return np.sort(self._numbers(query))
+
+    def _matching(self, condition: Filter) -> NDArray[np.int64]:
+        """Return the ids of the items that a filter lets through, whatever their modality.
+
+        Asked of ``items`` alone: an index of a field answers it without a look at the items, and
+        what the filter costs is paid once for all modalities.
+        """
+        return self._numbers(select(tables.items.c.id).where(filter_to_sql(condition)))
+
+    def _rows_of(self, modality: Modality, item_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the rows of items in a modality, sorted."""
+        file = self.row_file(modality)
+        if file is None or not len(item_ids):
+            return np.empty(0, np.int64)
+        if len(item_ids) <= LOOKED_UP_SHARE * file.rows:
+            found = self._for_values(ROWS_BY_ID, item_ids.tolist(), modality=modality)
+            return np.sort(np.fromiter((row.row for row in found), np.int64))
+        owners = self.row_items(modality)
+        is_wanted = np.zeros(max(int(item_ids.max()), int(owners.max(initial=0))) + 2, bool)
+        is_wanted[item_ids] = True
+        return np.flatnonzero(is_wanted[owners])  # the owner -1 of dead rows is the last, unwanted
 
     def index_file(self, modality: Modality) -> IndexFile | None:
         """Return the index of a modality's current rows, or None when it has none."""
@@ -500,6 +539,13 @@ class Snapshot:
         """Return the job that writes an output, or None."""
         row = self.connection.execute(JOB, {"output": output}).mappings().one_or_none()
         return None if row is None else Job(**row)
+
+    # ---- indexed fields ----------------------------------------------------------------------
+
+    def indexed_fields(self) -> list[tuple[str, ...]]:
+        """Return the metadata fields that have an index, each as the names that lead to it."""
+        names = self.connection.execute(FIELD_INDEXES).scalars()
+        return sorted(tuple(json.loads(name.removeprefix(FIELD_INDEX))) for name in names)
 
     # ---- for checks --------------------------------------------------------------------------
 

@@ -4,7 +4,8 @@ A test on a field that is missing or null is false, save ``is null``; a comparis
 of another type is false, ``!=`` and ``not in`` among them. ``not`` turns what it is given around.
 
 Inside, SQL's unknown stands for false: ``and`` and ``or`` keep it that way, and ``not`` asks for
-``IS NOT TRUE``.
+``IS NOT TRUE``. A value is compared before its type is looked at, because each look reads the JSON
+document anew and most values fail the comparison.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from muomni_search.errors import InvalidInput
 from muomni_search.filters import And, Filter, Literal, Not, Or, Test
 from muomni_search.store.tables import items
 
-__all__ = ["filter_to_sql"]
+__all__ = ["field_expressions", "filter_to_sql"]
 
 Expression = ColumnElement[Any]
 COLUMNS: dict[tuple[str, ...], Expression] = {
@@ -106,7 +107,7 @@ def _test(test: Test) -> Expression:
         if test.op not in ("=", "!="):
             return false()
         return _equals(field, value if test.op == "=" else not value)
-    return and_(_same_type(field, value), field.value.op(test.op)(value))
+    return and_(field.value.op(test.op)(value), _same_type(field, value))
 
 
 def _check_text(value: Literal) -> None:
@@ -132,7 +133,7 @@ def _same_type(field: _Field, value: Literal) -> Expression:
 def _equals(field: _Field, value: Literal) -> Expression:
     if isinstance(value, bool):
         return field.kind == ("true" if value else "false")
-    return and_(_same_type(field, value), field.value == value)
+    return and_(field.value == value, _same_type(field, value))
 
 
 def _among(test: Test, field: _Field) -> Expression:
@@ -156,7 +157,7 @@ def _is_one_of(field: _Field, values: Sequence[Literal]) -> Expression:
     if isinstance(values[0], bool):
         return or_(*(_equals(field, value) for value in set(values)))
     wanted = func.json_each(json.dumps(list(values))).table_valued("value")
-    return and_(_same_type(field, values[0]), field.value.in_(select(wanted.c.value)))
+    return and_(field.value.in_(select(wanted.c.value)), _same_type(field, values[0]))
 
 
 def _contains(field: _Field, value: Literal) -> Expression:
@@ -178,11 +179,33 @@ def _field(names: tuple[str, ...]) -> _Field:
     column = COLUMNS.get(names)
     if column is not None:
         return _Field(column, func.iif(column.is_(None), "null", "text"))
-    if not all(map(PLAIN_NAME.fullmatch, names)):
+    path_text = _path(names)
+    if path_text is None:
         return _looked_up(names)
-    # Part of the statement instead of a parameter: SQLite then reads the path once, not per row.
-    path = literal("$" + "".join(f'."{name}"' for name in names), literal_execute=True)
+    # Part of the statement instead of a parameter: SQLite then reads the path once, not per row,
+    # and knows the expression again when the field has an index.
+    path = literal(path_text, literal_execute=True)
     return _Field(func.json_extract(items.c.metadata, path), func.json_type(items.c.metadata, path))
+
+
+def _path(names: tuple[str, ...]) -> str | None:
+    """Return a field as a JSON path, or None when no path spells it."""
+    if not all(map(PLAIN_NAME.fullmatch, names)):
+        return None
+    return "$" + "".join(f'."{name}"' for name in names)
+
+
+def field_expressions(names: tuple[str, ...]) -> str:
+    """Return the expressions by which a metadata field is found, as an index has them.
+
+    Raises:
+        InvalidInput: It is no metadata, or has a name that no JSON path spells.
+    """
+    path = _path(names)
+    if names in COLUMNS or path is None:
+        raise InvalidInput(f"{'.'.join(names)!r} is no metadata field that can have an index")
+    quoted = path.replace("'", "''")
+    return f"json_extract(metadata, '{quoted}'), json_type(metadata, '{quoted}')"
 
 
 def _looked_up(names: tuple[str, ...]) -> _Field:

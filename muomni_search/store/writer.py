@@ -28,7 +28,16 @@ from muomni_search.items import DIM, Modality, Problem, Record, Span
 from muomni_search.store import rows, tables
 from muomni_search.store.engine import disk_errors, driver_connection
 from muomni_search.store.records import IndexFile, Job, NewItem, RowFile, Settings
-from muomni_search.store.snapshot import INDEX, WANTED, Snapshot, State, read_state, row_path
+from muomni_search.store.snapshot import (
+    FIELD_INDEX,
+    INDEX,
+    WANTED,
+    Snapshot,
+    State,
+    read_state,
+    row_path,
+)
+from muomni_search.store.sql_filter import field_expressions
 
 __all__ = ["Writer", "now"]
 
@@ -339,6 +348,26 @@ class Writer(Snapshot):
             update(tables.collection).values(settings=json.dumps(chosen, sort_keys=True))
         )
 
+    def index_field(self, names: tuple[str, ...]) -> None:
+        """Let SQLite keep an index of a metadata field; one that has one keeps it.
+
+        Args:
+            names: The names that lead to it.
+
+        Raises:
+            InvalidInput: It is no metadata, or has a name that no JSON path spells.
+        """
+        expressions = field_expressions(names)
+        self._changes(items=False)
+        self.connection.exec_driver_sql(
+            f"CREATE INDEX IF NOT EXISTS {_index_name(names)} ON items ({expressions})"
+        )
+
+    def drop_field_index(self, names: tuple[str, ...]) -> None:
+        """Let SQLite forget the index of a metadata field; without one, nothing is done."""
+        self._changes(items=False)
+        self.connection.exec_driver_sql(f"DROP INDEX IF EXISTS {_index_name(names)}")
+
     def set_job(self, job: Job) -> None:
         """Write down how far a job is."""
         values = {
@@ -557,6 +586,11 @@ def _stack(items: Sequence[NewItem]) -> NDArray[np.float32]:
         item = items[int(np.searchsorted(ends, bad[0], side="right"))]
         raise InvalidInput(f"{item.key}: its vector is not finite and of length 1")
     return vectors
+
+
+def _index_name(names: tuple[str, ...]) -> str:
+    name = FIELD_INDEX + json.dumps(list(names))
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _outside(record: Record) -> dict[str, Any]:

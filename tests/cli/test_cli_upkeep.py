@@ -66,6 +66,29 @@ def test_a_promise_that_is_none_is_refused(
     assert (result.exit_code, "Traceback" in result.stderr) == (code, False)
 
 
+def test_fields_tells_what_a_filter_can_ask_for(muomni: Run, tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text(
+        '{"key": "a", "text": "owl", "year": 2000, "place": {"a city": "Ulm"}, "tags": ["x"]}\n'
+        '{"key": "b", "text": "cat", "year": "old", "and": 1}\n'
+    )
+    answers(muomni("add", "t.jsonl", "--model", "hashing", "-c", "c"))
+    (fields,) = answers(muomni("fields", "--index", "year", "-c", "c"))
+    assert fields == {
+        '"and"': {"items": 1, "types": {"number": 1}, "indexed": False},
+        'place."a city"': {"items": 1, "types": {"string": 1}, "indexed": False},
+        "tags": {"items": 1, "types": {"array": 1}, "indexed": False},
+        "year": {"items": 2, "types": {"number": 1, "string": 1}, "indexed": True},
+    }
+    for field in fields:
+        answers(muomni("fields", "--index", field, "-c", "c"))
+        answers(muomni("search", "owl", "--where", f"{field} is not null", "-c", "c"))
+    (fields,) = answers(muomni("fields", "--drop", "year", "-c", "c"))
+    assert [name for name, one in fields.items() if not one["indexed"]] == ["year"]
+    for wrong in (["--drop", "year"], ["--index", "key"], ["--index", "a b"], ["--drop", ""]):
+        result = muomni("fields", *wrong, "-c", "c")
+        assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+
+
 def test_answers_are_the_same_after_a_rebuild(muomni: Run, collection: Path) -> None:
     before = answers(muomni("search", "owl", "-c", collection))
     answers(muomni("rebuild", "-c", collection))

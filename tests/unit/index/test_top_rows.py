@@ -117,7 +117,7 @@ def test_a_filter_gives_what_the_oracle_gives(vectors, queries, share):
         )
 
 
-@pytest.mark.parametrize("share", [0.18, 0.05, 0.001])
+@pytest.mark.parametrize("share", [0.03, 0.001])
 def test_a_filter_that_lets_few_rows_through_needs_no_index(vectors, queries, index, share):
     allowed = np.flatnonzero(np.random.default_rng(4).random(8_000) < share)
     for query in queries[:5]:
@@ -127,7 +127,7 @@ def test_a_filter_that_lets_few_rows_through_needs_no_index(vectors, queries, in
         )
 
 
-@pytest.mark.parametrize("share", [0.9, 0.5, 0.22])
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.22, 0.06])
 @pytest.mark.parametrize("kind", ["random", "near", "far"])
 def test_the_index_answers_a_filter_that_lets_many_rows_through(
     vectors, queries, index, share, kind

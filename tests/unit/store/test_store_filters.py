@@ -12,10 +12,15 @@ import pytest
 from filter_oracle import matches
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import select
+from sqlalchemy.dialects.sqlite import dialect
 
 from muomni_search.errors import InvalidInput
-from muomni_search.filters import And, Filter, Not, Or, Test, parse_filter
+from muomni_search.filters import And, Filter, Not, Or, Test, parse_filter, spell_field
 from muomni_search.items import DIM, Modality
+from muomni_search.store import tables
+from muomni_search.store.snapshot import Snapshot
+from muomni_search.store.sql_filter import filter_to_sql
 from muomni_search.store.store import NewItem, Store
 
 VECTOR = np.eye(1, DIM, dtype=np.float32)
@@ -252,3 +257,73 @@ def test_every_number_equals_itself_after_it_was_stored(number: float) -> None:
         "SELECT json_extract(?, '$.\"x\"') = ?", (stored, number)
     )
     assert equal.fetchone() == (1,)
+
+
+# ---- indexed fields ------------------------------------------------------------------------------
+
+INDEXED = [("year",), ("place", "city"), ("it's",), ("größe",), ("a b",)]
+
+
+def plan(snapshot: Snapshot, condition: str) -> str:
+    query = select(tables.items.c.id).where(filter_to_sql(parse_filter(condition)))  # type: ignore[arg-type]
+    sql = str(query.compile(dialect=dialect(), compile_kwargs={"literal_binds": True}))
+    rows = snapshot.connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}").all()
+    return " ".join(row.detail for row in rows)
+
+
+def test_an_index_of_a_field_is_used_and_changes_no_answer(tmp_path: Path) -> None:
+    values: list[object] = [1999, 2000, 2000.5, "2000", True, None, [2000], {"x": 2000}]
+    documents = [
+        {"year": value, "place": {"city": value}, "it's": value, "größe": value, "a b": value}
+        for value in values
+    ] + [{}]
+    conditions = [
+        f"{spell_field(names)} {test}"
+        for names in INDEXED
+        for test in ("= 2000", ">= 2000", "< '3'", "= true", "in (1999, '2000')", "is null",
+                     "is not null", "!= 2000", "contains 2000")
+    ]  # fmt: skip
+    with Store.create(tmp_path / "c", model="m", fingerprint="f") as store:
+        with store.write() as writer:
+            writer.put(
+                [
+                    NewItem(str(n), Modality.TEXT, np.eye(1, 256, n, np.float32), [None],
+                            metadata=document)
+                    for n, document in enumerate(documents)
+                ]
+            )  # fmt: skip
+        with store.snapshot() as snapshot:
+            before = [
+                snapshot.matching_rows(Modality.TEXT, parse_filter(one)).tolist()  # type: ignore[arg-type]
+                for one in conditions
+            ]
+        with store.write() as writer:
+            for names in INDEXED:
+                writer.index_field(names)
+                writer.index_field(names)  # once more is no error
+            writer.put([NewItem("new", Modality.IMAGE, np.eye(1, 256, 0, np.float32), [None])])
+        with store.snapshot() as snapshot:
+            assert snapshot.indexed_fields() == sorted(INDEXED)
+            after = [
+                snapshot.matching_rows(Modality.TEXT, parse_filter(one)).tolist()  # type: ignore[arg-type]
+                for one in conditions
+            ]
+            assert after == before
+            for names in INDEXED:
+                for test in ("= 2000", ">= 2000", "in (1999, 2000)"):
+                    assert "USING INDEX field" in plan(snapshot, f"{spell_field(names)} {test}")
+        assert list(store.problems()) == []
+        with store.write() as writer:
+            for names in INDEXED[1:]:
+                writer.drop_field_index(names)
+        with store.snapshot() as snapshot:
+            assert snapshot.indexed_fields() == [("year",)]
+
+
+@pytest.mark.parametrize("names", [("key",), ("modality",), ('a"b',), ("a\\b",)])
+def test_what_no_path_spells_has_no_index(tmp_path: Path, names: tuple[str, ...]) -> None:
+    with Store.create(tmp_path / "c", model="m", fingerprint="f") as store:
+        with pytest.raises(InvalidInput), store.write() as writer:
+            writer.index_field(names)
+        with store.snapshot() as snapshot:
+            assert snapshot.indexed_fields() == []
