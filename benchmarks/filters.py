@@ -3,9 +3,9 @@
     nice python benchmarks/filters.py [--rows 1000000]
 
 A collection of ready vectors with titles, years and tags. "Cold" is the first query with a filter
-after the collection was opened or changed: SQLite finds the items. "Warm" queries know their rows already, and are
-answered from the index or from the rows themselves; what is let through is drawn at random, or is
-what lies nearest to the query or farthest from it. Beside them FAISS's flat index with a bitmap, on
+after the collection was opened or changed: SQLite finds the items. "Warm" queries know their rows
+already, and are answered from the index or from the rows themselves; what is let through is drawn
+at random, or is what lies nearest to the query or farthest from it. Beside them FAISS's flat index with a bitmap, on
 one thread, and its answers as the truth. Processor time of the thread, which other work on the
 machine disturbs least; compare within one run only.
 """
@@ -104,7 +104,7 @@ def warm(collection: Collection, queries: np.ndarray, k: int) -> Iterator[Sequen
                 how.add(found.how)
             ours, theirs = (np.median(times[name]) for name in ("ours", "flat"))
             yield (
-                kind, f"{share:.1%}", " / ".join(sorted(how)), f"{np.mean(recalls):.4f}", str(short),
+                kind, f"{share:.1%}", " ".join(sorted(how)), f"{np.mean(recalls):.4f}", str(short),
                 f"{ours:.2f}", f"{np.quantile(times['ours'], 0.95):.2f}", f"{theirs:.2f}",
                 f"{ours / theirs:.2f}",
             )  # fmt: skip
