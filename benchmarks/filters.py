@@ -5,9 +5,9 @@
 A collection of ready vectors with titles, years and tags. "Cold" is the first query with a filter
 after the collection was opened or changed: SQLite finds the items. "Warm" queries know their rows
 already, and are answered from the index or from the rows themselves; what is let through is drawn
-at random, or is what lies nearest to the query or farthest from it. Beside them FAISS's flat index with a bitmap, on
-one thread, and its answers as the truth. Processor time of the thread, which other work on the
-machine disturbs least; compare within one run only.
+at random, or is what lies nearest to the query or farthest from it. Beside them FAISS's flat index
+with a bitmap, on one thread, and its answers as the truth. Processor time of the thread, which
+other work on the machine disturbs least; compare within one run only.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from muomni_search.alignment import Alignment, align
     from muomni_search.batch import run_batch, write_neighbors
-    from muomni_search.collection import Collection, Limits, Report
+    from muomni_search.collection import Collection, Limits
     from muomni_search.duplicates import Group, find_duplicates
     from muomni_search.encoders.foreign.registered import register_encoder
     from muomni_search.encoders.model import load_model
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from muomni_search.heat import write_heat
     from muomni_search.ingest.manifest import read_corpus
     from muomni_search.items import Hit, Item, Modality, Problem, Query, Record, Span
+    from muomni_search.pipeline import Report
     from muomni_search.reembed import Reembedded, reembed_collection
     from muomni_search.training.recipe import read_recipe
     from muomni_search.training.trainer import Training, train
@@ -63,7 +64,7 @@ _HOMES = {
     "Query": "items",
     "Record": "items",
     "Reembedded": "reembed",
-    "Report": "collection",
+    "Report": "pipeline",
     "Span": "items",
     "Training": "training.trainer",
     "TrainingError": "errors",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +23,8 @@ from muomni_search.encoders.model import is_name, load_model
 from muomni_search.encoders.protocol import Model
 from muomni_search.errors import CheckpointError, Conflict, InvalidInput, MuomniError, NotFound
 from muomni_search.filters import parse_field, parse_filter
-from muomni_search.ingest.manifest import Corpus, Skipped, read_records
 from muomni_search.ingest.read import Limits
 from muomni_search.items import Hit, Item, Modality, Problem, Query, Record
-from muomni_search.pipeline import Pipeline, Progress, Report, encode_again, prune
 from muomni_search.store.fields import summarise_fields
 from muomni_search.store.files import is_own
 from muomni_search.store.records import Failure, Fault
@@ -34,7 +32,11 @@ from muomni_search.store.snapshot import Snapshot
 from muomni_search.store.store import Store
 from muomni_search.view import Loaded, Modalities, Ranked, View, Where, modalities_of
 
-__all__ = ["Collection", "Limits", "Modalities", "Ranked", "Report", "View", "Where"]
+if TYPE_CHECKING:
+    from muomni_search.ingest.manifest import Corpus, Skipped
+    from muomni_search.pipeline import Progress, Report
+
+__all__ = ["Collection", "Limits", "Modalities", "Ranked", "View", "Where"]
 
 
 class Collection:
@@ -156,6 +158,10 @@ class Collection:
             UnreadableFile: An input cannot be used, and ``strict``.
             Conflict: Another writer holds the collection; or too much would be pruned.
         """
+        # Here, because a search waits for no reader of tables and folders.
+        from muomni_search.ingest.manifest import Corpus, read_records
+        from muomni_search.pipeline import Pipeline, prune
+
         pipeline = Pipeline(
             self._store,
             self.model,
@@ -445,6 +451,8 @@ class Collection:
         Raises:
             NotFound: The model is not here, or not all of it; nothing was changed.
         """
+        from muomni_search.pipeline import encode_again
+
         done = self._store.repair(lambda items: list(encode_again(self.model, items)))
         self._loaded.forget()
         self.refresh_indexes()

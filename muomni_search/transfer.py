@@ -23,13 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muomni_search import durable
-from muomni_search.collection import Collection, Report
+from muomni_search.collection import Collection
 from muomni_search.documents import to_json
 from muomni_search.encoders.protocol import Model
 from muomni_search.errors import Conflict, CorruptData, InvalidInput, NotFound
 from muomni_search.ingest.rows import parse_json
 from muomni_search.items import DIM, Item, Modality, Span
-from muomni_search.pipeline import Progress, Silent
+from muomni_search.pipeline import Progress, Report, Silent
 from muomni_search.store.engine import disk_errors
 from muomni_search.store.snapshot import SPAN_UNITS, Snapshot
 from muomni_search.store.store import NewItem

@@ -7,7 +7,6 @@ A model is a name (``base``, ``base-offline``, ``muomni-tiny``, ``hashing``), a 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from muomni_search.encoders.description import DESCRIPTION, read_description
@@ -32,18 +31,11 @@ def load_model(name: str | Path, *, threads: int | None = None) -> Model:
         from muomni_search.encoders.hashing import HashingModel
 
         return HashingModel()
-    from muomni_search.encoders.aligned import AlignedModel
-    from muomni_search.encoders.base.model import BaseModel, packaged_directory
-    from muomni_search.encoders.muomni.model import MuOmniModel, tiny_directory
-
-    packaged = {
-        "base": packaged_directory,
-        "base-offline": packaged_directory,
-        "muomni-tiny": tiny_directory,
-    }
-    directory = packaged[str(name)]() if str(name) in packaged else Path(name)
+    directory = _directory(str(name))
     description = read_description(directory)
     if description is None:
+        from muomni_search.encoders.muomni.model import MuOmniModel
+
         # An empty name would be the current folder.
         checkpoint = MuOmniModel.find(directory, threads=threads) if str(name) else None
         if checkpoint is None:
@@ -52,19 +44,39 @@ def load_model(name: str | Path, *, threads: int | None = None) -> Model:
                 hint="`muomni model list` names the models that are here",
             )
         return checkpoint
-    kinds: dict[str, Callable[..., Model]] = {
-        "aligned": partial(AlignedModel, load=load_model),
-        "base": partial(BaseModel, offline=str(name) == "base-offline"),
-        "muomni": MuOmniModel.described,
-    }
     kind = description.get("kind")
-    if kind not in kinds:
-        raise CheckpointError(
-            f"{directory / DESCRIPTION}: kind is {kind!r}, and only "
-            f"{', '.join(map(repr, kinds))} can be used here",
-            hint="install a version that fits it",
-        )
-    return kinds[kind](directory, description, threads=threads)
+    # Each imported where it is used: a search with one kind of model waits for no other.
+    if kind == "base":
+        from muomni_search.encoders.base.model import BaseModel
+
+        is_offline = str(name) == "base-offline"
+        return BaseModel(directory, description, threads=threads, offline=is_offline)
+    if kind == "muomni":
+        from muomni_search.encoders.muomni.model import MuOmniModel
+
+        return MuOmniModel.described(directory, description, threads=threads)
+    if kind == "aligned":
+        from muomni_search.encoders.aligned import AlignedModel
+
+        return AlignedModel(directory, description, threads=threads, load=load_model)
+    raise CheckpointError(
+        f"{directory / DESCRIPTION}: kind is {kind!r}, and only 'aligned', 'base', 'muomni' can be "
+        "used here",
+        hint="install a version that fits it",
+    )
+
+
+def _directory(name: str) -> Path:
+    """Return where a model lies."""
+    if name in ("base", "base-offline"):
+        from muomni_search.encoders.base.model import packaged_directory
+
+        return packaged_directory()
+    if name == "muomni-tiny":
+        from muomni_search.encoders.muomni.model import tiny_directory
+
+        return tiny_directory()
+    return Path(name)
 
 
 def is_name(model: str | Path) -> bool:

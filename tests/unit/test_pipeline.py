@@ -17,12 +17,13 @@ import pytest
 from PIL import Image
 
 from muomni_search import pipeline
-from muomni_search.collection import Collection, Report
+from muomni_search.collection import Collection
 from muomni_search.encoders.hashing import HashingEncoder
 from muomni_search.errors import Conflict, InvalidInput, UnreadableFile
 from muomni_search.ingest.manifest import read_corpus
 from muomni_search.ingest.read import Limits
 from muomni_search.items import DIM, Modality, Query, Record
+from muomni_search.pipeline import Report
 
 ENCODED: list[str] = []
 
