@@ -138,8 +138,8 @@ class Loaded:
         with self._lock:
             cached = self._samples.get(modality)
             if cached is None or cached[0] != tag:
-                vectors, dead = snapshot.vectors(modality), snapshot.dead(modality)
-                cached = (tag, vectors[ranking.sample_rows(len(vectors), dead)])
+                rows = snapshot.sample_rows(modality, ranking.SAMPLE_ROWS)
+                cached = (tag, snapshot.vectors(modality)[rows])
                 self._samples[modality] = cached
             return cached[1]
 

@@ -116,6 +116,13 @@ def read_state(connection: Connection, directory: Path, newest: State | None = N
         return newest
     row_files = [_row_file(row, directory) for row in connection.execute(ROW_FILES)]
     index_files = [_index_file(row) for row in connection.execute(INDEX_FILES)]
+    # The same items in the same files have the same dead rows, owners and matches.
+    is_same = (
+        newest is not None
+        and newest.version == facts.version
+        and [file.generation for file in newest.row_files.values()]
+        == [file.generation for file in row_files]
+    )
     return State(
         created=facts.created,
         revision=facts.revision,
@@ -124,8 +131,7 @@ def read_state(connection: Connection, directory: Path, newest: State | None = N
         fingerprint=facts.fingerprint,
         row_files={file.modality: file for file in row_files},
         index_files={file.modality: file for file in index_files},
-        # The same items have the same dead rows, owners and matches.
-        arrays=newest.arrays if newest and newest.version == facts.version else _Arrays(),
+        arrays=newest.arrays if newest and is_same else _Arrays(),
     )
 
 
@@ -225,6 +231,18 @@ DEAD = (
 )
 OWNERS = select(tables.segments.c.row, tables.segments.c.item_id).where(
     tables.segments.c.modality == bindparam("modality")
+)
+# A number for each segment, spread evenly: the fractions of id · 0.618… + ordinal · 0.414…, in
+# 32 bits (Weyl). Of the segment and not of its row, which a compaction changes.
+SPREAD = (
+    (tables.segments.c.item_id.op("&")(0x3FFFFFFF) * 0x9E3779B1)
+    + tables.segments.c.ordinal * 0x6A09E667
+).op("&")(0xFFFFFFFF)
+SAMPLE = (
+    select(tables.segments.c.row)
+    .where(tables.segments.c.modality == bindparam("modality"))
+    .order_by(SPREAD, tables.segments.c.row)
+    .limit(bindparam("most"))
 )
 ROWS_BY_KEY = (
     select(tables.items.c.key, tables.segments.c.modality, tables.segments.c.row)
@@ -326,6 +344,14 @@ class Snapshot:
             pairs = np.array(page, np.int64)
             owners[pairs[:, 0]] = pairs[:, 1]
         return owners
+
+    def sample_rows(self, modality: Modality, most: int) -> NDArray[np.int64]:
+        """Return the rows of a fixed sample of up to ``most`` segments of a modality, sorted.
+
+        Those with the lowest hashes: a segment that comes or goes changes one of them at most, and
+        one that moves to another row none.
+        """
+        return np.sort(self._numbers(SAMPLE, {"modality": modality, "most": most}))
 
     def matching_rows(self, modality: Modality, condition: Filter) -> NDArray[np.int64]:
         """Return the rows of the items that a filter lets through, sorted; read-only."""
