@@ -53,15 +53,13 @@ def collection(shared: Path, tmp_path: Path) -> Iterator[Collection]:
 def answers(collection: Collection) -> list[Any]:
     """Return every way of asking, with keys, scores and places."""
     queries = [Query.vector(row) for row in ROWS[50:7_000:2_300]] + [Query.id("image/2100")]
-    found: list[Any] = []
-    for asked in (
+    ways: list[dict[str, Any]] = [
         {},
         {"modality": "image"},
         {"where": {"n": {"$gte": 1_500}}},
         {"segments": True, "offset": 3},
-    ):
-        found.append(collection.query_many(queries, 30, **asked))  # type: ignore[arg-type]
-    return found
+    ]
+    return [collection.query_many(queries, 30, **way) for way in ways]
 
 
 def test_a_compaction_leaves_the_dead_rows_out_and_the_answers_as_they_were(
