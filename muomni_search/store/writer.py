@@ -71,8 +71,9 @@ FAIL_AGAIN = FAIL.on_conflict_do_update(
 )
 
 
-# By way of a table of its own: 5 s for a million rows, and half of what any other way took. Rows
-# only move down, so that in their order each finds its new number free.
+# By way of a temporary table, which SQLite keeps in a file when it grows: 4.7 s for 700,000 rows of
+# a million, where an executemany took 10. Rows only move down, so that in their order each finds its
+# new number free.
 NUMBER_ANEW = [
     text(statement)
     for statement in (
