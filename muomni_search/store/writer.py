@@ -71,8 +71,8 @@ FAIL_AGAIN = FAIL.on_conflict_do_update(
 )
 
 
-# By way of a temporary table, which SQLite keeps in a file when it grows: 4.7 s for 700,000 rows of a
-# million, where an executemany took 10. Rows only move down, so that each finds its new number free.
+# By way of a temporary table, which lies in a file when it is large: 4.7 s for 700,000 rows of a
+# million, where an executemany took 10. Rows only move down, so each finds its new number free.
 NUMBER_ANEW = [
     text(statement)
     for statement in (
