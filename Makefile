@@ -51,6 +51,7 @@ bench: $(READY) ## speed and recall, beside the peers
 	$(BIN)/python benchmarks/filters.py
 	$(BIN)/python benchmarks/batch.py
 	$(BIN)/python benchmarks/ingest.py
+	$(BIN)/python benchmarks/compact.py
 	$(BIN)/python benchmarks/encoders.py
 	$(BIN)/python benchmarks/duplicates.py
 	$(BIN)/python benchmarks/map.py

@@ -467,8 +467,8 @@ class _Reader:
         if self._collection is not None:
             with self._collection.store.snapshot() as snapshot:
                 for modality in set(Modality) - self._foreign.keys():
-                    vectors, dead = snapshot.vectors(modality), snapshot.dead(modality)
-                    found[modality] = vectors[ranking.sample_rows(len(vectors), dead)]
+                    sample = snapshot.sample_rows(modality, ranking.SAMPLE_ROWS)
+                    found[modality] = snapshot.vectors(modality)[sample]
                     labels[modality] = [f"{modality} {row}" for row in range(len(found[modality]))]
         return found, labels
 

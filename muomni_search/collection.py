@@ -26,8 +26,8 @@ from muomni_search.filters import parse_field, parse_filter
 from muomni_search.ingest.read import Limits
 from muomni_search.items import Hit, Item, Modality, Problem, Query, Record
 from muomni_search.store.fields import summarise_fields
-from muomni_search.store.files import is_own
-from muomni_search.store.records import Failure, Fault
+from muomni_search.store.files import is_own, own_bytes
+from muomni_search.store.records import Compacted, Failure, Fault, Purged
 from muomni_search.store.snapshot import Snapshot
 from muomni_search.store.store import Store
 from muomni_search.view import Loaded, Modalities, Ranked, View, Where, modalities_of
@@ -185,6 +185,9 @@ class Collection:
     def delete(self, keys: str | Sequence[str] = (), *, where: Where = None) -> int:
         """Delete items by key (one or several), by filter, or both; return how many.
 
+        They are found no more, but their bytes stay until dead rows are many: see ``compact`` and
+        ``purge``.
+
         Raises:
             NotFound: A key is not there; nothing was deleted.
         """
@@ -195,7 +198,56 @@ class Collection:
                 raise NotFound(f"no item {', '.join(sorted(missing))} in {self.directory}")
             if where is not None:
                 doomed |= {item.key for item in writer.iter_items(parse_filter(where))}
-            return writer.delete(sorted(doomed))
+            deleted = writer.delete(sorted(doomed))
+        self.refresh_indexes()
+        return deleted
+
+    def compact(self) -> Compacted:
+        """Give back the disk that replaced and deleted items still take.
+
+        The live rows of each modality with dead ones are written anew, in their order, and SQLite's
+        pages too. Every answer stays what it was; readers go on with what they see.
+
+        Raises:
+            CorruptData: Rows are damaged; nothing was changed.
+            MuomniError: The disk has no room for the live rows once more.
+        """
+        from muomni_search.store.compact import compact_rows
+
+        before = own_bytes(self.directory)
+        rows: dict[Modality, tuple[int, int]] = {}
+        with self._store.write() as writer:
+            for modality in Modality:
+                old = writer.row_file(modality)
+                compact_rows(writer, modality)
+                new = writer.row_file(modality)
+                rows[modality] = (old.rows if old else 0, new.rows if new else 0)
+        self.refresh_indexes()
+        remains = self._store.vacuum()
+        return Compacted(rows, before, own_bytes(self.directory), remains)
+
+    def purge(self, keys: str | Sequence[str] = (), *, where: Where = None) -> Purged:
+        """Delete items, and every byte that was kept of them in the collection's directory.
+
+        Whatever was deleted or replaced before goes as well, so that without ``keys`` it finishes
+        what ``delete`` began, and called again what was disturbed. A key that is not there is no
+        error: nothing of it is there afterwards either.
+
+        Returns:
+            How many items were deleted, which keys were not there, and which files may still hold
+            deleted bytes because others are using them.
+
+        Raises:
+            CorruptData: Rows are damaged; nothing was changed.
+            MuomniError: The disk is full, or cannot be written to.
+        """
+        from muomni_search.store.compact import purge
+
+        named = [keys] if isinstance(keys, str) else list(keys)
+        purged = purge(self._store, named, parse_filter(where))
+        self._loaded.forget()
+        self.refresh_indexes()
+        return purged
 
     def rebuild(
         self, modality: Modalities = None, *, kind: str = "auto"
@@ -209,7 +261,7 @@ class Collection:
         return {one: indexing.build(self._store, one, kind) for one in modalities_of(modality)}
 
     def refresh_indexes(self) -> None:
-        """Build the indexes that have fallen too far behind their rows."""
+        """Leave dead rows out where they are many; build indexes that lag behind their rows."""
         indexing.refresh(self._store)
 
     def tune(

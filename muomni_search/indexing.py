@@ -8,16 +8,16 @@ the finished file is a write.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from muomni_search.errors import CorruptData, InvalidInput, NotFound
+from muomni_search.errors import CorruptData, InvalidInput, MuomniError, NotFound
 from muomni_search.index import files, planner, tuning
 from muomni_search.index.protocol import VectorIndex
 from muomni_search.index.tuning import Asking, Promise
 from muomni_search.items import Modality
-from muomni_search.ranking import sample_rows
 from muomni_search.store.engine import disk_errors
 from muomni_search.store.records import IndexFile
 from muomni_search.store.snapshot import INDEX, Snapshot
@@ -30,8 +30,12 @@ AFAR = "afar"
 
 
 def refresh(store: Store) -> None:
-    """Build the indexes that have fallen too far behind, and tune those that others ask now."""
+    """Leave dead rows out where they are many, build the indexes that lag behind their rows.
+
+    An index that another modality asks now is measured again.
+    """
     for modality in Modality:
+        _compact(store, modality)
         with store.snapshot() as snapshot:
             file, index = snapshot.row_file(modality), snapshot.index_file(modality)
             if file is None or _codes(snapshot) is None:
@@ -42,6 +46,18 @@ def refresh(store: Store) -> None:
             build(store, modality)
         elif is_untuned:
             _tune(store, modality)
+
+
+def _compact(store: Store, modality: Modality) -> None:
+    with store.snapshot() as snapshot:
+        file = snapshot.row_file(modality)
+    if file is not None and planner.is_compaction_due(rows=file.rows, dead=file.dead):
+        from muomni_search.store.compact import compact_rows
+
+        # An economy and no duty: what was added or deleted before counts, though the disk may have
+        # no room for the live rows once more. The next write tries again; `verify` tells of damage.
+        with suppress(MuomniError), store.write() as writer:
+            compact_rows(writer, modality)
 
 
 def _codes(snapshot: Snapshot) -> int | None:
@@ -74,6 +90,14 @@ def build(store: Store, modality: Modality, kind: str = "auto") -> dict[str, Any
     Raises:
         InvalidInput: ``ann``, and the memory that was allowed holds no index.
     """
+    while True:
+        described = _build(store, modality, kind)
+        if described is not None:
+            return described
+
+
+def _build(store: Store, modality: Modality, kind: str) -> dict[str, Any] | None:
+    """Build an index; return None when somebody has replaced its rows meanwhile."""
     with store.snapshot() as snapshot:
         file, codes = snapshot.row_file(modality), _codes(snapshot)
         vectors, dead = snapshot.vectors(modality), snapshot.dead(modality)
@@ -94,7 +118,7 @@ def build(store: Store, modality: Modality, kind: str = "auto") -> dict[str, Any
     with disk_errors(folder):
         saved = files.save(index, folder, f"{modality}.{file.generation}")
     with store.write() as writer:
-        writer.set_index(
+        is_recorded = writer.set_index(
             IndexFile(
                 modality=modality,
                 generation=file.generation,
@@ -106,7 +130,7 @@ def build(store: Store, modality: Modality, kind: str = "auto") -> dict[str, Any
                 params={**saved.params, "promise": promise.as_dict()},
             )
         )
-        return describe(writer, modality)
+        return describe(writer, modality) if is_recorded else None
 
 
 def _asking(snapshot: Snapshot, modality: Modality) -> dict[str, Asking]:
@@ -115,10 +139,9 @@ def _asking(snapshot: Snapshot, modality: Modality) -> dict[str, Asking]:
     asking = {}
     for one in Modality:
         if _can_ask(snapshot, one):
-            rows, dead = snapshot.vectors(one), snapshot.dead(one)
-            numbers = sample_rows(len(rows), dead, most=count)
+            numbers = snapshot.sample_rows(one, count)
             own = numbers if one == modality else None
-            asking[str(one)] = tuning.asking_with(rows[numbers], count, own)
+            asking[str(one)] = tuning.asking_with(snapshot.vectors(one)[numbers], count, own)
     if not asking.keys() - {str(modality)} and str(modality) in asking:
         asking[AFAR] = tuning.asking_from_afar(asking[str(modality)].vectors, count)
     return asking

@@ -19,6 +19,7 @@ from muomni_search.items import Modality
 
 __all__ = [
     "PRIOR_SAMPLE",
+    "SAMPLE_ROWS",
     "UNKNOWN",
     "Background",
     "Prior",
@@ -26,7 +27,6 @@ __all__ = [
     "backgrounds",
     "fit_prior",
     "prior_for",
-    "sample_rows",
     "upper_tail",
 ]
 
@@ -239,26 +239,3 @@ def _alarm(scores: NDArray[np.float64]) -> float:
     """Return the score that the best row reaches for the share ``FALSE_ALARMS`` of the queries."""
     best = np.where(np.isnan(scores), -np.inf, scores).max(axis=1)
     return float(np.quantile(best[np.isfinite(best)], 1 - FALSE_ALARMS))
-
-
-def sample_rows(
-    count: int, dead: NDArray[np.int64], *, most: int = SAMPLE_ROWS
-) -> NDArray[np.int64]:
-    """Return a sample of the live rows among ``count``, sorted; all when there are no more.
-
-    Those with the lowest hashes: a row that comes or goes changes one of them at most, so that
-    scores do not jump from one addition to the next.
-    """
-    live = np.setdiff1d(np.arange(count), dead, assume_unique=True)
-    if len(live) <= most:
-        return live
-    lowest = np.argpartition(_hashes(live), most)[:most]
-    return np.sort(live[lowest])
-
-
-def _hashes(numbers: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Return a hash of each number, a different one for each (SplitMix64; Steele et al. 2014)."""
-    mixed = (numbers.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(mixed ^ (mixed >> np.uint64(31)))

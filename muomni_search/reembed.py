@@ -14,11 +14,10 @@ was killed goes on, and what others add or delete meanwhile is caught up with un
 from __future__ import annotations
 
 import math
-import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -38,7 +37,8 @@ from muomni_search.ingest.read import Limits
 from muomni_search.items import Item, Modality, Problem, Record, Span
 from muomni_search.pipeline import Pipeline, Progress, Silent, is_gone
 from muomni_search.store.check import whole_blocks
-from muomni_search.store.engine import DATABASE, disk_errors
+from muomni_search.store.engine import disk_errors
+from muomni_search.store.files import remove_store
 from muomni_search.store.rows import are_unit
 from muomni_search.store.store import STAGE, Known, Snapshot, Store, Writer
 
@@ -135,7 +135,7 @@ def reembed_collection(
                     dropped = move.run(name, old, drop_missing=drop_missing)
         # What is left of moves that were given up, and of this one.
         for path in sorted(folder.iterdir()):
-            _remove(path)
+            remove_store(path)
     collection.refresh_indexes()
     with store.snapshot() as snapshot:
         items = sum(count["items"] for count in snapshot.counts().values())
@@ -170,18 +170,10 @@ def _stage(folder: Path, model: str, fingerprint: str) -> Iterator[Store]:
     try:
         store = Store.open(folder)
     except (NotFound, CorruptData):
-        _remove(folder)
+        remove_store(folder)
         store = Store.create(folder, model=model, fingerprint=fingerprint)
     with store:
         yield store
-
-
-def _remove(folder: Path) -> None:
-    """Remove a store, its database first: what a kill leaves behind is then none any more."""
-    for path in sorted(folder.glob(f"{DATABASE}*")):
-        path.unlink()
-    with suppress(FileNotFoundError):
-        shutil.rmtree(folder)
 
 
 def _in_pages(keys: Iterable[str], size: int) -> Iterator[list[str]]:

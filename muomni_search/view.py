@@ -160,9 +160,8 @@ class Loaded:
         with self._lock:
             cached = self._samples.get(modality)
             if cached is None or cached[0] != tag:
-                vectors, dead = snapshot.vectors(modality), snapshot.dead(modality)
-                rows = vectors[ranking.sample_rows(len(vectors), dead)]
-                cached = (tag, rows.astype(np.float64))
+                rows = snapshot.sample_rows(modality, ranking.SAMPLE_ROWS)
+                cached = (tag, snapshot.vectors(modality)[rows].astype(np.float64))
                 self._samples[modality] = cached
             return cached[1]
 

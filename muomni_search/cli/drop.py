@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from muomni_search.cli.options import Command, collection_option, json_option
-from muomni_search.cli.output import harmless, note, on_terminal, print_json
+from muomni_search.cli.output import agreed, harmless, note, on_terminal, print_json
 
 
 @click.command("drop", cls=Command, example="muomni drop -c indexes/birds")
@@ -24,7 +24,7 @@ def command(force: bool, as_json: bool, directory: Path) -> None:
     """
     from muomni_search import MuomniError
 
-    if not force and not _agreed(directory):
+    if not force and not agreed(_question(directory)):
         raise MuomniError(f"{directory} was not deleted", hint="-f deletes without asking")
     _drop(directory)
     if directory.exists():
@@ -35,18 +35,12 @@ def command(force: bool, as_json: bool, directory: Path) -> None:
         print_json({"dropped": str(directory)})
 
 
-def _agreed(directory: Path) -> bool:
+def _question(directory: Path) -> str:
     from muomni_search import Collection
 
     with Collection.open(directory) as collection:
         items = collection.stats()["items"]
-    try:
-        return click.confirm(f"Delete {harmless(str(directory))} with {items:,} items?", err=True)
-    except click.Abort as abort:
-        # Ctrl-C stops; the end of the input is no answer, as when a script forgot -f.
-        if isinstance(abort.__context__, EOFError):
-            return False
-        raise
+    return f"Delete {directory} with {items:,} items?"
 
 
 def _drop(directory: Path) -> None:

@@ -61,6 +61,19 @@ def complain(line: str) -> None:
     note(f"muomni: {folded}")
 
 
+def agreed(question: str) -> bool:
+    """Ask on stderr; the end of the input is no answer, as when a script forgot -f."""
+    import click
+
+    try:
+        return click.confirm(harmless(question), err=True)
+    except click.Abort as abort:
+        # Ctrl-C stops.
+        if isinstance(abort.__context__, EOFError):
+            return False
+        raise
+
+
 @contextmanager
 def progress_bar(
     unit: str, estimate: Callable[[], int | None] = lambda: None

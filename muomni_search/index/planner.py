@@ -31,6 +31,7 @@ __all__ = [
     "build_index",
     "choose_codes",
     "choose_kind",
+    "is_compaction_due",
     "is_index_due",
     "top_rows",
     "top_rows_many",
@@ -42,6 +43,13 @@ EXACT_ROWS = 20_000
 CODES = (128, 64)
 # An index is built anew when the rows since are this share of all, so that adding stays linear.
 STALE_SHARE = 0.2
+# Dead rows are left out when they are this share of all. Until then they make comparing all rows
+# slower, and files larger, by 1 / (1 - share): half at most. Each dead row pays for two live ones
+# that are written and coded anew, so that updating stays linear too. The scan asks for
+# FETCH / (1 - share) rows where the dead lie anywhere, and deeper where they crowd round a query.
+DEAD_SHARE = 1 / 3
+# Fewer of them than a block has, 4 MiB, are not worth a file.
+DEAD_ROWS = 4_096
 # Below this share of all rows gathering them beats multiplying all: at 100,000 rows 2.0 ms against
 # 4.0 for a tenth, 4.6 against 3.9 for a quarter.
 GATHER_SHARE = 0.2
@@ -90,6 +98,11 @@ def choose_codes(rows: Sequence[int], memory: int | None) -> int | None:
         if memory is None or indexed * codes // 2 <= memory:
             return codes
     return None
+
+
+def is_compaction_due(*, rows: int, dead: int) -> bool:
+    """Whether the dead ones of so many rows cost more than to leave them out."""
+    return dead > max(DEAD_ROWS, DEAD_SHARE * rows)
 
 
 def build_index(vectors: NDArray[np.float32], codes: int = CODES[0]) -> FourBitScan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,11 +15,20 @@ from muomni_search.items import Modality
 from muomni_search.store.engine import DATABASE
 from muomni_search.store.snapshot import INDEX, STAGE, VECTORS, State
 
-__all__ = ["is_abandoned", "is_leftover", "is_own", "sweep", "unrecorded"]
+__all__ = [
+    "is_abandoned",
+    "is_leftover",
+    "is_own",
+    "is_useless",
+    "own_bytes",
+    "remove_store",
+    "sweep",
+    "unrecorded",
+]
 
 MODALITIES = "|".join(Modality)
 ROW_FILE = re.compile(rf"({MODALITIES})\.\d+\.f32")
-INDEX_FILE = re.compile(rf"\.?({MODALITIES})\.\d+\.[0-9a-f]{{12}}\.faiss(\.[\d-]+\.partial)?")
+INDEX_FILE = re.compile(rf"\.?({MODALITIES})\.(\d+)\.[0-9a-f]{{12}}\.faiss(\.[\d-]+\.partial)?")
 # An index is written before the lock is taken: one that is younger may be about to be recorded.
 STALE_SECONDS = 3600.0
 
@@ -62,10 +72,41 @@ def is_abandoned(path: Path, state: State) -> bool:
     """Whether an unrecorded file is the store's own, and nobody can need it any more."""
     if not is_leftover(path):
         return False
-    match = ROW_FILE.fullmatch(path.name)
-    if match is None:
-        return time.time() - path.stat().st_mtime > STALE_SECONDS
+    if path.parent.name == INDEX:
+        is_stale = time.time() - path.stat().st_mtime > STALE_SECONDS
+        return is_stale or is_useless(path, state)
     # Row files are made under the lock. When the one that counts is gone, somebody has put
     # another database here: then this may be the only copy of the vectors.
-    file = state.row_files.get(Modality(match[1]))
+    file = state.row_files.get(Modality(path.name.partition(".")[0]))
     return file is None or not file.rows or file.path.exists()
+
+
+def is_useless(path: Path, state: State) -> bool:
+    """Whether an unrecorded file is the store's own, of rows that do not count any more."""
+    if not is_leftover(path):
+        return False
+    match = INDEX_FILE.fullmatch(path.name)
+    if match is None:
+        return True
+    # An index of rows that were replaced since can never be recorded.
+    file = state.row_files.get(Modality(match[1]))
+    return file is not None and int(match[2]) != file.generation
+
+
+def own_bytes(directory: Path) -> int:
+    """Return how many bytes the files of a store have in all."""
+    files = [*directory.glob(f"{DATABASE}*")]
+    files += [path for name in (VECTORS, INDEX, STAGE) for path in (directory / name).rglob("*")]
+    total = 0
+    for path in files:
+        with suppress(FileNotFoundError):  # SQLite's own come and go
+            total += path.stat().st_size if path.is_file() else 0
+    return total
+
+
+def remove_store(folder: Path) -> None:
+    """Remove a store, its database first: what a kill leaves behind is then none any more."""
+    for path in sorted(folder.glob(f"{DATABASE}*")):
+        path.unlink()
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder)

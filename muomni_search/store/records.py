@@ -12,7 +12,18 @@ from numpy.typing import NDArray
 
 from muomni_search.items import Modality, Span
 
-__all__ = ["Failure", "Fault", "IndexFile", "Job", "Known", "Match", "NewItem", "RowFile"]
+__all__ = [
+    "Compacted",
+    "Failure",
+    "Fault",
+    "IndexFile",
+    "Job",
+    "Known",
+    "Match",
+    "NewItem",
+    "Purged",
+    "RowFile",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,3 +159,55 @@ class Fault:
     kind: str
     where: str
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """What a compaction gave back.
+
+    Args:
+        rows: The rows of each modality before and after.
+        bytes_before: The size of all the collection's files before.
+        bytes_after: And after.
+        remains: Files that have not shrunk yet, because others are using them.
+    """
+
+    rows: Mapping[Modality, tuple[int, int]]
+    bytes_before: int
+    bytes_after: int
+    remains: list[Path]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as the JSON object that ``muomni compact --json`` prints."""
+        return {
+            **{
+                str(modality): {"rows_before": before, "rows_after": after}
+                for modality, (before, after) in self.rows.items()
+            },
+            "bytes_before": self.bytes_before,
+            "bytes_after": self.bytes_after,
+            "remains": list(map(str, self.remains)),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """What a purge did.
+
+    Args:
+        deleted: How many items.
+        absent: The keys asked for that were not there.
+        remains: Files that may still hold deleted bytes, because others are using them.
+    """
+
+    deleted: int
+    absent: list[str]
+    remains: list[Path]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as the JSON object that ``muomni purge --json`` prints."""
+        return {
+            "purged": self.deleted,
+            "absent": self.absent,
+            "remains": list(map(str, self.remains)),
+        }

@@ -51,7 +51,7 @@ def append_rows(path: Path, start: int, rows: NDArray[np.float32]) -> None:
         OSError: They could not be written; what was there before is untouched.
     """
     with _opened(path, start) as descriptor:
-        data = np.ascontiguousarray(rows, dtype=ROW_TYPE).data.cast("B")
+        data = np.ascontiguousarray(rows, dtype=ROW_TYPE).reshape(-1).view(np.uint8).data
         durable.write_all(descriptor, data, start * ROW_BYTES)
         durable.fsync_file(descriptor)
     if start == 0:

@@ -13,7 +13,18 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Integer, Row, Select, Table, bindparam, func, select, text
+from sqlalchemy import (
+    Connection,
+    Integer,
+    Row,
+    Select,
+    Table,
+    bindparam,
+    func,
+    literal_column,
+    select,
+    text,
+)
 from sqlalchemy.dialects.sqlite import dialect
 
 from muomni_search.errors import CorruptData
@@ -132,6 +143,13 @@ def read_state(connection: Connection, directory: Path, newest: State | None = N
         return newest
     row_files = [_row_file(row, directory) for row in connection.execute(ROW_FILES)]
     index_files = [_index_file(row) for row in connection.execute(INDEX_FILES)]
+    # The same items in the same files have the same dead rows, owners and matches.
+    is_same = (
+        newest is not None
+        and newest.version == facts.version
+        and [file.generation for file in newest.row_files.values()]
+        == [file.generation for file in row_files]
+    )
     return State(
         created=facts.created,
         revision=facts.revision,
@@ -141,8 +159,7 @@ def read_state(connection: Connection, directory: Path, newest: State | None = N
         settings=Settings(**json.loads(facts.settings)),
         row_files={file.modality: file for file in row_files},
         index_files={file.modality: file for file in index_files},
-        # The same items have the same dead rows, owners and matches.
-        arrays=newest.arrays if newest and newest.version == facts.version else _Arrays(),
+        arrays=newest.arrays if newest and is_same else _Arrays(),
     )
 
 
@@ -278,6 +295,19 @@ DEAD = (
 OWNERS = select(tables.segments.c.row, tables.segments.c.item_id).where(
     tables.segments.c.modality == bindparam("modality")
 )
+# A number for each segment, spread evenly: the fractions of id · 0.618… + ordinal · 0.414…, in
+# 32 bits (Weyl). Of the segment and not of its row, which a compaction changes.
+SPREAD = literal_column(
+    "((item_id & 1073741823) * 2654435761 + ordinal * 1779033703) & 4294967295", Integer
+)
+SAMPLE = (
+    select(tables.segments.c.row)
+    .where(tables.segments.c.modality == bindparam("modality"))
+    .order_by(SPREAD, tables.segments.c.row)
+    .limit(bindparam("most"))
+)
+# What the index ``segments_sample`` holds: the 64th of the segments that comes first.
+SAMPLE_OF_MANY = SAMPLE.where(literal_column("67108864") > SPREAD)
 ROWS_BY_KEY = _Statement(
     select(tables.items.c.key, tables.segments.c.modality, tables.segments.c.row)
     .join(tables.segments)
@@ -391,6 +421,16 @@ class Snapshot:
             pairs = np.array(page, np.int64)
             owners[pairs[:, 0]] = pairs[:, 1]
         return owners
+
+    def sample_rows(self, modality: Modality, most: int) -> NDArray[np.int64]:
+        """Return the rows of a fixed sample of up to ``most`` segments of a modality, sorted.
+
+        Those with the lowest hashes: a segment that comes or goes changes one of them at most, and
+        one that moves to another row none.
+        """
+        wanted = {"modality": modality, "most": most}
+        rows = self._numbers(SAMPLE_OF_MANY, wanted)
+        return np.sort(rows if len(rows) == most else self._numbers(SAMPLE, wanted))
 
     def matching_rows(self, modality: Modality, condition: Filter) -> NDArray[np.int64]:
         """Return the rows of the items that a filter lets through, sorted; read-only."""

@@ -71,6 +71,8 @@ UNBORN = f"{DATABASE}.new"
 
 # How often a check is made that a writer disturbed.
 CHECKS = 3
+# How long the log's emptying waits for readers: most of them are done in milliseconds.
+READER_SECONDS = 2.0
 
 
 class Store:
@@ -223,6 +225,36 @@ class Store:
                     writer.undo()
                     raise
             writer.clean_up()
+
+    def vacuum(self) -> list[Path]:
+        """Write the database anew, without free pages and without what was deleted.
+
+        Returns:
+            The files that are not smaller yet and may still hold what was deleted, because another
+            process or thread has read since before, or has written all the while; usually none.
+        """
+        held = [self.database, self.database.with_name(f"{DATABASE}-wal")]
+        # A connection of its own, for what is set here is nothing for others.
+        engine = connect(self.database)
+        try:
+            with (
+                disk_errors(self.database),
+                database_errors(self.database),
+                engine.connect() as connection,
+            ):
+                driver = driver_connection(connection)
+                # Or pages that are written anew may keep old bytes in their gaps.
+                driver.execute("PRAGMA secure_delete=ON")
+                durable.step("before commit of a database without gaps")
+                driver.execute("VACUUM")
+                driver.execute(f"PRAGMA busy_timeout={int(READER_SECONDS * 1000)}")
+                durable.step("before commit of the log to the database")
+                (is_busy, *_) = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except Conflict:
+            return held
+        finally:
+            engine.dispose()
+        return held if is_busy else []
 
     # ---- checking and mending --------------------------------------------------------------
 

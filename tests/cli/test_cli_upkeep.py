@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from cli_helpers import Run, answers
 
+from muomni_search import Collection
 from muomni_search.cli.main import COMMANDS
 
 
@@ -110,6 +111,86 @@ def test_a_backup_is_a_collection_like_any_other(
     again = muomni("backup", tmp_path / "copy", "-c", collection)
     assert again.exit_code == 1
     assert "not empty" in again.stderr
+
+
+def test_compact_tells_what_it_gave_back(muomni: Run, collection: Path) -> None:
+    before = answers(muomni("search", "owl", "-k", "3", "-c", collection))
+    doomed = [item["key"] for item in answers(muomni("list", "-c", collection))]
+    doomed = [key for key in doomed if key not in {hit["key"] for hit in before}]
+    answers(muomni("delete", doomed[0], "-c", collection))
+    (done,) = answers(muomni("compact", "-c", collection))
+    assert list(done) == ["text", "image", "audio", "bytes_before", "bytes_after", "remains"]
+    rows = {name: (done[name]["rows_before"], done[name]["rows_after"]) for name in list(done)[:3]}
+    assert sum(old - new for old, new in rows.values()) > 0
+    assert done["bytes_after"] < done["bytes_before"]
+    assert done["remains"] == []
+    assert answers(muomni("verify", "-c", collection))[0]["ok"]
+    found = answers(muomni("search", "owl", "-k", "3", "-c", collection))
+    assert [hit["key"] for hit in found] == [hit["key"] for hit in before]
+
+
+def test_compact_says_what_a_reader_keeps(
+    muomni: Run, collection: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("muomni_search.store.store.READER_SECONDS", 0.01)
+    with Collection.open(collection) as other, other.view():
+        result = muomni("compact", "-c", collection)
+    (done,) = answers(result)
+    assert done["remains"]
+    assert "collection.db-wal" in result.stderr
+
+
+def is_anywhere(directory: Path, content: str) -> bool:
+    paths = [path for path in directory.rglob("*") if path.is_file()]
+    return any(content.encode() in path.read_bytes() for path in paths)
+
+
+def test_purge_leaves_nothing_and_may_be_run_again(muomni: Run, collection: Path) -> None:
+    assert is_anywhere(collection, "notes/owl.md")
+    assert answers(muomni("purge", "notes/owl.md", "-f", "-c", collection)) == [
+        {"purged": 1, "absent": [], "remains": []}
+    ]
+    assert not is_anywhere(collection, "notes/owl.md")
+    assert not is_anywhere(collection, "An owl calls")
+    result = muomni("purge", "notes/owl.md", "-f", "-c", collection)
+    assert answers(result)[0]["absent"] == ["notes/owl.md"]
+    assert "notes/owl.md was not there" in result.stderr
+    assert answers(muomni("purge", "--where", "key = 'dog.txt'", "-f", "-c", collection))[0][
+        "purged"
+    ]
+    answers(muomni("delete", "notes/sea.txt", "-c", collection))
+    assert answers(muomni("purge", "-f", "-c", collection))[0]["purged"] == 0
+    assert not is_anywhere(collection, "Waves roll")
+    assert len(answers(muomni("list", "-c", collection))) == 5
+    assert answers(muomni("verify", "-c", collection))[0]["ok"]
+
+
+def test_purge_asks(muomni: Run, collection: Path) -> None:
+    for answer in ("n\n", ""):
+        result = muomni("purge", "dog.txt", "--where", "key = 'x'", "-c", collection, answer=answer)
+        assert result.exit_code == 1
+        assert "1 keys and 0 items" in result.stderr
+        assert "-f" in result.stderr.splitlines()[-1]
+    assert len(answers(muomni("list", "-c", collection))) == 8
+    assert muomni("purge", "dog.txt", "-c", collection, answer="y\n").exit_code == 0
+    assert len(answers(muomni("list", "-c", collection))) == 7
+
+
+def test_purge_says_what_remains_and_how_to_finish(
+    muomni: Run, collection: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("muomni_search.store.store.READER_SECONDS", 0.01)
+    with Collection.open(collection) as other, other.view():
+        result = muomni("purge", "dog.txt", "-f", "-c", collection)
+        assert result.exit_code == 1
+        assert '"purged": 1' in result.stdout
+        (line,) = result.stderr.splitlines()
+        assert "collection.db-wal" in line
+        assert "the same command again" in line
+        assert is_anywhere(collection, "barks at the postman")
+    (again,) = answers(muomni("purge", "dog.txt", "-f", "-c", collection))
+    assert again == {"purged": 0, "absent": ["dog.txt"], "remains": []}
+    assert not is_anywhere(collection, "barks at the postman")
 
 
 def test_verify_finds_what_was_altered_and_repair_mends_it(
@@ -301,6 +382,7 @@ ARGUMENTS = {
     "neighbors": ["-o", "out.jsonl"],
     "get": ["k"],
     "delete": ["k"],
+    "purge": ["k", "-f"],
     "backup": ["copy"],
     "export": ["out.parquet"],
     "import": ["q.jsonl"],

@@ -525,6 +525,57 @@ def test_an_index_whose_file_went_away_is_not_recorded(store: Store) -> None:
         writer.set_index(index)
 
 
+# ---- the sample of a modality's rows -------------------------------------------------------------
+
+
+def sampled(store: Store, most: int) -> set[tuple[str, int]]:
+    """Return the keys and ordinals of the segments in the sample of TEXT."""
+    with store.snapshot() as snapshot:
+        rows = snapshot.sample_rows(TEXT, most).tolist()
+        assert rows == sorted(set(rows))
+        assert not set(rows) & set(snapshot.dead(TEXT).tolist())
+        found = snapshot.item_rows(snapshot.iter_keys())
+    places = {
+        row: (key, ordinal)
+        for key, (modality, own) in found.items()
+        if modality == TEXT
+        for ordinal, row in enumerate(own.tolist())
+    }
+    return {places[row] for row in rows}
+
+
+def test_few_segments_are_all_in_the_sample(store: Store) -> None:
+    assert sampled(store, 5) == set()
+    put(store, new("a", 1, 2), new("b", 3), new("c", 4, modality=IMAGE))
+    assert sampled(store, 5) == sampled(store, 3) == {("a", 0), ("a", 1), ("b", 0)}
+    assert len(sampled(store, 2)) == 2
+
+
+def test_a_segment_that_comes_or_goes_changes_one_of_the_sample_at_most(store: Store) -> None:
+    put(store, *[new(f"k{number:03}", *[number % 64] * (1 + number % 3)) for number in range(600)])
+    before = sampled(store, 200)
+    assert len(before) == 200
+    for number in range(0, 600, 30):
+        put(store, new(f"new{number}"))
+        after = sampled(store, 200)
+        assert len(before - after) == len(after - before) <= 1
+        with store.write() as writer:
+            writer.delete([f"k{number:03}"])
+        before, gone = sampled(store, 200), 1 + number % 3
+        assert len(after - before) == len(before - after) <= gone
+        assert not any(key == f"k{number:03}" for key, _ in before)
+
+
+def test_the_sample_is_spread_over_the_items_and_their_segments(store: Store) -> None:
+    put(store, *[new(f"k{number:04}", *range(8)) for number in range(1_000)])
+    sample = sampled(store, 1_024)
+    items = np.array([int(key[1:]) for key, _ in sample])
+    ordinals = np.array([ordinal for _, ordinal in sample])
+    assert np.histogram(items, bins=10, range=(0, 1_000))[0].min() > 80
+    assert np.bincount(ordinals).min() > 100
+    assert np.bincount(items).max() <= 4
+
+
 # ---- transactions --------------------------------------------------------------------------------
 
 

@@ -122,6 +122,16 @@ def delete(place: Path) -> None:
         collection.delete(keys, where="n > 5")
 
 
+def compact(place: Path) -> None:
+    with opened(place) as collection:
+        collection.compact()
+
+
+def purge(place: Path) -> None:
+    with opened(place) as collection:
+        collection.purge(["a.txt", "c.wav", "v1"], where="n > 5")
+
+
 def prune(place: Path) -> None:
     files = place / "files"
     (files / "goes.txt").unlink(missing_ok=True)
@@ -189,6 +199,8 @@ OPERATIONS: dict[str, Callable[[Path], None]] = {
     "add files": add_files,
     "replace": replace,
     "delete": delete,
+    "compact": compact,
+    "purge": purge,
     "prune": prune,
     "rebuild": rebuild,
     "repair": repair,
@@ -266,6 +278,7 @@ def shrink() -> None:
     transfer.COMMIT_ROWS = transfer.GROUP_ROWS = transfer.PAGE_ITEMS = 6
     batch.BLOCK_QUERIES = 8
     planner.EXACT_ROWS = 8
+    planner.DEAD_ROWS = 4
     reembed.FEW_ITEMS = 2
     reembed.PAGE_KEYS = reembed.MANY_KEYS = 4
 

@@ -116,6 +116,19 @@ def outputs(place: Path) -> dict[str, bytes]:
     return {name: (place / name).read_bytes() for name in OUTPUTS if (place / name).exists()}
 
 
+def check_purged(place: Path) -> None:
+    """Check that no byte is left of what was purged, nor of what was deleted before."""
+    deleted = ["a.txt", "An owl calls", "c.wav", *(VECTORS[n].tobytes()[:16] for n in (1, 6, 9))]
+    sought = [one.encode() if isinstance(one, str) else one for one in deleted]
+    for path in (place / "collection").rglob("*"):
+        content = path.read_bytes() if path.is_file() else b""
+        assert not [one for one in sought if one in content], path
+
+
+# What a command must have done besides.
+AFTER: dict[str, Callable[[Path], None]] = {"purge": check_purged}
+
+
 class Place:
     """A folder with a collection as it is before a command, and what the command makes of it.
 
@@ -127,6 +140,7 @@ class Place:
 
     def __init__(self, folder: Path, operation: str, children: Any) -> None:
         self.path = folder / "place"
+        self._check_after = AFTER.get(operation, lambda place: None)
         self.collection = self.path / "collection"
         self._kept = folder / "before"
         prepare(self.path)
@@ -186,6 +200,7 @@ class Place:
 
     def check_done(self) -> None:
         """Check that all is as the command leaves it when nothing disturbs it."""
+        self._check_after(self.path)
         assert outputs(self.path) == self._outputs_after
         with Collection.open(self.collection) as collection:
             items = content(collection)

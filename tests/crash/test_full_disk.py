@@ -12,7 +12,18 @@ from typing import Any
 import pytest
 from crash_place import Place
 
-OPERATIONS = ["create", "add", "delete", "rebuild", "import", "export", "batch", "backup"]
+OPERATIONS = [
+    "create",
+    "add",
+    "delete",
+    "compact",
+    "purge",
+    "rebuild",
+    "import",
+    "export",
+    "batch",
+    "backup",
+]
 DISK_BYTES = 8_000_000
 
 

@@ -28,6 +28,7 @@ import pytest
 from muomni_search import durable
 from muomni_search.errors import NotFound
 from muomni_search.items import DIM, Modality, Problem, Record, Span
+from muomni_search.store.compact import compact_rows
 from muomni_search.store.rows import BLOCK_ROWS, ROW_BYTES
 from muomni_search.store.store import IndexFile, Job, NewItem, Snapshot, Store, Writer
 from muomni_search.vectors import normalise
@@ -135,16 +136,19 @@ def do(writer: Writer, store: Store, number: int) -> None:
     elif number == 7:
         put(writer, TEXT, a=[10], g=[11])
         writer.drop_index(TEXT)
+    elif number == 8:
+        for modality in Modality:
+            compact_rows(writer, modality)
 
 
-WRITES = 8
+WRITES = 9
 STATES: list[dict[str, list[int]]] = [
     {},
     {"a": [1], "b": [2, 3], "c": [4], "d": [5]},
     {"a": [1], "b": [6], "c": [4], "d": [7], "e": [8, 9]},
     {"b": [6], "c": [4], "d": [7], "e": [8, 9]},
     *[{"b": [6], "f": [4], "d": [7], "e": [8, 9]}] * 4,
-    {"a": [10], "b": [6], "f": [4], "d": [7], "e": [8, 9], "g": [11]},
+    *[{"a": [10], "b": [6], "f": [4], "d": [7], "e": [8, 9], "g": [11]}] * 2,
 ]
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from numpy.typing import NDArray
 
 from muomni_search.collection import Collection
-from muomni_search.items import DIM, Modality, Query, Record
+from muomni_search.items import DIM, Modality, Query, Record, Span
+from muomni_search.store.records import NewItem
 from muomni_search.vectors import cosines, normalise
 
 KEYS = [f"k{number}" for number in range(12)]
@@ -50,7 +51,7 @@ entries = st.builds(
 
 
 class CollectionMachine(RuleBasedStateMachine):
-    """Add, replace, delete, rebuild and reopen; every answer equals the model's."""
+    """Add, replace, delete, compact, purge, rebuild; every answer equals the model's."""
 
     @initialize()
     def make(self) -> None:
@@ -85,6 +86,31 @@ class CollectionMachine(RuleBasedStateMachine):
     @rule(kind=st.sampled_from(["exact", "auto"]))
     def rebuild(self, kind: str) -> None:
         self.collection.rebuild(kind=kind)
+
+    @rule()
+    def compact(self) -> None:
+        before = self.answers()
+        self.collection.compact()
+        stats = self.collection.stats()
+        assert [stats[modality]["dead"] for modality in Modality] == [0, 0, 0]
+        assert self.answers() == before
+
+    def answers(self) -> list[Any]:
+        """Return all hits with scores and places, by item and by segment, one modality and all."""
+        queries = [Query.vector(vector) for vector in QUERIES]
+        return [
+            self.collection.query_many(queries, 15, modality=modality, segments=segments)
+            for modality in (None, *Modality)
+            for segments in (False, True)
+        ]
+
+    @rule(keys=st.lists(st.sampled_from(KEYS), unique=True, max_size=2))
+    def purge(self, keys: list[str]) -> None:
+        done = self.collection.purge(keys)
+        there = self.model.keys() & set(keys)
+        assert (done.deleted, set(done.absent)) == (len(there), set(keys) - there)
+        for key in there:
+            del self.model[key]
 
     @rule()
     def reopen(self) -> None:
@@ -152,3 +178,42 @@ CollectionMachine.TestCase.settings = settings(
     suppress_health_check=[HealthCheck.too_slow],
 )
 TestCollectionAgainstItsModel = CollectionMachine.TestCase
+
+
+@given(
+    counts=st.lists(st.integers(1, 3), min_size=1_200, max_size=1_500),
+    doomed=st.sets(st.integers(0, 1_499), max_size=400),
+    replaced=st.sets(st.integers(0, 1_499), max_size=400),
+)
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+def test_a_compaction_changes_no_answer_of_more_rows_than_a_score_is_measured_on(
+    counts: list[int], doomed: set[int], replaced: set[int]
+) -> None:
+    vectors = normalise(np.random.default_rng(len(doomed)).standard_normal((900, DIM)))
+
+    def items(numbers: Iterable[int], shift: int) -> list[NewItem]:
+        return [
+            NewItem(
+                f"k{n}",
+                Modality.TEXT,
+                vectors[[(n + shift + at) % 900 for at in range(counts[n])]],
+                [Span("char", at, at + 1) for at in range(counts[n])],
+            )
+            for n in numbers
+            if n < len(counts)
+        ]
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Collection.create(Path(folder) / "c", model="hashing") as collection,
+    ):
+        with collection.store.write() as writer:
+            writer.put(items(range(len(counts)), 0))
+            writer.put(items(replaced, 300))
+            writer.delete([f"k{n}" for n in doomed])
+        queries = [Query.vector(vector) for vector in QUERIES]
+        ways: list[dict[str, Any]] = [{"segments": True}, {"offset": 5}]
+        before = [collection.query_many(queries, 40, **way) for way in ways]
+        collection.compact()
+        assert [collection.query_many(queries, 40, **way) for way in ways] == before
+        assert collection.verify() == []

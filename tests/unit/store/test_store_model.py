@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from muomni_search.filters import parse_filter
 from muomni_search.items import DIM, Modality, Record, Span
+from muomni_search.store.compact import compact_rows
 from muomni_search.store.store import NewItem, Snapshot, Store
 from muomni_search.vectors import normalise
 
@@ -127,6 +128,14 @@ class StoreMachine(RuleBasedStateMachine):
             file = writer.row_file(Modality.TEXT)
             if file is not None and file.rows:
                 writer.replace_row_file(Modality.TEXT, [np.array(writer.vectors(Modality.TEXT))])
+
+    @rule()
+    def compact(self) -> None:
+        with self.store.write() as writer:
+            for modality in Modality:
+                compact_rows(writer, modality)
+        with self.store.snapshot() as snapshot:
+            assert not any(len(snapshot.dead(modality)) for modality in Modality)
 
     @rule()
     def hold(self) -> None:
