@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
 from muomni_search.errors import InvalidInput
 
-__all__ = ["check_key", "check_texts", "hash_content", "legible", "to_json", "value_of"]
+__all__ = ["check_key", "check_texts", "hash_content", "item_checksum", "legible", "to_json", "value_of"]
 
 ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 ENCODER = json.JSONEncoder(
@@ -24,6 +25,18 @@ def hash_content(*parts: bytes) -> str:
     for part in parts:
         digest.update(part)
     return digest.hexdigest()
+
+
+def item_checksum(
+    key: str, source: str | None, text: str | None, document: str, added: str
+) -> int:
+    """Return the CRC-32 of what the store holds of an item nowhere else.
+
+    The columns that an index holds too are left out: SQLite compares those itself.
+    """
+    # One string: on the way of every new item, and 0.6 µs of the 28 that one takes.
+    words = f"{key}\0{source}\0{text}\0{document}\0{added}"
+    return zlib.crc32(words.encode(errors="surrogateescape"))
 
 
 def to_json(metadata: Mapping[str, Any] | None, key: str) -> str:

@@ -13,17 +13,23 @@ from numpy.typing import NDArray
 from sqlalchemy import exc, select, text
 
 from muomni_search import durable
+from muomni_search.documents import item_checksum, legible
 from muomni_search.errors import CorruptData
 from muomni_search.items import DIM, Item, Modality
 from muomni_search.store import tables
-from muomni_search.store.engine import DATABASE, disk_errors
+from muomni_search.store.engine import DATABASE, disk_errors, schema_checksum
 from muomni_search.store.files import is_abandoned, is_leftover, unrecorded
 from muomni_search.store.records import Fault, IndexFile, Known, NewItem, RowFile
 from muomni_search.store.rows import BLOCK_ROWS, HINT, ROW_BYTES, are_unit, cut_rows, read_blocks
 from muomni_search.store.snapshot import INDEX, Snapshot
 from muomni_search.store.writer import Writer
 
-__all__ = ["check", "index_fault", "repair", "whole_blocks"]
+__all__ = ["altered_items", "check", "index_fault", "repair", "whole_blocks"]
+
+MAX_ID = 2**63 - 1
+SUMMED = "SELECT id, checksum, " + ", ".join(
+    f'CAST("{name}" AS BLOB)' for name in ("key", "source", "metadata", "text", "added")
+) + " FROM items WHERE id BETWEEN ? AND ? ORDER BY id"
 
 # ---- checking ------------------------------------------------------------------------------------
 
@@ -34,6 +40,9 @@ def check(directory: Path, snapshot: Snapshot) -> Iterator[Fault]:
     yield from faults
     if faults:
         return  # a database that is not whole can say nothing about the rest
+    for item_id, key in altered_items(snapshot):
+        where = f"{directory / DATABASE}, item {item_id}"
+        yield Fault("item", where, f"what is stored of {key} is not what was written")
     for modality in Modality:
         yield from _check_numbers(snapshot, modality)
         yield from _check_rows(snapshot, modality)
@@ -58,6 +67,29 @@ def _check_database(directory: Path, snapshot: Snapshot) -> Iterator[Fault]:
         columns = snapshot.connection.execute(text(f"PRAGMA table_info({table.name})")).all()
         if {column.name for column in columns} != set(table.columns.keys()):
             yield Fault("database", where, f"the table {table.name} has other columns")
+    found = snapshot.connection.execute(text("PRAGMA user_version")).scalar()
+    if found != schema_checksum(snapshot.connection):
+        yield Fault("database", where, "the schema is not the one that was made")
+
+
+def altered_items(
+    snapshot: Snapshot, first: int = 0, last: int = MAX_ID
+) -> Iterator[tuple[int, str]]:
+    """Yield the ids and keys of the items that are not what their checksums say, by id.
+
+    Args:
+        snapshot: Where.
+        first: The first id to look at.
+        last: The last one.
+    """
+    # As bytes: a flipped one may be no character any more.
+    cursor = snapshot.connection.exec_driver_sql(SUMMED, (first, last)).cursor
+    for item_id, checksum, *values in cursor:
+        key, source, document, words, added = (
+            None if value is None else value.decode(errors="surrogateescape") for value in values
+        )
+        if checksum != item_checksum(key, source, words, document, added):
+            yield item_id, legible(key or "")
 
 
 def _check_numbers(snapshot: Snapshot, modality: Modality) -> Iterator[Fault]:
@@ -186,6 +218,16 @@ def _sha256(path: Path) -> str:
 # ---- mending -------------------------------------------------------------------------------------
 
 
+GONE = "they are gone and listed by `muomni failures`: add them again"
+# The items whose segments are not the same in the table and in its index.
+COLUMNS = 'item_id, ordinal, span_start, span_end, modality, "row" FROM segments'
+# The condition, for otherwise SQLite reads the index in the table's place.
+TABLE = f"SELECT {COLUMNS} NOT INDEXED WHERE modality > ''"
+AGAIN = f"SELECT {COLUMNS} INDEXED BY segments_by_item"
+TORN = text(
+    f"SELECT DISTINCT item_id FROM (SELECT * FROM ({TABLE} EXCEPT {AGAIN})"
+    f" UNION ALL SELECT * FROM ({AGAIN} EXCEPT {TABLE})) ORDER BY item_id"
+)
 # Returns those of some items that could be encoded again from what is left of them.
 Rescue = Callable[[Sequence[tuple[Item, Known]]], list[NewItem]]
 
@@ -198,7 +240,7 @@ def repair(directory: Path, writer: Writer, rescue: Rescue) -> list[str]:
         for path in unrecorded(directory, writer.state)
         if is_abandoned(path, writer.state) or not is_leftover(path)
     ]
-    done = _repair_database(directory, writer)
+    done = _repair_database(directory, writer, rescue)
     for modality in Modality:
         if any(True for _ in _check_index(directory, writer, modality)):
             writer.drop_index(modality)
@@ -213,14 +255,44 @@ def repair(directory: Path, writer: Writer, rescue: Rescue) -> list[str]:
     return done
 
 
-def _repair_database(directory: Path, writer: Writer) -> list[str]:
-    """Mend what SQLite itself derives, and references that lead nowhere."""
-    faults = list(_check_database(directory, writer))
-    if not faults:
+def _repair_database(directory: Path, writer: Writer, rescue: Rescue) -> list[str]:
+    """Mend what SQLite itself derives, and references that lead nowhere; forget altered items."""
+    done = []
+    if any(True for _ in _check_database(directory, writer)):
+        torn = [*writer.connection.execute(TORN).scalars()]
+        writer.connection.execute(text("REINDEX"))
+        writer.forget_ownerless_segments()
+        done.append(
+            f"{directory / DATABASE}: made its indexes anew and dropped segments without an item"
+        )
+        # Which of the two is right, nobody knows.
+        done += _save_or_lose(directory, writer, rescue, torn, "its segments were damaged")
+    altered = [number for number, _ in altered_items(writer)]
+    lost = writer.lose_items(altered, "what was stored of it was damaged")
+    if lost:
+        done.append(f"{directory / DATABASE}: {len(lost)} items were damaged; {GONE}")
+    return done
+
+
+def _save_or_lose(
+    directory: Path, writer: Writer, rescue: Rescue, item_ids: Sequence[int], reason: str
+) -> list[str]:
+    """Encode items again, or list them as failures."""
+    altered = {number for number, _ in altered_items(writer)}
+    hurt = writer.items([number for number in item_ids if number not in altered])
+    if not hurt:
         return []
-    writer.connection.execute(text("REINDEX"))
-    writer.forget_ownerless_segments()
-    return [f"{directory / DATABASE}: made its indexes anew and dropped segments without an item"]
+    known = writer.known([item.key for item in hurt.values()])
+    saved = rescue([(item, known[item.key]) for item in hurt.values()])
+    writer.put(saved)
+    kept = {item.key for item in saved}
+    lost = writer.lose_items(
+        [number for number, item in hurt.items() if item.key not in kept], reason
+    )
+    return [
+        f"{directory / DATABASE}: the segments of {len(hurt)} items were damaged; {len(saved)} "
+        f"items were encoded again; of {len(lost)} tells `muomni failures`: add them again"
+    ]
 
 
 def _repair_rows(writer: Writer, modality: Modality, rescue: Rescue) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ __all__ = [
     "database_errors",
     "disk_errors",
     "driver_connection",
+    "schema_checksum",
     "upgrade",
 ]
 
@@ -142,8 +144,11 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        name = error.filename
+        if not name or os.sep not in str(name):
+            name = path  # what is called relative to a folder says less
         raise MuomniError(
-            f"{error.filename or path}: {error.strerror or error}", hint=disk_hint(error.errno)
+            f"{name}: {error.strerror or error}", hint=disk_hint(error.errno)
         ) from error
 
 
@@ -235,6 +240,9 @@ def upgrade(engine: Engine, migrations: Path | None = None) -> None:
             with connection.begin():
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
+                # A number of the application's own in SQLite's header: what its words must add
+                # up to, for SQLite believes any schema that it can parse.
+                connection.exec_driver_sql(f"PRAGMA user_version = {schema_checksum(connection)}")
                 broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
                 if broken:
                     raise CorruptData(
@@ -243,6 +251,12 @@ def upgrade(engine: Engine, migrations: Path | None = None) -> None:
                     )
         finally:
             driver.execute("PRAGMA foreign_keys=ON")
+
+
+def schema_checksum(connection: Connection) -> int:
+    """Return the CRC-32 of the schema, as the signed number that SQLite's header has room for."""
+    words = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master ORDER BY name").all()
+    return zlib.crc32(repr([tuple(row) for row in words]).encode()) - 2**31
 
 
 def find_migrations() -> Path:

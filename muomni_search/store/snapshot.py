@@ -490,12 +490,19 @@ def _span(modality: Modality, start: int | None, end: int | None) -> Span | None
 
 
 def _item(row: Row[Any]) -> Item:
+    try:
+        modality, metadata = Modality(row.modality), json.loads(row.metadata)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CorruptData(
+            f"what is stored of item {row.id} ({row.key}) is damaged",
+            hint="run: muomni verify --repair",
+        ) from error
     return Item(
         key=row.key,
-        modality=Modality(row.modality),
+        modality=modality,
         source=row.source,
         text=row.text,
-        metadata=json.loads(row.metadata),
+        metadata=metadata,
         segments=row.segments,
         added=row.added,
     )

@@ -14,6 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from old_collections import make_old
 
 from muomni_search.errors import CorruptData
 from muomni_search.items import DIM, Modality, Span
@@ -91,15 +92,36 @@ def test_the_revisions_are_found_in_a_checkout_and_in_a_wheel(
     assert engine.find_migrations() == package / "migrations"
 
 
+# ---- a collection of the first revision ----------------------------------------------------------
+
+
+def test_a_collection_of_the_first_revision_gets_the_checksums_of_its_items(place: Path) -> None:
+    make_old(place)
+    assert revision(place) == "0001"
+    assert columns(place)[-1] == "added"
+    with Store.open(place) as store:
+        check_content(store)
+        with store.write() as writer:
+            writer.put([NewItem("c", Modality.IMAGE, VECTORS[:1], [None])])
+            writer.delete(["c"])
+        check_content(store)
+    assert revision(place) == tables.HEAD
+    with sqlite3.connect(place / "collection.db") as connection:
+        connection.execute("UPDATE items SET metadata = '{\"n\":3}' WHERE key = 'b'")
+    connection.close()
+    with Store.open(place) as store:
+        assert [fault.kind for fault in store.problems()] == ["item"]
+
+
 # ---- a revision to come --------------------------------------------------------------------------
 
-SECOND = '''
+THIRD = '''
 """Make the table of items anew, as a change of a column does."""
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 
 
 def upgrade():
@@ -118,9 +140,9 @@ def future(
     shutil.copytree(
         engine.find_migrations(), migrations, ignore=shutil.ignore_patterns("__pycache__")
     )
-    (migrations / "versions" / "0002_language.py").write_text(SECOND.format(more=""))
+    (migrations / "versions" / "0003_language.py").write_text(THIRD.format(more=""))
     monkeypatch.setattr(engine, "find_migrations", lambda: migrations)
-    monkeypatch.setattr(engine, "HEAD", "0002")
+    monkeypatch.setattr(engine, "HEAD", "0003")
     return migrations
 
 
@@ -149,7 +171,7 @@ def test_opening_upgrades_and_loses_nothing(
             writer.connection.exec_driver_sql("DELETE FROM items WHERE key = 'b'")
             left = writer.connection.exec_driver_sql("SELECT count(*) FROM segments").scalar()
         assert left == 2
-    assert revision(place) == "0002"
+    assert revision(place) == "0003"
     assert columns(place)[-1] == "language"
 
 
@@ -163,7 +185,7 @@ def test_two_may_open_an_old_collection_at_once(place: Path, future: Path) -> No
     assert len(opened) == 2
     for store in opened:
         store.close()
-    assert revision(place) == "0002"
+    assert revision(place) == "0003"
 
 
 @pytest.mark.parametrize(
@@ -178,11 +200,11 @@ def test_an_upgrade_that_fails_changes_nothing(
     place: Path, future: Path, failing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = (place / "collection.db").read_bytes()
-    (future / "versions" / "0002_language.py").write_text(SECOND.format(more=failing))
+    (future / "versions" / "0003_language.py").write_text(THIRD.format(more=failing))
     with pytest.raises((RuntimeError, CorruptData)):
         Store.open(place)
-    assert revision(place) == "0001"
-    assert columns(place)[-1] == "added"
+    assert revision(place) == "0002"
+    assert columns(place)[-1] == "checksum"
     assert (place / "collection.db").read_bytes() == before
     monkeypatch.undo()
     with Store.open(place) as store:
