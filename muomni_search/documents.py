@@ -28,14 +28,20 @@ def hash_content(*parts: bytes) -> str:
 
 
 def item_checksum(
-    key: str, source: str | None, text: str | None, document: str, added: str
+    key: str, source: str | None, text: str | None, document: str, digest: str | None, added: str
 ) -> int:
-    """Return the CRC-32 of what the store holds of an item nowhere else.
+    """Return the CRC-32 of what the store holds of an item, as far as it cannot be had elsewhere.
 
-    The columns that an index holds too are left out: SQLite compares those itself.
+    Args:
+        key: Its key.
+        source: Its source.
+        text: Its text.
+        document: Its metadata as JSON.
+        digest: The hash of its content.
+        added: When it was first added.
     """
-    # One string: on the way of every new item, and 0.6 µs of the 28 that one takes.
-    words = f"{key}\0{source}\0{text}\0{document}\0{added}"
+    # One string, for every new item comes this way.
+    words = f"{key}\0{source}\0{text}\0{document}\0{digest}\0{added}"
     return zlib.crc32(words.encode(errors="surrogateescape"))
 
 

@@ -23,10 +23,10 @@ STATEMENTS = [
 
 
 def item_checksum(
-    key: str, source: str | None, text: str | None, metadata: str, added: str
+    key: str, source: str | None, text: str | None, metadata: str, digest: str | None, added: str
 ) -> int:
     """Return what ``documents.item_checksum`` did when this revision was made."""
-    return zlib.crc32(f"{key}\0{source}\0{text}\0{metadata}\0{added}".encode())
+    return zlib.crc32(f"{key}\0{source}\0{text}\0{metadata}\0{digest}\0{added}".encode())
 
 
 def upgrade() -> None:
@@ -34,5 +34,6 @@ def upgrade() -> None:
     for statement in STATEMENTS:
         op.execute(statement)
     driver = op.get_bind().connection.driver_connection
-    driver.create_function("item_checksum", 5, item_checksum, deterministic=True)
-    op.execute("UPDATE items SET checksum = item_checksum(\"key\", source, text, metadata, added)")
+    driver.create_function("item_checksum", 6, item_checksum, deterministic=True)
+    columns = '"key", source, text, metadata, content_hash, added'
+    op.execute(f"UPDATE items SET checksum = item_checksum({columns})")

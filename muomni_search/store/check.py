@@ -6,7 +6,9 @@ import hashlib
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +26,15 @@ from muomni_search.store.rows import BLOCK_ROWS, HINT, ROW_BYTES, are_unit, cut_
 from muomni_search.store.snapshot import INDEX, Snapshot
 from muomni_search.store.writer import Writer
 
-__all__ = ["altered_items", "check", "index_fault", "repair", "whole_blocks"]
+__all__ = ["altered_items", "check", "index_fault", "repair", "sound_rows", "whole_blocks"]
 
 MAX_ID = 2**63 - 1
-SUMMED = "SELECT id, checksum, " + ", ".join(
-    f'CAST("{name}" AS BLOB)' for name in ("key", "source", "metadata", "text", "added")
-) + " FROM items WHERE id BETWEEN ? AND ? ORDER BY id"
+# As bytes: a flipped one may be no character any more.
+SUMMED_ITEMS = (
+    "SELECT id, checksum, "
+    + ", ".join(f'CAST("{column.name}" AS BLOB)' for column in tables.SUMMED)
+    + " FROM items WHERE id BETWEEN ? AND ? ORDER BY id"
+)
 
 # ---- checking ------------------------------------------------------------------------------------
 
@@ -82,14 +87,13 @@ def altered_items(
         first: The first id to look at.
         last: The last one.
     """
-    # As bytes: a flipped one may be no character any more.
-    cursor = snapshot.connection.exec_driver_sql(SUMMED, (first, last)).cursor
+    cursor: Any = snapshot.connection.exec_driver_sql(SUMMED_ITEMS, (first, last)).cursor
     for item_id, checksum, *values in cursor:
-        key, source, document, words, added = (
+        texts = [
             None if value is None else value.decode(errors="surrogateescape") for value in values
-        )
-        if checksum != item_checksum(key, source, words, document, added):
-            yield item_id, legible(key or "")
+        ]
+        if checksum != item_checksum(*texts):
+            yield item_id, legible(texts[0] or "")
 
 
 def _check_numbers(snapshot: Snapshot, modality: Modality) -> Iterator[Fault]:
@@ -146,6 +150,17 @@ def _check_rows(snapshot: Snapshot, modality: Modality) -> Iterator[Fault]:
                 yield Fault("norm", where, "a row is not finite and of length 1")
     except OSError as error:
         yield Fault("rows", str(file.path), error.strerror or str(error))
+
+
+def sound_rows(snapshot: Snapshot, modality: Modality) -> NDArray[np.bool_]:
+    """Return for each row of a modality whether it is there as it was written."""
+    file = snapshot.row_file(modality)
+    good = np.zeros(file.rows if file else 0, bool)
+    if file is not None:
+        with disk_errors(file.path), suppress(FileNotFoundError):
+            for start, content, is_whole in _blocks(snapshot.block_sums(modality), file):
+                good[start : start + len(content)] = is_whole & are_unit(content)
+    return good
 
 
 def _block_length(file: RowFile, start: int) -> int:
@@ -300,15 +315,10 @@ def _repair_rows(writer: Writer, modality: Modality, rescue: Rescue) -> list[str
     file = writer.row_file(modality)
     if file is None or not file.rows:
         return []
-    good = np.zeros(file.rows, bool)
-    with disk_errors(file.path):
-        try:
-            for start, content, is_whole in _blocks(writer.block_sums(modality), file):
-                good[start : start + len(content)] = is_whole & are_unit(content)
-            if good.all():
-                return _repair_length(file)
-        except FileNotFoundError:
-            good[:] = False
+    good = sound_rows(writer, modality)
+    if good.all():
+        with disk_errors(file.path):
+            return _repair_length(file)
     owners = writer.row_items(modality)[~good]
     hurt = writer.items(np.unique(owners[owners >= 0]).tolist())
     known = writer.known([item.key for item in hurt.values()])

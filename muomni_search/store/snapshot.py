@@ -22,7 +22,7 @@ from muomni_search.store.records import Failure, IndexFile, Job, Known, Match, R
 from muomni_search.store.rows import NO_ROWS, MappedRows
 from muomni_search.store.sql_filter import filter_to_sql
 
-__all__ = ["INDEX", "STAGE", "VECTORS", "Snapshot", "State", "read_state", "row_path"]
+__all__ = ["INDEX", "STAGE", "VECTORS", "Snapshot", "State", "item_of", "read_state", "row_path", "span_of"]
 
 VECTORS, INDEX = "vectors", "index"
 # Where the vectors of another model grow until the collection moves to it.
@@ -358,7 +358,7 @@ class Snapshot:
         rows = wanted.tolist()
         found = {
             row.row: Match(
-                row.row, row.item_id, row.key, _span(modality, row.span_start, row.span_end)
+                row.row, row.item_id, row.key, span_of(modality, row.span_start, row.span_end)
             )
             for row in self._for_values(MATCHES, rows, modality=modality)
         }
@@ -373,11 +373,11 @@ class Snapshot:
 
     def items(self, item_ids: Iterable[int]) -> dict[int, Item]:
         """Return items by their ids."""
-        return {row.id: _item(row) for row in self._for_values(ITEMS_BY_ID, item_ids)}
+        return {row.id: item_of(row) for row in self._for_values(ITEMS_BY_ID, item_ids)}
 
     def find(self, keys: Iterable[str]) -> dict[str, Item]:
         """Return items by their keys."""
-        return {row.key: _item(row) for row in self._for_values(ITEMS_BY_KEY, keys)}
+        return {row.key: item_of(row) for row in self._for_values(ITEMS_BY_KEY, keys)}
 
     def keys_of(self, item_ids: Iterable[int]) -> dict[int, str]:
         """Return the keys of items."""
@@ -408,7 +408,7 @@ class Snapshot:
         if modality is not None:
             query = query.where(tables.items.c.modality.in_([str(one) for one in modality]))
         for row in self._streamed(query, ITEMS_PAGE):
-            yield _item(row)
+            yield item_of(row)
 
     def iter_keys(self, modality: Modality | None = None) -> Iterator[str]:
         """Yield all keys, or those of a modality, sorted."""
@@ -419,8 +419,8 @@ class Snapshot:
     def iter_segments(self) -> Iterator[tuple[Item, Span | None, int]]:
         """Yield every segment with its item and its row, by key and place in the item."""
         for row in self._streamed(SEGMENTS, ITEMS_PAGE):
-            item = _item(row)
-            yield item, _span(item.modality, row.span_start, row.span_end), row.row
+            item = item_of(row)
+            yield item, span_of(item.modality, row.span_start, row.span_end), row.row
 
     def known(self, keys: Iterable[str]) -> dict[str, Known]:
         """Return what is known of the keys that there are."""
@@ -483,13 +483,19 @@ class Snapshot:
         return np.fromiter((number for (number,) in cursor), np.int64)
 
 
-def _span(modality: Modality, start: int | None, end: int | None) -> Span | None:
+def span_of(modality: Modality, start: int | None, end: int | None) -> Span | None:
+    """Return the span that a row of ``segments`` holds."""
     if start is None or end is None or modality not in SPAN_UNITS:
         return None
     return Span(SPAN_UNITS[modality], start, end)
 
 
-def _item(row: Row[Any]) -> Item:
+def item_of(row: Row[Any]) -> Item:
+    """Return the item of a row of ``ITEM``.
+
+    Raises:
+        CorruptData: It is not what was written.
+    """
     try:
         modality, metadata = Modality(row.modality), json.loads(row.metadata)
     except (ValueError, TypeError, RecursionError) as error:

@@ -17,6 +17,7 @@ from sqlalchemy import (
 __all__ = [
     "APPLICATION_ID",
     "HEAD",
+    "SUMMED",
     "collection",
     "dead_rows",
     "failures",
@@ -71,6 +72,9 @@ items = Table(
     Index("items_by_hash", "content_hash", sqlite_where=text("content_hash IS NOT NULL")),
     Index("items_by_root", "root", sqlite_where=text("root IS NOT NULL")),
 )
+
+# What its checksum is of, in this order.
+SUMMED = [items.c[name] for name in ("key", "source", "text", "metadata", "content_hash", "added")]
 
 # A row is a segment's or dead, never both, never neither.
 segments = Table(

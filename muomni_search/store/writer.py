@@ -39,6 +39,7 @@ from muomni_search.store import rows, tables
 from muomni_search.store.engine import disk_errors, driver_connection
 from muomni_search.store.records import IndexFile, Job, NewItem, RowFile
 from muomni_search.store.snapshot import INDEX, WANTED, Snapshot, State, read_state, row_path
+from muomni_search.store.tables import SUMMED
 
 __all__ = ["Writer", "now"]
 
@@ -49,14 +50,9 @@ CHANGE_ITEM = update(tables.items).where(tables.items.c.key == bindparam("old_ke
 ADDED_BY_KEY = select(tables.items.c.key, tables.items.c.added).where(
     tables.items.c.key.in_(WANTED)
 )
-SUMMED_BY_KEY = select(
-    tables.items.c.key,
-    tables.items.c.source,
-    tables.items.c.text,
-    tables.items.c.metadata,
-    tables.items.c.added,
-    tables.items.c.checksum,
-).where(tables.items.c.key == bindparam("old_key"))
+SUMMED_BY_KEY = select(*SUMMED, tables.items.c.checksum).where(
+    tables.items.c.key == bindparam("old_key")
+)
 NAMES_BY_ID = (
     select(
         tables.items.c.id,
@@ -201,7 +197,9 @@ class Writer(Snapshot):
                 item.mtime_ns,
             )
             first = added.get(key, stamp)
-            checksum = item_checksum(key, item.source, item.text, documents[key], first)
+            checksum = item_checksum(
+                key, item.source, item.text, documents[key], item.content_hash, first
+            )
             if key in ids:
                 changed.append((*values, checksum, ids[key]))
             else:
@@ -564,7 +562,7 @@ def now() -> str:
 
 
 def _checksum(row: Mapping[str, Any]) -> int:
-    return item_checksum(row["key"], row["source"], row["text"], row["metadata"], row["added"])
+    return item_checksum(*(row[column.name] for column in SUMMED))
 
 
 def _check(item: NewItem) -> None:

@@ -16,6 +16,7 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -32,6 +33,10 @@ import pyarrow.parquet
 import soundfile
 from PIL import Image
 from sqlalchemy import Engine, event
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from damage import examine, mend, save
 from workload import carry_out
 
 from muomni_search import batch, durable, pipeline, reembed, transfer
@@ -40,12 +45,13 @@ from muomni_search.errors import MuomniError, NotFound
 from muomni_search.index import faiss_index, planner
 from muomni_search.ingest.manifest import read_corpus
 from muomni_search.items import DIM, Modality, Record
+from muomni_search.store import engine
 from muomni_search.vectors import normalise
 
 # Imported above, so that not every child needs to: what the commands load where they use it.
 _ = (alembic, numpy.ma, numpy.fft, pyarrow.dataset, pyarrow.parquet, faiss_index)
 
-__all__ = ["COMMIT_ITEMS", "DIED", "OPERATIONS", "VECTORS", "prepare"]
+__all__ = ["COMMIT_ITEMS", "DIED", "OPERATIONS", "VECTORS", "prepare", "share_statements"]
 
 VECTORS = normalise(np.random.default_rng(4).standard_normal((60, DIM)))
 DIED = 99
@@ -58,6 +64,15 @@ TEXT, IMAGE, AUDIO = Modality.TEXT, Modality.IMAGE, Modality.AUDIO
 
 def prepare(place: Path) -> None:
     """Make a collection with all modalities, several segments, an old index and dead rows."""
+    make_corpus(place)
+    with Collection.create(place / "collection", model="hashing") as collection:
+        collection.add(read_corpus([place / "files"]))
+        collection.rebuild("text", kind="ann")
+        collection.add(vectors(range(10), 0))
+        collection.delete(["v9"])
+
+
+def make_corpus(place: Path) -> None:
     files = place / "files"
     files.mkdir(parents=True)
     (files / "a.txt").write_text("An owl calls in the night.")
@@ -66,11 +81,6 @@ def prepare(place: Path) -> None:
     (files / "goes.txt").write_text("It will be gone.")
     Image.fromarray(np.full((8, 8, 3), 99, np.uint8)).save(files / "b.png")
     soundfile.write(files / "c.wav", np.sin(np.arange(3 * 16_000) / 50), 16_000)
-    with Collection.create(place / "collection", model="hashing") as collection:
-        collection.add(read_corpus([files]))
-        collection.rebuild("text", kind="ann")
-        collection.add(vectors(range(10), 0))
-        collection.delete(["v9"])
 
 
 def vectors(numbers: range, first: int) -> list[Record]:
@@ -207,6 +217,13 @@ OPERATIONS: dict[str, Callable[[Path], None]] = {
     "reembed anew": reembed_anew,
 }
 
+# What is done to a damaged collection, and told of.
+LOOKS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "examine": examine,
+    "mend": mend,
+    "save": save,
+}
+
 # ---- dying, and failing ---------------------------------------------------------------------------
 
 ACTS = ("fsync", "ftruncate", "mkdir", "rename", "replace", "rmdir", "unlink")
@@ -340,6 +357,8 @@ def live(request: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> Non
             for number, order in enumerate(request["orders"]):
                 carry_out(place, order)
                 tell({"acknowledged": number + 1})
+        elif request["operation"] in LOOKS:
+            tell({"examined": LOOKS[request["operation"]](place)})
         else:
             OPERATIONS[request["operation"]](place)
     except MuomniError as error:
@@ -349,9 +368,32 @@ def live(request: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> Non
     fate.end(0)
 
 
+def share_statements() -> None:
+    """Let every engine know what another has compiled: most of the time went into that."""
+    compiled: dict[Any, Any] = {}
+    make = engine.create_engine
+    engine.create_engine = lambda *given, **named: make(  # type: ignore[assignment]
+        *given, **named, execution_options={"compiled_cache": compiled}
+    )
+
+
+def warm_up() -> None:
+    """Do everything once that starts no threads of FAISS, so that no child does it anew."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        make_corpus(place)
+        with Collection.create(place / "collection", model="hashing") as collection:
+            collection.add(read_corpus([place / "files"]))
+            collection.add(vectors(range(3), 0))
+            collection.delete(["v2"])
+            collection.verify()
+
+
 def serve() -> None:
     """Fork a child for each request on stdin; answer with how it ended, and what it told."""
     Image.init()
+    share_statements()
+    warm_up()
     shrink()
     gc.freeze()  # a collection would copy the memory that a fork shares
     for line in sys.stdin:

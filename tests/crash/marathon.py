@@ -33,8 +33,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 import pyarrow.parquet as pq
-from crash_child import COMMIT_ITEMS, DIED
+from crash_child import COMMIT_ITEMS, DIED, share_statements
 from crash_children import Children, Ended
+from damage import Damage
 from model_helpers import write_aligned_model
 from workload import ALONE, ORDERS, Entry, Ledger, Order, plan
 
@@ -44,12 +45,13 @@ from muomni_search.index import planner
 from muomni_search.items import Hit, Query
 from muomni_search.vectors import mean_vector
 
-__all__ = ["Life"]
+__all__ = ["Life", "Run", "prepared"]
 
 # Of how many items each check asks with the vectors.
 ASKED = 8
 # How often, after one disturbance, there is another one while the order is given again.
-TWICE = 0.4
+TWICE = 0.6
+PROGRESS_SECONDS = 30.0
 
 
 class Life:
@@ -120,7 +122,13 @@ class Life:
         shutil.copytree(self._kept, self.place)
 
     def _run(self, orders: Sequence[Order], **disturbed: Any) -> Ended:
-        return self._children.run("orders", self.place, orders=list(orders), **disturbed)
+        return self._children.run(
+            "orders",
+            self.place,
+            orders=list(orders),
+            statements=orders[0]["do"] == "upgrade",
+            **disturbed,
+        )
 
     def finish(self, orders: Sequence[Order], ledgers: Sequence[Ledger]) -> Ended:
         """Carry orders out undisturbed."""
@@ -166,7 +174,8 @@ class Life:
             self._check(ledgers[done : done + 2], orders[done : done + 1])
         assert done == len(orders)
         self._ledger = ledgers[-1]
-        self._check(ledgers[-1:])
+        # It was asked for its items when it was in this state for the first time.
+        self._check(ledgers[-1:], ask=False)
         self._take_outputs(orders, ledgers)
 
     def _check_end(self, ended: Ended, disturbed: dict[str, Any]) -> None:
@@ -183,17 +192,26 @@ class Life:
 
     # ---- checking ----------------------------------------------------------------------------
 
-    def _check(self, allowed: Sequence[Ledger], orders: Sequence[Order] = ()) -> None:
+    def _check(
+        self, allowed: Sequence[Ledger], orders: Sequence[Order] = (), *, ask: bool = True
+    ) -> None:
         """Check that the collection is as one of the ledgers says, or between the two.
 
         Args:
             allowed: What may be there.
             orders: What was being done when it ended.
+            ask: Whether to look for the items too.
         """
         order = orders[0] if orders else {}
         for ledger in allowed[:1] if order else ():
             self._check_output(order, ledger)
         with Collection.open(self.place / "collection") as collection:
+            faults = collection.verify()
+            if order.get("do") == "verify --repair" and faults:
+                with collection.store.snapshot() as snapshot:
+                    assert set(snapshot.iter_keys()) == allowed[0].items.keys()
+                return  # it is still to be done
+            assert faults == []
             found = read(collection)
             keys = set(found).union(*(ledger.items for ledger in allowed))
             fits = [
@@ -201,20 +219,19 @@ class Life:
                 for ledger in allowed
             ]
             wrong = keys.difference(*fits) if len(fits) == 1 else keys - fits[0] - fits[1]
-            assert not wrong, f"neither as before nor as after: {sorted(wrong)}"
+            for key in sorted(wrong):
+                told = [str(found.get(key)), *(str(one.items.get(key)) for one in allowed)]
+                raise AssertionError("\n".join([f"{key}, after {self._said}", *told]))
             if order and is_whole(order):
                 assert keys in fits, "half of it is there"
             for old, new in order.get("moved", {}).items():
                 if old in allowed[0].items:
                     assert (old in found) != (new in found), f"{old} or {new}"
-            faults = collection.verify()
-            if order.get("do") == "verify --repair" and faults:
-                return  # it is still to be done
-            assert faults == []
             assert frozenset.intersection(*(ledger.lost for ledger in allowed)) <= {
                 failure.key for failure in collection.failures()
             }
-            self._check_answers(collection, found)
+            if ask:
+                self._check_answers(collection, found)
 
     def _check_answers(self, collection: Collection, found: dict[str, Entry]) -> None:
         """Check that every item is found by its key, and by its vectors, and nothing else is."""
@@ -369,17 +386,44 @@ def index_is_asked() -> Iterator[None]:
         planner.RUNAWAY_SHARE, planner.FETCH, planner.FETCH_PER_HIT = share, fetch, each
 
 
-def run(folder: Path, seed: int, counts: dict[str, int], say: Callable[[str], None]) -> Life:
-    """Let a collection live through all of it; return what it survived."""
-    with Children.started() as children, index_is_asked():
-        life = Life(folder, children, seed)
+class Run:
+    """Everything that a collection is to live through.
+
+    Args:
+        folder: Where.
+        children: They do the work.
+        seed: Of all that is random.
+    """
+
+    def __init__(self, folder: Path, children: Children, seed: int) -> None:
+        self.life = Life(folder, children, seed)
+        self.damage = Damage(folder / "damage", children, seed)
+
+    def go(self, counts: dict[str, int], say: Callable[[str], None]) -> None:
+        """Let it happen, each kind so many times."""
         for name, disturb in {"deaths": die, "kills": kill, "faults": refuse}.items():
             said = time.monotonic()
-            for _ in disturb(life, counts[name]):
-                if time.monotonic() - said > 15:
+            for _ in disturb(self.life, counts[name]):
+                if time.monotonic() - said > PROGRESS_SECONDS:
                     said = time.monotonic()
-                    say(f"{life.count(name):,} {name} survived")
-    return life
+                    say(f"{self.life.count(name):,} {name} survived")
+        for number in range(1, counts["flips"] + 1):
+            self.damage.strike()
+            if number % 100 == 0:
+                say(f"{number:,} damages seen through")
+
+    def summarise(self) -> None:
+        """Print what it came through."""
+        self.life.summarise()
+        self.damage.summarise()
+
+
+@contextmanager
+def prepared(folder: Path, seed: int) -> Iterator[Run]:
+    """Give what is to be run."""
+    share_statements()
+    with Children.started() as children, index_is_asked():
+        yield Run(folder, children, seed)
 
 
 def main() -> None:
@@ -388,13 +432,17 @@ def main() -> None:
     parser.add_argument("--deaths", type=int, default=3_000)
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--faults", type=int, default=1_000)
+    parser.add_argument("--flips", type=int, default=1_000)
     options = parser.parse_args()
-    counts = {name: getattr(options, name) for name in ("deaths", "kills", "faults")}
+    counts = {name: getattr(options, name) for name in ("deaths", "kills", "faults", "flips")}
     started = time.monotonic()
     print(f"seed {options.seed}", flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        life = run(Path(folder), options.seed, counts, lambda line: print(line, flush=True))
-    life.summarise()
+    with tempfile.TemporaryDirectory() as folder, prepared(Path(folder), options.seed) as run:
+        try:
+            run.go(counts, lambda line: print(line, flush=True))
+        except KeyboardInterrupt:
+            print("stopped")
+        run.summarise()
     print(f"\n{time.monotonic() - started:,.0f} seconds")
 
 

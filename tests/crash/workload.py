@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
+from old_collections import make_old
 from PIL import Image
 
 from muomni_search import reembed, transfer
@@ -50,6 +51,10 @@ class Entry:
     metadata: Mapping[str, Any]
     spans: Sequence[Span | None]
     vectors: NDArray[np.float32]
+
+    def __str__(self) -> str:
+        numbers = np.array2string(self.vectors[:, :3], precision=4, separator=",")
+        return f"{self.modality} {self.text!r} {self.metadata} {self.spans} {numbers}"
 
     def is_like(self, other: Entry) -> bool:
         """Whether they are the same; vectors that went through a map differ by rounding."""
@@ -382,6 +387,12 @@ def plan_repair(random: Random, ledger: Ledger, place: Path) -> Order:
     return {"hurt": [path.name.split(".")[0] for path in hurt]}
 
 
+def plan_upgrade(random: Random, ledger: Ledger, place: Path) -> Order:
+    """Put everything into a database of an earlier revision."""
+    make_old(place / "collection")
+    return {}
+
+
 def repair_outcome(ledger: Ledger, order: Order, place: Path) -> Ledger:
     lost = {
         key
@@ -424,9 +435,11 @@ ORDERS: dict[str, Kind] = {
         plan_repair, lambda collection, _, __: collection.repair(), repair_outcome
     ),
 }
+# Opening is what brings an older collection up to date.
+ORDERS["upgrade"] = Kind(plan_upgrade, lambda *_: None, same)
 # compact and purge are to come here, a line each.
 # Orders whose plan changes the collection itself: nothing else may come before them.
-ALONE = {"verify --repair"}
+ALONE = {"upgrade", "verify --repair"}
 
 
 def plan(random: Random, ledger: Ledger, place: Path, name: str) -> tuple[Order, Ledger]:
