@@ -11,7 +11,15 @@ from typing import Any
 
 from muomni_search.errors import InvalidInput
 
-__all__ = ["check_key", "check_texts", "hash_content", "item_checksum", "legible", "to_json", "value_of"]
+__all__ = [
+    "check_key",
+    "check_texts",
+    "hash_content",
+    "item_checksum",
+    "legible",
+    "to_json",
+    "value_of",
+]
 
 ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 ENCODER = json.JSONEncoder(

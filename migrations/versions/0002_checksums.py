@@ -36,4 +36,4 @@ def upgrade() -> None:
     driver = op.get_bind().connection.driver_connection
     driver.create_function("item_checksum", 6, item_checksum, deterministic=True)
     columns = '"key", source, text, metadata, content_hash, added'
-    op.execute(f"UPDATE items SET checksum = item_checksum({columns})")
+    op.execute(f"UPDATE items SET checksum = item_checksum({columns})")  # noqa: S608  as above

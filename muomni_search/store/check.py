@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,8 @@ from muomni_search.store.writer import Writer
 
 __all__ = ["altered_items", "check", "index_fault", "repair", "sound_rows", "whole_blocks"]
 
+# Of SQLite's write-ahead log (https://www.sqlite.org/fileformat2.html, section 4.1).
+LOG_HEAD, FRAME_HEAD = 32, 24
 MAX_ID = 2**63 - 1
 # As bytes: a flipped one may be no character any more.
 SUMMED_ITEMS = (
@@ -41,6 +44,7 @@ SUMMED_ITEMS = (
 
 def check(directory: Path, snapshot: Snapshot) -> Iterator[Fault]:
     """Yield every fault of a collection, as one snapshot shows it."""
+    yield from _check_log(directory)
     faults = list(_check_database(directory, snapshot))
     yield from faults
     if faults:
@@ -77,6 +81,51 @@ def _check_database(directory: Path, snapshot: Snapshot) -> Iterator[Fault]:
         yield Fault("database", where, "the schema is not the one that was made")
 
 
+def _check_log(directory: Path) -> Iterator[Fault]:
+    """Check that SQLite reads its write-ahead log to the end.
+
+    A log that a process left when it was killed is taken to end at the first frame that is not as
+    it was written; then commits are lost, and what is there is an older state. A commit that is
+    whole behind that frame says that it is no half-written end.
+    """
+    path, index = directory / f"{DATABASE}-wal", directory / f"{DATABASE}-shm"
+    try:
+        data = path.read_bytes()
+        read = int.from_bytes(index.read_bytes()[16:20], sys.byteorder)
+        with (directory / DATABASE).open("rb") as file:
+            page = int.from_bytes(file.read(18)[16:], "big")
+        page = 65_536 if page == 1 else page  # which two bytes cannot say
+        length = FRAME_HEAD + page
+        frames = range(LOG_HEAD, len(data) - length + 1, length)
+        # Frames of an older log have another salt.
+        salts = {data[16:24], data[LOG_HEAD + 8 : LOG_HEAD + 16]}
+        for number, start in enumerate(frames, 1):
+            head = data[start : start + FRAME_HEAD]
+            # The last frame of a commit says how large the database is then.
+            if number <= read + 1 or head[8:16] not in salts or not any(head[4:8]):
+                continue
+            before = data[start - length + 16 : start - length + FRAME_HEAD]
+            content = head[:8] + data[start + FRAME_HEAD : start + length]
+            if _log_checksum(content, before, data[:4]) == head[16:]:
+                if path.read_bytes()[:LOG_HEAD] == data[:LOG_HEAD]:
+                    yield Fault(
+                        "log", str(path), f"read to frame {read}, there is a commit at {number}"
+                    )
+                return
+    except OSError:
+        return  # there is no log, or somebody has just folded it into the database
+
+
+def _log_checksum(data: bytes, before: bytes, magic: bytes) -> bytes:
+    """Return the checksum of a frame of the log, given that of the one before it."""
+    order: Literal["big", "little"] = "big" if magic[3:] == b"\x83" else "little"
+    one, two = int.from_bytes(before[:4], "big"), int.from_bytes(before[4:], "big")
+    for at in range(0, len(data), 8):
+        one = (one + int.from_bytes(data[at : at + 4], order) + two) & 0xFFFFFFFF
+        two = (two + int.from_bytes(data[at + 4 : at + 8], order) + one) & 0xFFFFFFFF
+    return one.to_bytes(4, "big") + two.to_bytes(4, "big")
+
+
 def altered_items(
     snapshot: Snapshot, first: int = 0, last: int = MAX_ID
 ) -> Iterator[tuple[int, str]]:
@@ -89,7 +138,7 @@ def altered_items(
     """
     cursor: Any = snapshot.connection.exec_driver_sql(SUMMED_ITEMS, (first, last)).cursor
     for item_id, checksum, *values in cursor:
-        texts = [
+        texts: list[Any] = [
             None if value is None else value.decode(errors="surrogateescape") for value in values
         ]
         if checksum != item_checksum(*texts):
@@ -239,10 +288,10 @@ COLUMNS = 'item_id, ordinal, span_start, span_end, modality, "row" FROM segments
 # The condition, for otherwise SQLite reads the index in the table's place.
 TABLE = f"SELECT {COLUMNS} NOT INDEXED WHERE modality > ''"
 AGAIN = f"SELECT {COLUMNS} INDEXED BY segments_by_item"
-TORN = text(
-    f"SELECT DISTINCT item_id FROM (SELECT * FROM ({TABLE} EXCEPT {AGAIN})"
-    f" UNION ALL SELECT * FROM ({AGAIN} EXCEPT {TABLE})) ORDER BY item_id"
+ONE_ONLY = (
+    f"SELECT * FROM ({TABLE} EXCEPT {AGAIN}) UNION ALL SELECT * FROM ({AGAIN} EXCEPT {TABLE})"  # noqa: S608
 )
+TORN = text(f"SELECT DISTINCT item_id FROM ({ONE_ONLY}) ORDER BY item_id")  # noqa: S608
 # Returns those of some items that could be encoded again from what is left of them.
 Rescue = Callable[[Sequence[tuple[Item, Known]]], list[NewItem]]
 

@@ -32,7 +32,7 @@ ITEMS = (
 KEYS = "SELECT id, key FROM items WHERE id BETWEEN ? AND ?"
 ROWS = (
     'SELECT item_id, ordinal, "row", span_start, span_end FROM segments'
-    " WHERE modality = ? AND \"row\" BETWEEN ? AND ?"
+    ' WHERE modality = ? AND "row" BETWEEN ? AND ?'
 )
 
 
@@ -102,7 +102,9 @@ def salvage(snapshot: Snapshot) -> tuple[Iterator[Salvaged], list[str]]:
     """
     reader, left_out = _Reader(snapshot), list[str]()
     last = reader.last_id()
-    keys = dict(reader.past_damage(lambda a, b: [tuple(r) for r in reader.ask(KEYS, a, b)], 1, last))
+    keys = {
+        row.id: row.key for row in reader.past_damage(lambda a, b: reader.ask(KEYS, a, b), 1, last)
+    }
     if reader.unreadable:
         left_out.append(f"{reader.unreadable} ids of items cannot be read; there may be none")
     altered = dict(reader.past_damage(lambda a, b: [*altered_items(snapshot, a, b)], 1, last))
@@ -116,9 +118,7 @@ def salvage(snapshot: Snapshot) -> tuple[Iterator[Salvaged], list[str]]:
 _Rows = dict[int, list[tuple[int, int, int | None, int | None]]]
 
 
-def _rows(
-    snapshot: Snapshot, reader: _Reader, modality: Modality, left_out: list[str]
-) -> _Rows:
+def _rows(snapshot: Snapshot, reader: _Reader, modality: Modality, left_out: list[str]) -> _Rows:
     """Return the ordinal, row and span of the segments of each item of a modality."""
     file = snapshot.row_file(modality)
     if file is None or not file.rows:
@@ -146,8 +146,10 @@ def _whole(
     for item_id in sorted(keys, key=lambda one: str(keys[one])):
         key = keys[item_id]
         reason = "what is stored of it is not what was written" if item_id in altered else None
-        for found in () if reason else reader.past_damage(
-            lambda a, b: reader.ask(ITEMS, a, b), item_id, item_id
+        for found in (
+            ()
+            if reason
+            else reader.past_damage(lambda a, b: reader.ask(ITEMS, a, b), item_id, item_id)
         ):
             try:
                 item = item_of(found)

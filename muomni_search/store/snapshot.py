@@ -22,7 +22,17 @@ from muomni_search.store.records import Failure, IndexFile, Job, Known, Match, R
 from muomni_search.store.rows import NO_ROWS, MappedRows
 from muomni_search.store.sql_filter import filter_to_sql
 
-__all__ = ["INDEX", "STAGE", "VECTORS", "Snapshot", "State", "item_of", "read_state", "row_path", "span_of"]
+__all__ = [
+    "INDEX",
+    "STAGE",
+    "VECTORS",
+    "Snapshot",
+    "State",
+    "item_of",
+    "read_state",
+    "row_path",
+    "span_of",
+]
 
 VECTORS, INDEX = "vectors", "index"
 # Where the vectors of another model grow until the collection moves to it.

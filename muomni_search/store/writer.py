@@ -266,9 +266,7 @@ class Writer(Snapshot):
             return
         new = {**old, **values}
         checksum = _checksum(new) if old["checksum"] == _checksum(old) else None
-        self.connection.execute(
-            CHANGE_ITEM, {"old_key": key, **values, "checksum": checksum}
-        )
+        self.connection.execute(CHANGE_ITEM, {"old_key": key, **values, "checksum": checksum})
 
     def delete(self, keys: Sequence[str]) -> int:
         """Delete the items of ``keys``; return how many there were."""
@@ -561,7 +559,7 @@ def now() -> str:
 # ---- what may be stored --------------------------------------------------------------------------
 
 
-def _checksum(row: Mapping[str, Any]) -> int:
+def _checksum(row: Mapping[Any, Any]) -> int:
     return item_checksum(*(row[column.name] for column in SUMMED))
 
 

@@ -20,6 +20,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +225,7 @@ LOOKS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "save": save,
 }
 
-# ---- dying, and failing ---------------------------------------------------------------------------
+# ---- dying, and failing --------------------------------------------------------------------------
 
 ACTS = ("fsync", "ftruncate", "mkdir", "rename", "replace", "rmdir", "unlink")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -389,6 +390,10 @@ def warm_up() -> None:
             collection.verify()
 
 
+def tell(pipe: int, told: dict[str, Any]) -> None:
+    os.write(pipe, json.dumps(told).encode() + b"\n")
+
+
 def serve() -> None:
     """Fork a child for each request on stdin; answer with how it ended, and what it told."""
     Image.init()
@@ -401,7 +406,7 @@ def serve() -> None:
         read, write = os.pipe()
         pid = os.fork()
         if not pid:
-            live(request, lambda told: os.write(write, json.dumps(told).encode() + b"\n") and None)
+            live(request, partial(tell, write))
         os.close(write)
         if "kill_after" in request:
             time.sleep(request["kill_after"])

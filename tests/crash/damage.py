@@ -31,7 +31,7 @@ SECTOR = 512
 Told = dict[str, Any]
 
 
-# ---- in children -----------------------------------------------------------------------------------
+# ---- in children ---------------------------------------------------------------------------------
 
 
 def state(collection: Collection) -> Told:
@@ -80,7 +80,7 @@ def save(place: Path) -> Told:
     return {"left_out": left_out}
 
 
-# ---- in the parent ---------------------------------------------------------------------------------
+# ---- in the parent -------------------------------------------------------------------------------
 
 
 class Damage:
@@ -156,7 +156,7 @@ class Damage:
             # SQLite takes a log to end where it is damaged: what is there is an older state.
             is_older = kind == "collection.db-wal" and seen in self._states
             assert is_older, f"{self._said}: it is not seen"
-            self.counts[kind, "older state"] += 1
+            self.counts[kind, "older state, unseen"] += 1
             return
         self.counts[kind, "seen at opening" if error else "seen by verify"] += 1
         if kind in ("row files", "index files"):

@@ -105,9 +105,7 @@ class Life:
 
     def begin(self) -> tuple[list[Order], list[Ledger]]:
         """Return some random orders and their ledgers; keep the place as it is before them."""
-        possible = [
-            name for name in ORDERS if name != "import" or self._ledger.model == "hashing"
-        ]
+        possible = [name for name in ORDERS if name != "import" or self._ledger.model == "hashing"]
         names = [self.random.choice(possible)]
         if names[0] not in ALONE | {"reembed"} and self.random.random() < 0.3:
             names.append(self.random.choice([one for one in possible if one not in ALONE]))
@@ -343,15 +341,13 @@ def kill(life: Life, kills: int) -> Iterator[None]:
         seconds = time.monotonic() - started
         for _ in range(5):
             life.restore()
-            # It was killed once; then it may be again, or come to its end.
-            life.survive(
-                "kills",
-                orders,
-                ledgers,
-                lambda tries: {"kill_after": life.random.uniform(0, seconds)}
-                if life.random.random() < 1 - tries / 4
-                else {},
-            )
+
+            def disturbed(tries: int, seconds: float = seconds) -> dict[str, Any]:
+                # It was killed once; then it may be again, or come to its end.
+                again = life.random.random() < 1 - tries / 4
+                return {"kill_after": life.random.uniform(0, seconds)} if again else {}
+
+            life.survive("kills", orders, ledgers, disturbed)
             yield
 
 
@@ -367,9 +363,9 @@ def refuse(life: Life, faults: int) -> Iterator[None]:
                 "faults",
                 orders,
                 ledgers,
-                lambda tries, step=step, errors=errors: {}
-                if tries
-                else {"fail_at": step, "errors": errors},
+                lambda tries, step=step, errors=errors: (
+                    {} if tries else {"fail_at": step, "errors": errors}
+                ),
             )
             yield
 
@@ -435,6 +431,8 @@ def main() -> None:
     parser.add_argument("--flips", type=int, default=1_000)
     options = parser.parse_args()
     counts = {name: getattr(options, name) for name in ("deaths", "kills", "faults", "flips")}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     started = time.monotonic()
     print(f"seed {options.seed}", flush=True)
     with tempfile.TemporaryDirectory() as folder, prepared(Path(folder), options.seed) as run:

@@ -33,7 +33,7 @@ from muomni_search.vectors import normalise
 __all__ = ["ALONE", "ORDERS", "Entry", "Ledger", "Order", "carry_out", "make_model", "plan"]
 
 Order = dict[str, Any]
-WORDS = "owl dune ferry granite kettle lantern meadow north otter plum quartz river".split()
+WORDS = ["owl", "dune", "ferry", "granite", "kettle", "lantern", "meadow", "north", "otter"]
 # About how many items there are, so that checks stay quick.
 MANY_ITEMS = 45
 
@@ -266,7 +266,11 @@ def text(random: Random) -> str:
 def run_files(collection: Collection, place: Path, order: Order) -> None:
     folder = place / "files"
     for name, content in order["write"].items():
-        data = content.encode() if isinstance(content, str) else made(place, name, content).read_bytes()
+        data = (
+            content.encode()
+            if isinstance(content, str)
+            else made(place, name, content).read_bytes()
+        )
         write_quietly(folder / name, data)
     for old, new in order["moved"].items():
         if (folder / old).exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,8 +50,6 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(original: Path, tmp_path: Path) -> Path:
-    import shutil
-
     return Path(shutil.copytree(original, tmp_path / "collection"))
 
 
@@ -325,7 +324,7 @@ def test_an_altered_item_is_not_whole_again_when_something_else_about_it_changes
 
 def test_altered_metadata_is_an_error_that_names_the_item(store: Store, place: Path) -> None:
     sql(place, "UPDATE items SET metadata = '{' WHERE key = 't1'")
-    with store.snapshot() as snapshot, pytest.raises(CorruptData, match="t1.*verify --repair"):
+    with store.snapshot() as snapshot, pytest.raises(CorruptData, match=r"t1.*verify --repair"):
         snapshot.find(["t1"])
 
 
@@ -360,3 +359,25 @@ def flip_span(place: Path) -> None:
             (root, words),
         )
     connection.close()
+
+
+def test_a_log_that_is_damaged_in_the_midst_is_found(place: Path, tmp_path: Path) -> None:
+    # As a process that was killed leaves it.
+    killed = tmp_path / "killed"
+    with Store.open(place) as store:
+        for number in range(3):
+            with store.write() as writer:
+                writer.put([NewItem(f"late{number}", IMAGE, VECTORS[:1], [None])])
+        shutil.copytree(place, killed)
+    log = killed / "collection.db-wal"
+    whole = log.read_bytes()
+    with Store.open(killed) as store:
+        assert kinds(store) == set()
+    log.write_bytes(whole)
+    flip(log, 32 + 24 + 100)  # the first page
+    with Store.open(killed) as store:
+        assert kinds(store) == {"log"}
+    # A half-written end is no damage.
+    log.write_bytes(whole[:-100])
+    with Store.open(killed) as store:
+        assert kinds(store) == set()
