@@ -31,7 +31,7 @@ from muomni_search.ingest.rows import parse_json
 from muomni_search.items import DIM, Item, Modality, Span
 from muomni_search.pipeline import Progress, Silent
 from muomni_search.store.engine import disk_errors
-from muomni_search.store.salvage import Salvaged, salvage
+from muomni_search.store.salvage import Salvaged, rows_left, salvage
 from muomni_search.store.snapshot import SPAN_UNITS, Snapshot
 from muomni_search.store.store import NewItem
 
@@ -86,14 +86,19 @@ def export_collection(
         durable.check_kind(target, b"PAR1")
     with disk_errors(target), durable.whole_file(target) as partial, collection.view() as view:
         if left_out is None:
-            return _write(view.snapshot, _all(view.snapshot), partial)
+            rows = {one: view.snapshot.vectors(one) for one in Modality}
+            return _write(view.snapshot, _all(view.snapshot), rows, partial)
         salvaged, lost = salvage(view.snapshot)
-        exported = _write(view.snapshot, map(_from_salvage, salvaged), partial)
+        rows = {one: rows_left(view.snapshot, one) for one in Modality}
+        exported = _write(view.snapshot, map(_from_salvage, salvaged), rows, partial)
         left_out += lost
         return exported
 
 
-def _write(snapshot: Snapshot, items: Iterator[_Stored], path: Path) -> int:
+_Vectors = Mapping[Modality, NDArray[np.float32]]
+
+
+def _write(snapshot: Snapshot, items: Iterator[_Stored], vectors: _Vectors, path: Path) -> int:
     import pyarrow.parquet as pq
 
     schema = _schema().with_metadata(
@@ -109,7 +114,7 @@ def _write(snapshot: Snapshot, items: Iterator[_Stored], path: Path) -> int:
         write_page_checksum=True,
     ) as writer:
         for group in _groups(items):
-            writer.write_table(_table(snapshot, group, schema), row_group_size=GROUP_ROWS)
+            writer.write_table(_table(group, vectors, schema), row_group_size=GROUP_ROWS)
             exported += len(group)
     return exported
 
@@ -175,7 +180,7 @@ def _stored(snapshot: Snapshot, keys: Sequence[str]) -> dict[str, _Stored]:
     }
 
 
-def _table(snapshot: Snapshot, group: Sequence[_Stored], schema: Any) -> Any:
+def _table(group: Sequence[_Stored], rows: _Vectors, schema: Any) -> Any:
     import pyarrow as pa
 
     owners = pa.array(
@@ -183,7 +188,7 @@ def _table(snapshot: Snapshot, group: Sequence[_Stored], schema: Any) -> Any:
     )
     keys = pa.array([stored.item.key for stored in group], pa.string())
     spans = [span for stored in group for span in stored.spans]
-    vectors = [snapshot.vectors(stored.item.modality)[stored.rows] for stored in group]
+    vectors = [rows[stored.item.modality][stored.rows] for stored in group]
     repeated = {
         "modality": [str(stored.item.modality) for stored in group],
         "source": [stored.item.source for stored in group],

@@ -33,10 +33,10 @@ __all__ = ["altered_items", "check", "index_fault", "repair", "sound_rows", "who
 LOG_HEAD, FRAME_HEAD = 32, 24
 MAX_ID = 2**63 - 1
 # As bytes: a flipped one may be no character any more.
+AS_BYTES = [f'CAST("{column.name}" AS BLOB)' for column in tables.SUMMED]
 SUMMED_ITEMS = (
-    "SELECT id, checksum, "
-    + ", ".join(f'CAST("{column.name}" AS BLOB)' for column in tables.SUMMED)
-    + " FROM items WHERE id BETWEEN ? AND ? ORDER BY id"
+    f"SELECT id, checksum, {', '.join(AS_BYTES)} FROM items"  # noqa: S608
+    " WHERE id BETWEEN ? AND ? ORDER BY id"
 )
 
 # ---- checking ------------------------------------------------------------------------------------
@@ -96,18 +96,24 @@ def _check_log(directory: Path) -> Iterator[Fault]:
             page = int.from_bytes(file.read(18)[16:], "big")
         page = 65_536 if page == 1 else page  # which two bytes cannot say
         length = FRAME_HEAD + page
-        frames = range(LOG_HEAD, len(data) - length + 1, length)
         # Frames of an older log have another salt.
         salts = {data[16:24], data[LOG_HEAD + 8 : LOG_HEAD + 16]}
-        for number, start in enumerate(frames, 1):
+        is_broken = False
+        starts = range(LOG_HEAD + read * length, len(data) - length + 1, length)
+        for number, start in enumerate(starts, read + 1):
             head = data[start : start + FRAME_HEAD]
-            # The last frame of a commit says how large the database is then.
-            if number <= read + 1 or head[8:16] not in salts or not any(head[4:8]):
+            if head[8:16] not in salts:
+                is_broken = True
                 continue
             before = data[start - length + 16 : start - length + FRAME_HEAD]
+            if start == LOG_HEAD:
+                before = data[FRAME_HEAD:LOG_HEAD]
             content = head[:8] + data[start + FRAME_HEAD : start + length]
-            if _log_checksum(content, before, data[:4]) == head[16:]:
-                if path.read_bytes()[:LOG_HEAD] == data[:LOG_HEAD]:
+            if _log_checksum(content, before, data[:4]) != head[16:]:
+                is_broken = True
+            elif any(head[4:8]):  # the last frame of a commit says how large the database is then
+                # Without a break its writer was killed before it could say so.
+                if is_broken and path.read_bytes()[:LOG_HEAD] == data[:LOG_HEAD]:
                     yield Fault(
                         "log", str(path), f"read to frame {read}, there is a commit at {number}"
                     )

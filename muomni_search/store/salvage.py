@@ -18,9 +18,10 @@ from sqlalchemy import exc
 from muomni_search.errors import CorruptData
 from muomni_search.items import Item, Modality, Span
 from muomni_search.store.check import altered_items, sound_rows
+from muomni_search.store.rows import NO_ROWS, ROW_BYTES, MappedRows
 from muomni_search.store.snapshot import Snapshot, item_of, span_of
 
-__all__ = ["Salvaged", "salvage"]
+__all__ = ["Salvaged", "rows_left", "salvage"]
 
 Found = TypeVar("Found")
 # Ids asked for at once where nothing is damaged.
@@ -113,6 +114,15 @@ def salvage(snapshot: Snapshot) -> tuple[Iterator[Salvaged], list[str]]:
     if lost:
         left_out.append(f"{len(lost)} items that have segments cannot be read")
     return _whole(reader, keys, altered, rows, left_out), left_out
+
+
+def rows_left(snapshot: Snapshot, modality: Modality) -> NDArray[np.float32]:
+    """Return the rows of a modality, as many as its file has."""
+    file = snapshot.row_file(modality)
+    if file is None or not file.path.exists():
+        return NO_ROWS
+    rows = min(file.rows, file.path.stat().st_size // ROW_BYTES)
+    return MappedRows(file.path, rows).vectors() if rows else NO_ROWS
 
 
 _Rows = dict[int, list[tuple[int, int, int | None, int | None]]]

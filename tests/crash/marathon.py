@@ -314,9 +314,9 @@ def read(collection: Collection) -> dict[str, Entry]:
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES, errno.EDQUOT)
 
 
-def die(life: Life, deaths: int) -> Iterator[None]:
+def die(life: Life) -> Iterator[None]:
     """End a child at the first, second, … durable step of random orders."""
-    while life.count("deaths") < deaths:
+    while True:
         orders, ledgers = life.begin()
         steps = life.finish(orders, ledgers).instants
         for step in range(1, steps + 1):
@@ -332,9 +332,9 @@ def die(life: Life, deaths: int) -> Iterator[None]:
             yield
 
 
-def kill(life: Life, kills: int) -> Iterator[None]:
+def kill(life: Life) -> Iterator[None]:
     """Kill a child at any instant of random orders."""
-    while life.count("kills") < kills:
+    while True:
         orders, ledgers = life.begin()
         started = time.monotonic()
         life.finish(orders, ledgers)
@@ -351,9 +351,9 @@ def kill(life: Life, kills: int) -> Iterator[None]:
             yield
 
 
-def refuse(life: Life, faults: int) -> Iterator[None]:
+def refuse(life: Life) -> Iterator[None]:
     """Let the system refuse what a child asks of it, once or from then on."""
-    while life.count("faults") < faults:
+    while True:
         orders, ledgers = life.begin()
         steps = life.finish(orders, ledgers).instants
         for step in life.random.sample(range(1, steps + 1), min(steps, 12)):
@@ -399,7 +399,9 @@ class Run:
         """Let it happen, each kind so many times."""
         for name, disturb in {"deaths": die, "kills": kill, "faults": refuse}.items():
             said = time.monotonic()
-            for _ in disturb(self.life, counts[name]):
+            for _ in disturb(self.life) if counts[name] else ():
+                if self.life.count(name) >= counts[name]:
+                    break
                 if time.monotonic() - said > PROGRESS_SECONDS:
                     said = time.monotonic()
                     say(f"{self.life.count(name):,} {name} survived")
