@@ -36,12 +36,19 @@ def hash_content(*parts: bytes) -> str:
 
 
 def item_checksum(
-    key: str, source: str | None, text: str | None, document: str, digest: str | None, added: str
+    key: str,
+    modality: str,
+    source: str | None,
+    text: str | None,
+    document: str,
+    digest: str | None,
+    added: str,
 ) -> int:
     """Return the CRC-32 of what the store holds of an item, as far as it cannot be had elsewhere.
 
     Args:
         key: Its key.
+        modality: Its modality.
         source: Its source.
         text: Its text.
         document: Its metadata as JSON.
@@ -49,7 +56,7 @@ def item_checksum(
         added: When it was first added.
     """
     # One string, for every new item comes this way.
-    words = f"{key}\0{source}\0{text}\0{document}\0{digest}\0{added}"
+    words = f"{key}\0{modality}\0{source}\0{text}\0{document}\0{digest}\0{added}"
     return zlib.crc32(words.encode(errors="surrogateescape"))
 
 

@@ -22,11 +22,9 @@ STATEMENTS = [
 ]
 
 
-def item_checksum(
-    key: str, source: str | None, text: str | None, metadata: str, digest: str | None, added: str
-) -> int:
+def item_checksum(*values: str | None) -> int:
     """Return what ``documents.item_checksum`` did when this revision was made."""
-    return zlib.crc32(f"{key}\0{source}\0{text}\0{metadata}\0{digest}\0{added}".encode())
+    return zlib.crc32("\0".join(map(str, values)).encode())
 
 
 def upgrade() -> None:
@@ -34,6 +32,6 @@ def upgrade() -> None:
     for statement in STATEMENTS:
         op.execute(statement)
     driver = op.get_bind().connection.driver_connection
-    driver.create_function("item_checksum", 6, item_checksum, deterministic=True)
-    columns = '"key", source, text, metadata, content_hash, added'
+    driver.create_function("item_checksum", 7, item_checksum, deterministic=True)
+    columns = '"key", modality, source, text, metadata, content_hash, added'
     op.execute(f"UPDATE items SET checksum = item_checksum({columns})")  # noqa: S608  as above

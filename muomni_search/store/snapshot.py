@@ -509,10 +509,7 @@ def item_of(row: Row[Any]) -> Item:
     try:
         modality, metadata = Modality(row.modality), json.loads(row.metadata)
     except (ValueError, TypeError, RecursionError) as error:
-        raise CorruptData(
-            f"what is stored of item {row.id} ({row.key}) is damaged",
-            hint="run: muomni verify --repair",
-        ) from error
+        raise _damaged(row) from error
     return Item(
         key=row.key,
         modality=modality,
@@ -524,11 +521,22 @@ def item_of(row: Row[Any]) -> Item:
     )
 
 
+def _damaged(row: Row[Any]) -> CorruptData:
+    return CorruptData(
+        f"what is stored of item {row.id} ({row.key}) is damaged",
+        hint="run: muomni verify --repair",
+    )
+
+
 def _known(row: Row[Any]) -> Known:
+    try:
+        modality = Modality(row.modality)
+    except ValueError as error:
+        raise _damaged(row) from error
     return Known(
         item_id=row.id,
         key=row.key,
-        modality=Modality(row.modality),
+        modality=modality,
         root=row.root,
         source=row.source,
         size=row.size,

@@ -74,7 +74,10 @@ items = Table(
 )
 
 # What its checksum is of, in this order.
-SUMMED = [items.c[name] for name in ("key", "source", "text", "metadata", "content_hash", "added")]
+SUMMED = [
+    items.c[name]
+    for name in ("key", "modality", "source", "text", "metadata", "content_hash", "added")
+]
 
 # A row is a segment's or dead, never both, never neither.
 segments = Table(

@@ -197,9 +197,8 @@ class Writer(Snapshot):
                 item.mtime_ns,
             )
             first = added.get(key, stamp)
-            checksum = item_checksum(
-                key, item.source, item.text, documents[key], item.content_hash, first
-            )
+            modality, source, _, words, document, digest, _, _ = values
+            checksum = item_checksum(key, modality, source, words, document, digest, first)
             if key in ids:
                 changed.append((*values, checksum, ids[key]))
             else:

@@ -288,7 +288,9 @@ def test_a_schema_of_other_words_is_found(store: Store, place: Path) -> None:
     assert kinds(store) == {"database"}
 
 
-@pytest.mark.parametrize("column", ["key", "source", "text", "metadata", "added"])
+@pytest.mark.parametrize(
+    "column", ["key", "modality", "source", "text", "metadata", "content_hash", "added"]
+)
 def test_an_altered_item_is_found_by_its_checksum_and_listed_as_lost(
     store: Store, place: Path, column: str
 ) -> None:
