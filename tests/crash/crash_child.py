@@ -20,6 +20,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -417,7 +418,8 @@ def serve() -> None:
         answer = {"code": os.waitstatus_to_exitcode(status)}
         for one in told:
             answer.update(one)
-        print(json.dumps(answer), flush=True)
+        with suppress(BrokenPipeError):  # who asked was stopped
+            print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

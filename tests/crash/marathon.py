@@ -82,6 +82,9 @@ class Life:
         """Return how many disturbances of a kind it has survived."""
         return sum(number for (one, _), number in self.survived.items() if one == kind)
 
+    def _tried(self, name: str) -> int:
+        return sum(number for (_, one), number in self.survived.items() if one == name)
+
     def summarise(self) -> None:
         """Print what it survived, by kind and order."""
         kinds = sorted({kind for kind, _ in self.survived})
@@ -106,7 +109,9 @@ class Life:
     def begin(self) -> tuple[list[Order], list[Ledger]]:
         """Return some random orders and their ledgers; keep the place as it is before them."""
         possible = [name for name in ORDERS if name != "import" or self._ledger.model == "hashing"]
-        names = [self.random.choice(possible)]
+        # What was tried least; of those, any.
+        self.random.shuffle(possible)
+        names = [min(possible, key=self._tried)]
         if names[0] not in ALONE | {"reembed"} and self.random.random() < 0.3:
             names.append(self.random.choice([one for one in possible if one not in ALONE]))
         planned = self._plan(names)
