@@ -265,10 +265,14 @@ class Fate:
         io.open = builtins.open = self._opening(io.open)  # type: ignore[assignment]
         durable.step = self.step
 
-    def instant(self, name: object = None) -> None:
+    def moment(self) -> None:
+        """Count an instant at which the child may die, and nothing can fail."""
         self.instants += 1
         if self.instants == self.die_at:
             self.end(DIED)
+
+    def instant(self, name: object = None) -> None:
+        self.moment()
         if self.fail_at and self.instants >= self.fail_at:
             number = self.errors[min(self.instants - self.fail_at, len(self.errors) - 1)]
             if number:
@@ -303,7 +307,7 @@ class Fate:
 
     def watch_statements(self) -> None:
         """Let the child die before any statement too: of the migrations that make a schema."""
-        event.listen(Engine, "before_cursor_execute", lambda *_: self.instant())
+        event.listen(Engine, "before_cursor_execute", lambda *_: self.moment())
 
     def step(self, name: str) -> None:
         # Those before and after an act are instants already.
