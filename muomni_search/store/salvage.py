@@ -155,10 +155,14 @@ def _whole(
     seen = None
     for item_id in sorted(keys, key=lambda one: str(keys[one])):
         key = keys[item_id]
-        reason = "what is stored of it is not what was written" if item_id in altered else None
+        reason = (
+            "what is stored of it is not what was written"
+            if item_id in altered
+            else "it cannot be read"
+        )
         for found in (
             ()
-            if reason
+            if item_id in altered
             else reader.past_damage(lambda a, b: reader.ask(ITEMS, a, b), item_id, item_id)
         ):
             try:
@@ -175,7 +179,7 @@ def _whole(
             elif key == seen:
                 reason = "there is another one of this key"
             else:
-                seen = key
+                seen, reason = key, None
                 yield Salvaged(
                     item,
                     found.content_hash,
