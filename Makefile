@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 COLLECTION := indexes/demo
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test check types lint layers unit docs bench model clean
+.PHONY: help setup demo test check types lint layers unit crash docs bench model clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 12
@@ -42,6 +42,9 @@ layers: $(READY) ## the order of imports
 unit: $(READY) ## the tests
 	$(BIN)/muomni model fetch base
 	$(BIN)/python -m pytest -n 2
+
+crash: $(READY) ## let a collection live through thousands of deaths, kills, faults and flipped bits
+	nice $(BIN)/python tests/crash/marathon.py $(CRASH)
 
 docs: $(READY) ## generate the pages that come from the code
 	$(BIN)/python scripts/generate_cli_reference.py

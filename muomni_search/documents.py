@@ -5,12 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
 from muomni_search.errors import InvalidInput
 
-__all__ = ["check_key", "check_texts", "hash_content", "legible", "to_json", "value_of"]
+__all__ = [
+    "check_key",
+    "check_texts",
+    "hash_content",
+    "item_checksum",
+    "legible",
+    "to_json",
+    "value_of",
+]
 
 ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 ENCODER = json.JSONEncoder(
@@ -24,6 +33,31 @@ def hash_content(*parts: bytes) -> str:
     for part in parts:
         digest.update(part)
     return digest.hexdigest()
+
+
+def item_checksum(
+    key: str,
+    modality: str,
+    source: str | None,
+    text: str | None,
+    document: str,
+    digest: str | None,
+    added: str,
+) -> int:
+    """Return the CRC-32 of what the store holds of an item, as far as it cannot be had elsewhere.
+
+    Args:
+        key: Its key.
+        modality: Its modality.
+        source: Its source.
+        text: Its text.
+        document: Its metadata as JSON.
+        digest: The hash of its content.
+        added: When it was first added.
+    """
+    # One string, for every new item comes this way.
+    words = f"{key}\0{modality}\0{source}\0{text}\0{document}\0{digest}\0{added}"
+    return zlib.crc32(words.encode(errors="surrogateescape"))
 
 
 def to_json(metadata: Mapping[str, Any] | None, key: str) -> str:

@@ -31,6 +31,7 @@ from muomni_search.ingest.rows import parse_json
 from muomni_search.items import DIM, Item, Modality, Span
 from muomni_search.pipeline import Progress, Report, Silent
 from muomni_search.store.engine import disk_errors
+from muomni_search.store.salvage import Salvaged, rows_left, salvage
 from muomni_search.store.snapshot import SPAN_UNITS, Snapshot
 from muomni_search.store.store import NewItem
 
@@ -60,7 +61,9 @@ HINT = "give a file that `muomni export` wrote; what was stored before is whole"
 # ---- export ----------------------------------------------------------------------------------
 
 
-def export_collection(collection: Collection, path: str | Path) -> int:
+def export_collection(
+    collection: Collection, path: str | Path, *, left_out: list[str] | None = None
+) -> int:
     """Write all items with their vectors to a Parquet file; return how many items.
 
     The file shows one state of the collection, and has its name only when it is whole.
@@ -68,6 +71,7 @@ def export_collection(collection: Collection, path: str | Path) -> int:
     Args:
         collection: What to export.
         path: The file to write, ``….parquet``; an export that is there is replaced.
+        left_out: Given, what is damaged is no error: it is left out of the file, and said here.
 
     Raises:
         InvalidInput: The name is not one of a Parquet file, or one of the collection's own.
@@ -81,10 +85,20 @@ def export_collection(collection: Collection, path: str | Path) -> int:
     with disk_errors(target):
         durable.check_kind(target, b"PAR1")
     with disk_errors(target), durable.whole_file(target) as partial, collection.view() as view:
-        return _write(view.snapshot, partial)
+        if left_out is None:
+            rows = {one: view.snapshot.vectors(one) for one in Modality}
+            return _write(view.snapshot, _all(view.snapshot), rows, partial)
+        salvaged, lost = salvage(view.snapshot)
+        rows = {one: rows_left(view.snapshot, one) for one in Modality}
+        exported = _write(view.snapshot, map(_from_salvage, salvaged), rows, partial)
+        left_out += lost
+        return exported
 
 
-def _write(snapshot: Snapshot, path: Path) -> int:
+_Vectors = Mapping[Modality, NDArray[np.float32]]
+
+
+def _write(snapshot: Snapshot, items: Iterator[_Stored], vectors: _Vectors, path: Path) -> int:
     import pyarrow.parquet as pq
 
     schema = _schema().with_metadata(
@@ -99,8 +113,8 @@ def _write(snapshot: Snapshot, path: Path) -> int:
         dictionary_pagesize_limit=DICTIONARY_BYTES,
         write_page_checksum=True,
     ) as writer:
-        for group in _groups(snapshot):
-            writer.write_table(_table(snapshot, group, schema), row_group_size=GROUP_ROWS)
+        for group in _groups(items):
+            writer.write_table(_table(group, vectors, schema), row_group_size=GROUP_ROWS)
             exported += len(group)
     return exported
 
@@ -115,21 +129,30 @@ class _Stored(NamedTuple):
     content_hash: str | None
 
 
-def _groups(snapshot: Snapshot) -> Iterator[list[_Stored]]:
-    """Yield all items by key, as many at a time as make a row group."""
-    group: list[_Stored] = []
-    rows = characters = 0
+def _all(snapshot: Snapshot) -> Iterator[_Stored]:
+    """Yield all items by key."""
     keys = snapshot.iter_keys()
     while page := list(islice(keys, PAGE_ITEMS)):
         stored = _stored(snapshot, page)
-        for key in page:
-            one = stored[key]
-            group.append(one)
-            rows += len(one.rows)
-            characters += len(one.item.text or "") + len(one.metadata)
-            if rows >= GROUP_ROWS or characters >= GROUP_CHARACTERS:
-                yield group
-                group, rows, characters = [], 0, 0
+        yield from (stored[key] for key in page)
+
+
+def _from_salvage(one: Salvaged) -> _Stored:
+    metadata = to_json(one.item.metadata, one.item.key)
+    return _Stored(one.item, metadata, one.rows, one.spans, one.content_hash)
+
+
+def _groups(items: Iterator[_Stored]) -> Iterator[list[_Stored]]:
+    """Yield items as many at a time as make a row group."""
+    group: list[_Stored] = []
+    rows = characters = 0
+    for one in items:
+        group.append(one)
+        rows += len(one.rows)
+        characters += len(one.item.text or "") + len(one.metadata)
+        if rows >= GROUP_ROWS or characters >= GROUP_CHARACTERS:
+            yield group
+            group, rows, characters = [], 0, 0
     if group:
         yield group
 
@@ -157,7 +180,7 @@ def _stored(snapshot: Snapshot, keys: Sequence[str]) -> dict[str, _Stored]:
     }
 
 
-def _table(snapshot: Snapshot, group: Sequence[_Stored], schema: Any) -> Any:
+def _table(group: Sequence[_Stored], rows: _Vectors, schema: Any) -> Any:
     import pyarrow as pa
 
     owners = pa.array(
@@ -165,7 +188,7 @@ def _table(snapshot: Snapshot, group: Sequence[_Stored], schema: Any) -> Any:
     )
     keys = pa.array([stored.item.key for stored in group], pa.string())
     spans = [span for stored in group for span in stored.spans]
-    vectors = [snapshot.vectors(stored.item.modality)[stored.rows] for stored in group]
+    vectors = [rows[stored.item.modality][stored.rows] for stored in group]
     repeated = {
         "modality": [str(stored.item.modality) for stored in group],
         "source": [stored.item.source for stored in group],

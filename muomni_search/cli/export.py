@@ -7,23 +7,29 @@ from pathlib import Path
 import click
 
 from muomni_search.cli.options import OUTPUT_FILE, Command, collection_option, json_option
-from muomni_search.cli.output import on_terminal, print_json
+from muomni_search.cli.output import note, on_terminal, print_json
 
 
 @click.command("export", cls=Command, example="muomni export birds.parquet -c indexes/birds")
 @click.argument("output", metavar="OUT.parquet", type=OUTPUT_FILE)
+@click.option("--salvage", is_flag=True, help="Go past what is damaged, and say what is left out.")
 @json_option
 @collection_option
-def command(output: Path, as_json: bool, directory: Path) -> None:
+def command(output: Path, salvage: bool, as_json: bool, directory: Path) -> None:
     """Write all items with their vectors to a Parquet file.
 
-    A row a segment: key, modality, source, text, metadata (JSON), span and vector.
+    A row a segment: key, modality, source, text, metadata (JSON), span and vector. --salvage is
+    the way out of a database that `muomni verify --repair` cannot mend: what is whole goes into
+    the file, and `muomni import --create` makes a new collection of it.
     """
     from muomni_search import Collection, export_collection
 
+    left_out: list[str] = []
     with Collection.open(directory) as collection:
-        exported = export_collection(collection, output)
+        exported = export_collection(collection, output, left_out=left_out if salvage else None)
+    for line in left_out:
+        note(f"left out: {line}")
     if on_terminal(as_json):
         click.echo(f"{exported:,} items exported")
     else:
-        print_json({"exported": exported})
+        print_json({"exported": exported, **({"left_out": left_out} if salvage else {})})

@@ -45,6 +45,10 @@ def command(repair: bool, as_json: bool, directory: Path) -> None:
         click.echo("everything fits together")
     if faults:
         # What SQLite itself finds damaged, nothing here can derive.
-        is_beyond = repair or any(fault.kind == "database" for fault in faults)
-        mend = "restore it from a copy" if is_beyond else "muomni verify --repair"
+        is_beyond = repair or any(fault.kind in ("database", "log") for fault in faults)
+        mend = (
+            "restore it from a copy, or save what is whole with muomni export --salvage"
+            if is_beyond
+            else "muomni verify --repair"
+        )
         raise CorruptData(f"{directory}: {len(faults)} problems", hint=mend)

@@ -4,36 +4,54 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import exc, select, text
 
 from muomni_search import durable
+from muomni_search.documents import item_checksum, legible
 from muomni_search.errors import CorruptData
 from muomni_search.items import DIM, Item, Modality
 from muomni_search.store import tables
-from muomni_search.store.engine import DATABASE, disk_errors
+from muomni_search.store.engine import DATABASE, disk_errors, schema_checksum
 from muomni_search.store.files import is_abandoned, is_leftover, unrecorded
 from muomni_search.store.records import Fault, IndexFile, Known, NewItem, RowFile
 from muomni_search.store.rows import BLOCK_ROWS, HINT, ROW_BYTES, are_unit, cut_rows, read_blocks
 from muomni_search.store.snapshot import INDEX, Snapshot
 from muomni_search.store.writer import Writer
 
-__all__ = ["check", "index_fault", "repair", "whole_blocks"]
+__all__ = ["altered_items", "check", "index_fault", "repair", "sound_rows", "whole_blocks"]
+
+# Of SQLite's write-ahead log (https://www.sqlite.org/fileformat2.html, section 4.1).
+LOG_HEAD, FRAME_HEAD = 32, 24
+MAX_ID = 2**63 - 1
+# As bytes: a flipped one may be no character any more.
+AS_BYTES = [f'CAST("{column.name}" AS BLOB)' for column in tables.SUMMED]
+SUMMED_ITEMS = (
+    f"SELECT id, checksum, {', '.join(AS_BYTES)} FROM items"  # noqa: S608
+    " WHERE id BETWEEN ? AND ? ORDER BY id"
+)
 
 # ---- checking ------------------------------------------------------------------------------------
 
 
 def check(directory: Path, snapshot: Snapshot) -> Iterator[Fault]:
     """Yield every fault of a collection, as one snapshot shows it."""
+    yield from _check_log(directory)
     faults = list(_check_database(directory, snapshot))
     yield from faults
     if faults:
         return  # a database that is not whole can say nothing about the rest
+    for item_id, key in altered_items(snapshot):
+        where = f"{directory / DATABASE}, item {item_id}"
+        yield Fault("item", where, f"what is stored of {key} is not what was written")
     for modality in Modality:
         yield from _check_numbers(snapshot, modality)
         yield from _check_rows(snapshot, modality)
@@ -58,6 +76,79 @@ def _check_database(directory: Path, snapshot: Snapshot) -> Iterator[Fault]:
         columns = snapshot.connection.execute(text(f"PRAGMA table_info({table.name})")).all()
         if {column.name for column in columns} != set(table.columns.keys()):
             yield Fault("database", where, f"the table {table.name} has other columns")
+    found = snapshot.connection.execute(text("PRAGMA user_version")).scalar()
+    if found != schema_checksum(snapshot.connection):
+        yield Fault("database", where, "the schema is not the one that was made")
+
+
+def _check_log(directory: Path) -> Iterator[Fault]:
+    """Check that SQLite reads its write-ahead log to the end.
+
+    A log that a process left when it was killed is taken to end at the first frame that is not as
+    it was written; then commits are lost, and what is there is an older state. A commit that is
+    whole behind that frame says that it is no half-written end.
+    """
+    path, index = directory / f"{DATABASE}-wal", directory / f"{DATABASE}-shm"
+    try:
+        data = path.read_bytes()
+        read = int.from_bytes(index.read_bytes()[16:20], sys.byteorder)
+        with (directory / DATABASE).open("rb") as file:
+            page = int.from_bytes(file.read(18)[16:], "big")
+        page = 65_536 if page == 1 else page  # which two bytes cannot say
+        length = FRAME_HEAD + page
+        # Frames of an older log have another salt.
+        salts = {data[16:24], data[LOG_HEAD + 8 : LOG_HEAD + 16]}
+        is_broken = False
+        starts = range(LOG_HEAD + read * length, len(data) - length + 1, length)
+        for number, start in enumerate(starts, read + 1):
+            head = data[start : start + FRAME_HEAD]
+            if head[8:16] not in salts:
+                is_broken = True
+                continue
+            before = data[start - length + 16 : start - length + FRAME_HEAD]
+            if start == LOG_HEAD:
+                before = data[FRAME_HEAD:LOG_HEAD]
+            content = head[:8] + data[start + FRAME_HEAD : start + length]
+            if _log_checksum(content, before, data[:4]) != head[16:]:
+                is_broken = True
+            elif any(head[4:8]):  # the last frame of a commit says how large the database is then
+                # Without a break its writer was killed before it could say so.
+                if is_broken and path.read_bytes()[:LOG_HEAD] == data[:LOG_HEAD]:
+                    yield Fault(
+                        "log", str(path), f"read to frame {read}, there is a commit at {number}"
+                    )
+                return
+    except OSError:
+        return  # there is no log, or somebody has just folded it into the database
+
+
+def _log_checksum(data: bytes, before: bytes, magic: bytes) -> bytes:
+    """Return the checksum of a frame of the log, given that of the one before it."""
+    order: Literal["big", "little"] = "big" if magic[3:] == b"\x83" else "little"
+    one, two = int.from_bytes(before[:4], "big"), int.from_bytes(before[4:], "big")
+    for at in range(0, len(data), 8):
+        one = (one + int.from_bytes(data[at : at + 4], order) + two) & 0xFFFFFFFF
+        two = (two + int.from_bytes(data[at + 4 : at + 8], order) + one) & 0xFFFFFFFF
+    return one.to_bytes(4, "big") + two.to_bytes(4, "big")
+
+
+def altered_items(
+    snapshot: Snapshot, first: int = 0, last: int = MAX_ID
+) -> Iterator[tuple[int, str]]:
+    """Yield the ids and keys of the items that are not what their checksums say, by id.
+
+    Args:
+        snapshot: Where.
+        first: The first id to look at.
+        last: The last one.
+    """
+    cursor: Any = snapshot.connection.exec_driver_sql(SUMMED_ITEMS, (first, last)).cursor
+    for item_id, checksum, *values in cursor:
+        texts: list[Any] = [
+            None if value is None else value.decode(errors="surrogateescape") for value in values
+        ]
+        if checksum != item_checksum(*texts):
+            yield item_id, legible(texts[0] or "")
 
 
 def _check_numbers(snapshot: Snapshot, modality: Modality) -> Iterator[Fault]:
@@ -114,6 +205,17 @@ def _check_rows(snapshot: Snapshot, modality: Modality) -> Iterator[Fault]:
                 yield Fault("norm", where, "a row is not finite and of length 1")
     except OSError as error:
         yield Fault("rows", str(file.path), error.strerror or str(error))
+
+
+def sound_rows(snapshot: Snapshot, modality: Modality) -> NDArray[np.bool_]:
+    """Return for each row of a modality whether it is there as it was written."""
+    file = snapshot.row_file(modality)
+    good = np.zeros(file.rows if file else 0, bool)
+    if file is not None:
+        with disk_errors(file.path), suppress(FileNotFoundError):
+            for start, content, is_whole in _blocks(snapshot.block_sums(modality), file):
+                good[start : start + len(content)] = is_whole & are_unit(content)
+    return good
 
 
 def _block_length(file: RowFile, start: int) -> int:
@@ -186,6 +288,16 @@ def _sha256(path: Path) -> str:
 # ---- mending -------------------------------------------------------------------------------------
 
 
+GONE = "they are gone and listed by `muomni failures`: add them again"
+# The items whose segments are not the same in the table and in its index.
+COLUMNS = 'item_id, ordinal, span_start, span_end, modality, "row" FROM segments'
+# The condition, for otherwise SQLite reads the index in the table's place.
+TABLE = f"SELECT {COLUMNS} NOT INDEXED WHERE modality > ''"
+AGAIN = f"SELECT {COLUMNS} INDEXED BY segments_by_item"
+ONE_ONLY = (
+    f"SELECT * FROM ({TABLE} EXCEPT {AGAIN}) UNION ALL SELECT * FROM ({AGAIN} EXCEPT {TABLE})"  # noqa: S608
+)
+TORN = text(f"SELECT DISTINCT item_id FROM ({ONE_ONLY}) ORDER BY item_id")  # noqa: S608
 # Returns those of some items that could be encoded again from what is left of them.
 Rescue = Callable[[Sequence[tuple[Item, Known]]], list[NewItem]]
 
@@ -198,7 +310,7 @@ def repair(directory: Path, writer: Writer, rescue: Rescue) -> list[str]:
         for path in unrecorded(directory, writer.state)
         if is_abandoned(path, writer.state) or not is_leftover(path)
     ]
-    done = _repair_database(directory, writer)
+    done = _repair_database(directory, writer, rescue)
     for modality in Modality:
         if any(True for _ in _check_index(directory, writer, modality)):
             writer.drop_index(modality)
@@ -213,14 +325,44 @@ def repair(directory: Path, writer: Writer, rescue: Rescue) -> list[str]:
     return done
 
 
-def _repair_database(directory: Path, writer: Writer) -> list[str]:
-    """Mend what SQLite itself derives, and references that lead nowhere."""
-    faults = list(_check_database(directory, writer))
-    if not faults:
+def _repair_database(directory: Path, writer: Writer, rescue: Rescue) -> list[str]:
+    """Mend what SQLite itself derives, and references that lead nowhere; forget altered items."""
+    done = []
+    if any(True for _ in _check_database(directory, writer)):
+        torn = [*writer.connection.execute(TORN).scalars()]
+        writer.connection.execute(text("REINDEX"))
+        writer.forget_ownerless_segments()
+        done.append(
+            f"{directory / DATABASE}: made its indexes anew and dropped segments without an item"
+        )
+        # Which of the two is right, nobody knows.
+        done += _save_or_lose(directory, writer, rescue, torn, "its segments were damaged")
+    altered = [number for number, _ in altered_items(writer)]
+    lost = writer.lose_items(altered, "what was stored of it was damaged")
+    if lost:
+        done.append(f"{directory / DATABASE}: {len(lost)} items were damaged; {GONE}")
+    return done
+
+
+def _save_or_lose(
+    directory: Path, writer: Writer, rescue: Rescue, item_ids: Sequence[int], reason: str
+) -> list[str]:
+    """Encode items again, or list them as failures."""
+    altered = {number for number, _ in altered_items(writer)}
+    hurt = writer.items([number for number in item_ids if number not in altered])
+    if not hurt:
         return []
-    writer.connection.execute(text("REINDEX"))
-    writer.forget_ownerless_segments()
-    return [f"{directory / DATABASE}: made its indexes anew and dropped segments without an item"]
+    known = writer.known([item.key for item in hurt.values()])
+    saved = rescue([(item, known[item.key]) for item in hurt.values()])
+    writer.put(saved)
+    kept = {item.key for item in saved}
+    lost = writer.lose_items(
+        [number for number, item in hurt.items() if item.key not in kept], reason
+    )
+    return [
+        f"{directory / DATABASE}: the segments of {len(hurt)} items were damaged; {len(saved)} "
+        f"items were encoded again; of {len(lost)} tells `muomni failures`: add them again"
+    ]
 
 
 def _repair_rows(writer: Writer, modality: Modality, rescue: Rescue) -> list[str]:
@@ -228,15 +370,10 @@ def _repair_rows(writer: Writer, modality: Modality, rescue: Rescue) -> list[str
     file = writer.row_file(modality)
     if file is None or not file.rows:
         return []
-    good = np.zeros(file.rows, bool)
-    with disk_errors(file.path):
-        try:
-            for start, content, is_whole in _blocks(writer.block_sums(modality), file):
-                good[start : start + len(content)] = is_whole & are_unit(content)
-            if good.all():
-                return _repair_length(file)
-        except FileNotFoundError:
-            good[:] = False
+    good = sound_rows(writer, modality)
+    if good.all():
+        with disk_errors(file.path):
+            return _repair_length(file)
     owners = writer.row_items(modality)[~good]
     hurt = writer.items(np.unique(owners[owners >= 0]).tolist())
     known = writer.known([item.key for item in hurt.values()])

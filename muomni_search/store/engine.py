@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,8 @@ __all__ = [
     "database_errors",
     "disk_errors",
     "driver_connection",
+    "schema_checksum",
+    "stamp_schema",
     "upgrade",
 ]
 
@@ -142,8 +145,11 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        name = error.filename
+        if not name or os.sep not in str(name):
+            name = path  # what is called relative to a folder says less
         raise MuomniError(
-            f"{error.filename or path}: {error.strerror or error}", hint=disk_hint(error.errno)
+            f"{name}: {error.strerror or error}", hint=disk_hint(error.errno)
         ) from error
 
 
@@ -235,6 +241,7 @@ def upgrade(engine: Engine, migrations: Path | None = None) -> None:
             with connection.begin():
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
+                stamp_schema(connection)
                 broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
                 if broken:
                     raise CorruptData(
@@ -243,6 +250,21 @@ def upgrade(engine: Engine, migrations: Path | None = None) -> None:
                     )
         finally:
             driver.execute("PRAGMA foreign_keys=ON")
+
+
+def stamp_schema(connection: Connection) -> None:
+    """Write down what the schema's words must add up to, after every change of them.
+
+    In a number of the application's own in SQLite's header, for SQLite believes any schema that it
+    can parse.
+    """
+    connection.exec_driver_sql(f"PRAGMA user_version = {schema_checksum(connection)}")
+
+
+def schema_checksum(connection: Connection) -> int:
+    """Return the CRC-32 of the schema, as the signed number that SQLite's header has room for."""
+    words = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master ORDER BY name").all()
+    return zlib.crc32(repr([tuple(row) for row in words]).encode()) - 2**31
 
 
 def find_migrations() -> Path:

@@ -43,8 +43,11 @@ __all__ = [
     "VECTORS",
     "Snapshot",
     "State",
+    "Statement",
+    "item_of",
     "read_state",
     "row_path",
+    "span_of",
 ]
 
 VECTORS, INDEX = "vectors", "index"
@@ -195,7 +198,7 @@ def _index_file(row: Row[Any]) -> IndexFile:
 # ---- statements ----------------------------------------------------------------------------------
 
 
-class _Statement:
+class Statement:
     """A SELECT compiled once and given to the driver as it is.
 
     For the few statements of a query SQLAlchemy's own work takes longer than SQLite's.
@@ -220,7 +223,7 @@ class _Statement:
         return map(make, cursor)
 
 
-FACTS = _Statement(
+FACTS = Statement(
     select(
         tables.collection.c.created,
         tables.collection.c.revision,
@@ -251,12 +254,12 @@ ITEM = select(
     tables.items.c.added,
     SEGMENT_COUNT,
 )
-ITEMS_BY_ID = _Statement(ITEM.where(tables.items.c.id.in_(WANTED)))
-ITEMS_BY_KEY = _Statement(ITEM.where(tables.items.c.key.in_(WANTED)))
-KEYS_BY_ID = _Statement(
+ITEMS_BY_ID = Statement(ITEM.where(tables.items.c.id.in_(WANTED)))
+ITEMS_BY_KEY = Statement(ITEM.where(tables.items.c.key.in_(WANTED)))
+KEYS_BY_ID = Statement(
     select(tables.items.c.id, tables.items.c.key).where(tables.items.c.id.in_(WANTED))
 )
-IDS_BY_KEY = _Statement(
+IDS_BY_KEY = Statement(
     select(tables.items.c.key, tables.items.c.id).where(tables.items.c.key.in_(WANTED))
 )
 KEYS = select(tables.items.c.key).order_by(tables.items.c.key)
@@ -271,12 +274,12 @@ KNOWN = select(
     tables.items.c.content_hash,
     tables.items.c.metadata,
 )
-KNOWN_BY_KEY = _Statement(KNOWN.where(tables.items.c.key.in_(WANTED)))
+KNOWN_BY_KEY = Statement(KNOWN.where(tables.items.c.key.in_(WANTED)))
 KNOWN_BY_ROOT = KNOWN.where(tables.items.c.root == bindparam("root")).order_by(tables.items.c.key)
-KNOWN_BY_HASH = _Statement(
+KNOWN_BY_HASH = Statement(
     KNOWN.where(tables.items.c.content_hash.in_(WANTED)).order_by(tables.items.c.key)
 )
-MATCHES = _Statement(
+MATCHES = Statement(
     select(
         tables.segments.c.row,
         tables.segments.c.item_id,
@@ -308,13 +311,13 @@ SAMPLE = (
 )
 # What the index ``segments_sample`` holds: the 64th of the segments that comes first.
 SAMPLE_OF_MANY = SAMPLE.where(literal_column("67108864") > SPREAD)
-ROWS_BY_KEY = _Statement(
+ROWS_BY_KEY = Statement(
     select(tables.items.c.key, tables.segments.c.modality, tables.segments.c.row)
     .join(tables.segments)
     .where(tables.items.c.key.in_(WANTED))
     .order_by(tables.segments.c.item_id, tables.segments.c.ordinal)
 )
-ROWS_BY_ID = _Statement(
+ROWS_BY_ID = Statement(
     select(tables.segments.c.row).where(
         tables.segments.c.item_id.in_(WANTED), tables.segments.c.modality == bindparam("modality")
     )
@@ -482,7 +485,7 @@ class Snapshot:
         rows = wanted.tolist()
         found = {
             row.row: Match(
-                row.row, row.item_id, row.key, _span(modality, row.span_start, row.span_end)
+                row.row, row.item_id, row.key, span_of(modality, row.span_start, row.span_end)
             )
             for row in self._for_values(MATCHES, rows, modality=modality)
         }
@@ -497,11 +500,11 @@ class Snapshot:
 
     def items(self, item_ids: Iterable[int]) -> dict[int, Item]:
         """Return items by their ids."""
-        return {row.id: _item(row) for row in self._for_values(ITEMS_BY_ID, item_ids)}
+        return {row.id: item_of(row) for row in self._for_values(ITEMS_BY_ID, item_ids)}
 
     def find(self, keys: Iterable[str]) -> dict[str, Item]:
         """Return items by their keys."""
-        return {row.key: _item(row) for row in self._for_values(ITEMS_BY_KEY, keys)}
+        return {row.key: item_of(row) for row in self._for_values(ITEMS_BY_KEY, keys)}
 
     def keys_of(self, item_ids: Iterable[int]) -> dict[int, str]:
         """Return the keys of items."""
@@ -532,7 +535,7 @@ class Snapshot:
         if modality is not None:
             query = query.where(tables.items.c.modality.in_([str(one) for one in modality]))
         for row in self._streamed(query, ITEMS_PAGE):
-            yield _item(row)
+            yield item_of(row)
 
     def iter_keys(self, modality: Modality | None = None) -> Iterator[str]:
         """Yield all keys, or those of a modality, sorted."""
@@ -543,8 +546,8 @@ class Snapshot:
     def iter_segments(self) -> Iterator[tuple[Item, Span | None, int]]:
         """Yield every segment with its item and its row, by key and place in the item."""
         for row in self._streamed(SEGMENTS, ITEMS_PAGE):
-            item = _item(row)
-            yield item, _span(item.modality, row.span_start, row.span_end), row.row
+            item = item_of(row)
+            yield item, span_of(item.modality, row.span_start, row.span_end), row.row
 
     def known(self, keys: Iterable[str]) -> dict[str, Known]:
         """Return what is known of the keys that there are."""
@@ -601,7 +604,7 @@ class Snapshot:
 
     # ---- asking ------------------------------------------------------------------------------
 
-    def _for_values(self, query: _Statement, values: Iterable[Any], **more: Any) -> Iterable[Any]:
+    def _for_values(self, query: Statement, values: Iterable[Any], **more: Any) -> Iterable[Any]:
         wanted = list(values)
         if not wanted:
             return ()
@@ -617,29 +620,50 @@ class Snapshot:
         return np.fromiter((number for (number,) in cursor), np.int64)
 
 
-def _span(modality: Modality, start: int | None, end: int | None) -> Span | None:
+def span_of(modality: Modality, start: int | None, end: int | None) -> Span | None:
+    """Return the span that a row of ``segments`` holds."""
     if start is None or end is None or modality not in SPAN_UNITS:
         return None
     return Span(SPAN_UNITS[modality], start, end)
 
 
-def _item(row: Row[Any]) -> Item:
+def item_of(row: Row[Any]) -> Item:
+    """Return the item of a row of ``ITEM``.
+
+    Raises:
+        CorruptData: It is not what was written.
+    """
+    try:
+        modality, metadata = Modality(row.modality), json.loads(row.metadata)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _damaged(row) from error
     return Item(
         key=row.key,
-        modality=Modality(row.modality),
+        modality=modality,
         source=row.source,
         text=row.text,
-        metadata=json.loads(row.metadata),
+        metadata=metadata,
         segments=row.segments,
         added=row.added,
     )
 
 
+def _damaged(row: Row[Any]) -> CorruptData:
+    return CorruptData(
+        f"what is stored of item {row.id} ({row.key}) is damaged",
+        hint="run: muomni verify --repair",
+    )
+
+
 def _known(row: Row[Any]) -> Known:
+    try:
+        modality = Modality(row.modality)
+    except ValueError as error:
+        raise _damaged(row) from error
     return Known(
         item_id=row.id,
         key=row.key,
-        modality=Modality(row.modality),
+        modality=modality,
         root=row.root,
         source=row.source,
         size=row.size,

@@ -17,6 +17,7 @@ from sqlalchemy import (
 __all__ = [
     "APPLICATION_ID",
     "HEAD",
+    "SUMMED",
     "collection",
     "dead_rows",
     "failures",
@@ -29,8 +30,12 @@ __all__ = [
     "segments",
 ]
 
+# Nothing in SQLite sees that a byte of a value was flipped; what it does see is that a table and
+# its index differ. So values of small tables stand in an index too, named ``…_again``; an item,
+# which may be large, has a checksum.
+
 # The newest revision: what a collection must be at to be read.
-HEAD = "0002"
+HEAD = "0003"
 # In SQLite's header of every collection, so that no other database is taken for one: "muom".
 APPLICATION_ID = 0x6D756F6D
 
@@ -47,6 +52,16 @@ collection = Table(
     Column("version", Integer, nullable=False),
     Column("revision", Integer, nullable=False),
     Column("settings", Text, nullable=False, server_default="{}"),  # what differs from the defaults
+    Index(
+        "collection_again",
+        "id",
+        "model",
+        "fingerprint",
+        "created",
+        "version",
+        "revision",
+        "settings",
+    ),
 )
 
 items = Table(
@@ -63,9 +78,16 @@ items = Table(
     Column("size", Integer),
     Column("mtime_ns", Integer),
     Column("added", String(32), nullable=False),
+    Column("checksum", Integer),  # a CRC-32, see ``documents.checksum``
     Index("items_by_hash", "content_hash", sqlite_where=text("content_hash IS NOT NULL")),
     Index("items_by_root", "root", sqlite_where=text("root IS NOT NULL")),
 )
+
+# What its checksum is of, in this order.
+SUMMED = [
+    items.c[name]
+    for name in ("key", "modality", "source", "text", "metadata", "content_hash", "added")
+]
 
 # A row is a segment's or dead, never both, never neither.
 segments = Table(
@@ -77,7 +99,7 @@ segments = Table(
     Column("ordinal", Integer, nullable=False),
     Column("span_start", Integer),
     Column("span_end", Integer),
-    Index("segments_by_item", "item_id", "ordinal"),
+    Index("segments_by_item", "item_id", "ordinal", "span_start", "span_end"),
     sqlite_with_rowid=False,
 )
 
@@ -89,6 +111,7 @@ row_files = Table(
     Column("generation", Integer, nullable=False),
     Column("rows", Integer, nullable=False),
     Column("dead", Integer, nullable=False),
+    Index("row_files_again", "modality", "generation", "rows", "dead"),
 )
 
 # The CRC-32 of each block of 4096 rows, of the last one as far as it goes.
@@ -121,6 +144,11 @@ index_files = Table(
     Column("checksum", Text, nullable=False),
     Column("params", Text, nullable=False),
     Column("created", String(32), nullable=False),
+    Index(
+        "index_files_again",
+        *("modality", "generation", "name", "kind", "rows", "bytes", "checksum", "params"),
+        "created",
+    ),
 )
 
 failures = Table(
@@ -133,6 +161,7 @@ failures = Table(
     Column("attempts", Integer, nullable=False),
     Column("first", String(32), nullable=False),
     Column("last", String(32), nullable=False),
+    Index("failures_again", "source", "key", "error", "hint", "attempts", "first", "last"),
 )
 
 jobs = Table(
@@ -144,4 +173,5 @@ jobs = Table(
     Column("state", Text, nullable=False),
     Column("mark", Text, nullable=False),
     Column("updated", String(32), nullable=False),
+    Index("jobs_again", "output", "fingerprint", "done", "state", "mark", "updated"),
 )

@@ -17,16 +17,28 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Table, bindparam, delete, func, insert, select, text, update
+from sqlalchemy import (
+    Connection,
+    LargeBinary,
+    Table,
+    bindparam,
+    cast,
+    delete,
+    func,
+    insert,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects.sqlite import dialect
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from muomni_search import durable
-from muomni_search.documents import check_key, check_texts, legible, to_json
+from muomni_search.documents import check_key, check_texts, item_checksum, legible, to_json
 from muomni_search.errors import Conflict, InvalidInput, MuomniError
 from muomni_search.items import DIM, Modality, Problem, Record, Span
 from muomni_search.store import rows, tables
-from muomni_search.store.engine import disk_errors, driver_connection
+from muomni_search.store.engine import disk_errors, driver_connection, stamp_schema
 from muomni_search.store.records import IndexFile, Job, NewItem, RowFile, Settings
 from muomni_search.store.snapshot import (
     FIELD_INDEX,
@@ -34,10 +46,12 @@ from muomni_search.store.snapshot import (
     WANTED,
     Snapshot,
     State,
+    Statement,
     read_state,
     row_path,
 )
 from muomni_search.store.sql_filter import field_expressions
+from muomni_search.store.tables import SUMMED
 
 __all__ = ["Writer", "now"]
 
@@ -45,6 +59,21 @@ __all__ = ["Writer", "now"]
 
 NEXT_ID = select(func.coalesce(func.max(tables.items.c.id), 0) + 1)
 CHANGE_ITEM = update(tables.items).where(tables.items.c.key == bindparam("old_key"))
+ADDED_BY_KEY = Statement(
+    select(tables.items.c.key, tables.items.c.added).where(tables.items.c.key.in_(WANTED))
+)
+SUMMED_BY_KEY = select(*SUMMED, tables.items.c.checksum).where(
+    tables.items.c.key == bindparam("old_key")
+)
+NAMES_BY_ID = Statement(
+    select(
+        tables.items.c.id,
+        cast(tables.items.c.key, LargeBinary).label("key"),
+        cast(tables.items.c.source, LargeBinary).label("source"),
+    )
+    .where(tables.items.c.id.in_(WANTED))
+    .order_by(tables.items.c.id)
+)
 DELETE_ITEMS = delete(tables.items).where(tables.items.c.id.in_(WANTED))
 OWN_SEGMENTS = tables.segments.c.item_id.in_(WANTED)
 COUNT_SEGMENTS = (
@@ -187,6 +216,7 @@ class Writer(Snapshot):
         """Insert or update rows of ``items``; return the id of each key."""
         ids = self.item_ids(items)
         self._bury(ids.values())
+        added = self._added(ids) if ids else {}
         next_id = self.connection.execute(NEXT_ID).scalar_one()
         stamp = now()
         fresh, changed = [], []
@@ -201,11 +231,14 @@ class Writer(Snapshot):
                 item.size,
                 item.mtime_ns,
             )
+            first = added.get(key, stamp)
+            modality, source, _, words, document, digest, _, _ = values
+            checksum = item_checksum(key, modality, source, words, document, digest, first)
             if key in ids:
-                changed.append((*values, ids[key]))
+                changed.append((*values, checksum, ids[key]))
             else:
                 ids[key] = next_id
-                fresh.append((next_id, key, *values, stamp))
+                fresh.append((next_id, key, *values, stamp, checksum))
                 next_id += 1
         self._insert(tables.items, fresh)
         if changed:
@@ -213,10 +246,14 @@ class Writer(Snapshot):
             # SQLAlchemy's parameters.
             self.connection.exec_driver_sql(
                 "UPDATE items SET modality = ?, source = ?, root = ?, text = ?, metadata = ?,"
-                " content_hash = ?, size = ?, mtime_ns = ? WHERE id = ?",
+                " content_hash = ?, size = ?, mtime_ns = ?, checksum = ? WHERE id = ?",
                 changed,
             )
         return ids
+
+    def _added(self, keys: Iterable[str]) -> dict[str, str]:
+        """Return when each key was first added."""
+        return {row.key: row.added for row in self._for_values(ADDED_BY_KEY, keys)}
 
     def _store_segments(
         self, modality: Modality, start: int, items: Iterable[NewItem], ids: Mapping[str, int]
@@ -239,11 +276,7 @@ class Writer(Snapshot):
 
     def touch(self, key: str, record: Record, content_hash: str) -> None:
         """Write down what changed about an item whose content did not; no item, nothing done."""
-        values = _outside(record)
-        self._changes()
-        self.connection.execute(
-            CHANGE_ITEM, {"old_key": key, **values, "content_hash": content_hash}
-        )
+        self._change(key, {**_outside(record), "content_hash": content_hash})
 
     def move(self, key: str, record: Record) -> None:
         """Give an item the key, source and metadata of a record; its vectors stay.
@@ -257,17 +290,29 @@ class Writer(Snapshot):
             raise Conflict(
                 f"{key!r} cannot become {record.key!r}, which is there already", hint="try again"
             )
+        self._change(key, {**values, "key": record.key})
+
+    def _change(self, key: str, values: dict[str, Any]) -> None:
+        """Change columns of an item; a checksum that does not fit before does not fit after."""
         self._changes()
-        self.connection.execute(CHANGE_ITEM, {"old_key": key, **values, "key": record.key})
+        old = self.connection.execute(SUMMED_BY_KEY, {"old_key": key}).mappings().one_or_none()
+        if old is None:
+            return
+        new = {**old, **values}
+        checksum = _checksum(new) if old["checksum"] == _checksum(old) else None
+        self.connection.execute(CHANGE_ITEM, {"old_key": key, **values, "checksum": checksum})
 
     def delete(self, keys: Sequence[str]) -> int:
         """Delete the items of ``keys``; return how many there were."""
         doomed = list(self.item_ids(keys).values())
-        if doomed:
-            self._changes()
-            self._bury(doomed)
-            self.connection.execute(DELETE_ITEMS, {"values": json.dumps(doomed)})
+        self._delete(doomed)
         return len(doomed)
+
+    def _delete(self, item_ids: Sequence[int]) -> None:
+        if item_ids:
+            self._changes()
+            self._bury(item_ids)
+            self.connection.execute(DELETE_ITEMS, {"values": json.dumps(list(item_ids))})
 
     def _bury(self, item_ids: Iterable[int]) -> None:
         """Make the rows of items dead."""
@@ -400,11 +445,13 @@ class Writer(Snapshot):
         self.connection.exec_driver_sql(
             f"CREATE INDEX IF NOT EXISTS {_index_name(names)} ON items ({expressions})"
         )
+        stamp_schema(self.connection)
 
     def drop_field_index(self, names: tuple[str, ...]) -> None:
         """Let SQLite forget the index of a metadata field; without one, nothing is done."""
         self._changes(items=False)
         self.connection.exec_driver_sql(f"DROP INDEX IF EXISTS {_index_name(names)}")
+        stamp_schema(self.connection)
 
     def set_job(self, job: Job) -> None:
         """Write down how far a job is."""
@@ -425,16 +472,17 @@ class Writer(Snapshot):
 
     def lose_items(self, item_ids: Iterable[int], reason: str) -> list[str]:
         """Delete items that cannot be had back, list them as failures; return their keys."""
-        lost = [item for _, item in sorted(self.items(item_ids).items())]
+        # As bytes, for what is damaged may be no text any more.
+        lost = [
+            (row.id, *(value and legible(value.decode(errors="replace")) for value in row[1:]))
+            for row in self._for_values(NAMES_BY_ID, item_ids)
+        ]
         hint = "add it again, from its file or its table"
         self.fail(
-            [
-                Problem(item.source or item.key, f"{item.key}: {reason}", hint, item.key)
-                for item in lost
-            ]
+            [Problem(source or key, f"{key}: {reason}", hint, key) for _, key, source in lost]
         )
-        self.delete([item.key for item in lost])
-        return [item.key for item in lost]
+        self._delete([number for number, _, _ in lost])
+        return [key for _, key, _ in lost]
 
     def forget_ownerless_segments(self) -> None:
         """Drop the segments whose items are not there."""
@@ -626,6 +674,10 @@ def now() -> str:
 
 
 # ---- what may be stored --------------------------------------------------------------------------
+
+
+def _checksum(row: Mapping[Any, Any]) -> int:
+    return item_checksum(*(row[column.name] for column in SUMMED))
 
 
 def _check(item: NewItem) -> None:

@@ -235,6 +235,18 @@ def test_what_is_exported_can_be_imported(muomni: Run, shared: Path, tmp_path: P
     assert report["unchanged"] == 8
 
 
+def test_what_is_damaged_is_left_out_of_a_salvage_and_said(muomni: Run, collection: Path) -> None:
+    (report,) = answers(muomni("export", "all.parquet", "--salvage", "-c", collection))
+    assert report == {"exported": 8, "left_out": []}
+    (collection / "vectors/audio.0.f32").unlink()
+    assert muomni("export", "all.parquet", "-c", collection).exit_code == 1
+    result = muomni("export", "all.parquet", "--salvage", "-c", collection)
+    (report,) = answers(result)
+    assert report["exported"] == 6
+    assert len(report["left_out"]) == 3  # the file, and two sounds
+    assert result.stderr.count("left out: ") == 3
+
+
 def test_an_import_makes_a_collection_only_when_told_to(
     muomni: Run, shared: Path, tmp_path: Path
 ) -> None:

@@ -14,11 +14,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from old_collections import make_old
 
 from muomni_search.errors import CorruptData
 from muomni_search.items import DIM, Modality, Span
 from muomni_search.store import engine, tables
-from muomni_search.store.store import NewItem, Settings, Store
+from muomni_search.store.store import NewItem, Store
 
 VECTORS = np.eye(3, DIM, dtype=np.float32)
 
@@ -92,26 +93,25 @@ def test_the_revisions_are_found_in_a_checkout_and_in_a_wheel(
     assert engine.find_migrations() == package / "migrations"
 
 
-# ---- the revisions that were --------------------------------------------------------------------
+# ---- a collection of the first revision ----------------------------------------------------------
 
 
-@pytest.fixture
-def first(place: Path) -> Path:
-    """The same collection as the first schema had it."""
-    with sqlite3.connect(place / "collection.db") as connection:
-        connection.execute("ALTER TABLE collection DROP COLUMN settings")
-        connection.execute("DROP INDEX segments_sample")
-        connection.execute("UPDATE alembic_version SET version_num = '0001'")
-    connection.close()
-    return place
-
-
-def test_a_collection_of_the_first_schema_opens_with_all_it_has(first: Path) -> None:
-    with Store.open(first) as store:
+def test_a_collection_of_the_first_revision_gets_the_checksums_of_its_items(place: Path) -> None:
+    make_old(place)
+    assert revision(place) == "0001"
+    assert columns(place)[-1] == "added"
+    with Store.open(place) as store:
         check_content(store)
-        with store.snapshot() as snapshot:
-            assert snapshot.settings == Settings()
-    assert revision(first) == tables.HEAD
+        with store.write() as writer:
+            writer.put([NewItem("c", Modality.IMAGE, VECTORS[:1], [None])])
+            writer.delete(["c"])
+        check_content(store)
+    assert revision(place) == tables.HEAD
+    with sqlite3.connect(place / "collection.db") as connection:
+        connection.execute("UPDATE items SET metadata = '{\"n\":3}' WHERE key = 'b'")
+    connection.close()
+    with Store.open(place) as store:
+        assert [fault.kind for fault in store.problems()] == ["item"]
 
 
 # ---- a revision to come --------------------------------------------------------------------------
@@ -211,7 +211,7 @@ def test_an_upgrade_that_fails_changes_nothing(
     with pytest.raises((RuntimeError, CorruptData)):
         Store.open(place)
     assert revision(place) == tables.HEAD
-    assert columns(place)[-1] == "added"
+    assert columns(place)[-1] == "checksum"
     assert (place / "collection.db").read_bytes() == before
     monkeypatch.undo()
     with Store.open(place) as store:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from muomni_search.errors import CorruptData
-from muomni_search.items import DIM, Modality
+from muomni_search.items import DIM, Modality, Record
 from muomni_search.store.rows import BLOCK_ROWS, ROW_BYTES
 from muomni_search.store.store import IndexFile, NewItem, Store
 from muomni_search.vectors import normalise
@@ -49,8 +50,6 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(original: Path, tmp_path: Path) -> Path:
-    import shutil
-
     return Path(shutil.copytree(original, tmp_path / "collection"))
 
 
@@ -259,13 +258,128 @@ def test_a_schema_with_other_columns_is_found(store: Store, place: Path) -> None
 
 def test_an_index_of_sqlite_that_does_not_fit_is_made_anew(store: Store, place: Path) -> None:
     with sqlite3.connect(place / "collection.db") as connection:
+        (words,) = connection.execute(
+            "SELECT sql FROM sqlite_master WHERE name = 'failures_again'"
+        ).fetchone()
+        connection.execute("INSERT INTO failures VALUES ('s', 'k', 'e', 'h', 1, 'then', 'now')")
         connection.execute("PRAGMA writable_schema = ON")
-        connection.execute(
-            "UPDATE sqlite_master SET sql = replace(sql, 'IS NOT NULL', 'IS NULL')"
-            " WHERE name = 'items_by_root'"
-        )
+        change = "UPDATE sqlite_master SET sql = ? WHERE name = 'failures_again'"
+        connection.execute(change, (f"{words} WHERE source IS NULL",))
+        connection.commit()
+    connection.close()
+    with sqlite3.connect(place / "collection.db") as connection:
+        connection.execute("REINDEX failures_again")
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute(change, (words,))
     connection.close()
     with Store.open(place) as damaged:
         assert kinds(damaged) == {"database"}
         assert "made its indexes anew" in damaged.repair()[0]
         assert kinds(damaged) == set()
+
+
+def test_a_schema_of_other_words_is_found(store: Store, place: Path) -> None:
+    with sqlite3.connect(place / "collection.db") as connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute(
+            "UPDATE sqlite_master SET sql = replace(sql, 'VARCHAR(32)', 'VARCHAR(33)')"
+        )
+    connection.close()
+    assert kinds(store) == {"database"}
+
+
+@pytest.mark.parametrize(
+    "column", ["key", "modality", "source", "text", "metadata", "content_hash", "added"]
+)
+def test_an_altered_item_is_found_by_its_checksum_and_listed_as_lost(
+    store: Store, place: Path, column: str
+) -> None:
+    # No character, and no JSON any more.
+    sql(place, f"UPDATE items SET {column} = CAST(x'74FF' AS TEXT) WHERE id = 10")
+    (fault,) = store.problems()
+    assert (fault.kind, fault.where) == ("item", f"{place / 'collection.db'}, item 10")
+    assert "1 items were damaged" in store.repair()[0]
+    assert kinds(store) == set()
+    assert texts_left(store) == ALL - {9}
+    with store.snapshot() as snapshot:
+        (failure,) = snapshot.failures()
+    assert "what was stored of it was damaged" in failure.error
+
+
+def test_what_writers_change_of_an_item_changes_its_checksum(store: Store) -> None:
+    with store.write() as writer:
+        writer.touch("t1", Record("t1", TEXT, "", metadata={"n": 1}), "hash")
+        writer.move("t2", Record("moved", TEXT, "", source="/moved"))
+        writer.put([NewItem("t3", TEXT, VECTORS[:1], [None], text="other")])
+    assert kinds(store) == set()
+
+
+def test_an_altered_item_is_not_whole_again_when_something_else_about_it_changes(
+    store: Store, place: Path
+) -> None:
+    sql(place, "UPDATE items SET text = 'altered' WHERE key = 't1'")
+    with store.write() as writer:
+        writer.touch("t1", Record("t1", TEXT, "", metadata={"n": 1}), "hash")
+        writer.move("t1", Record("moved", TEXT, "", source="/moved"))
+    assert kinds(store) == {"item"}
+
+
+def test_altered_metadata_is_an_error_that_names_the_item(store: Store, place: Path) -> None:
+    sql(place, "UPDATE items SET metadata = '{' WHERE key = 't1'")
+    with store.snapshot() as snapshot, pytest.raises(CorruptData, match=r"t1.*verify --repair"):
+        snapshot.find(["t1"])
+
+
+def test_an_altered_span_is_found_and_its_item_lost(store: Store, place: Path) -> None:
+    flip_span(place)
+    assert kinds(store) == {"database"}
+    done = store.repair()
+    assert any("segments of 1 items were damaged" in line for line in done)
+    assert kinds(store) == set()
+    assert failed(store) == ALL - texts_left(store)
+    assert len(failed(store)) == 1
+
+
+def flip_span(place: Path) -> None:
+    """Give a segment another span, in the table and not in its index."""
+    with sqlite3.connect(place / "collection.db") as connection:
+        (words,) = connection.execute(
+            "SELECT sql FROM sqlite_master WHERE name = 'segments_by_item'"
+        ).fetchone()
+        (root,) = connection.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'segments_by_item'"
+        ).fetchone()
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("DELETE FROM sqlite_master WHERE name = 'segments_by_item'")
+        connection.commit()
+    connection.close()
+    with sqlite3.connect(place / "collection.db") as connection:
+        connection.execute("UPDATE segments SET span_start = 5, span_end = 9 WHERE item_id = 20")
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute(
+            "INSERT INTO sqlite_master VALUES ('index', 'segments_by_item', 'segments', ?, ?)",
+            (root, words),
+        )
+    connection.close()
+
+
+def test_a_log_that_is_damaged_in_the_midst_is_found(place: Path, tmp_path: Path) -> None:
+    # As a process that was killed leaves it.
+    killed = tmp_path / "killed"
+    with Store.open(place) as store:
+        for number in range(3):
+            with store.write() as writer:
+                writer.put([NewItem(f"late{number}", IMAGE, VECTORS[:1], [None])])
+        shutil.copytree(place, killed)
+    log = killed / "collection.db-wal"
+    whole = log.read_bytes()
+    with Store.open(killed) as store:
+        assert kinds(store) == set()
+    log.write_bytes(whole)
+    flip(log, 32 + 24 + 100)  # the first page
+    with Store.open(killed) as store:
+        assert kinds(store) == {"log"}
+    # A half-written end is no damage.
+    log.write_bytes(whole[:-100])
+    with Store.open(killed) as store:
+        assert kinds(store) == set()

@@ -1,0 +1,138 @@
+"""What is whole comes out of a damaged database, and what does not is said."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from muomni_search.collection import Collection
+from muomni_search.errors import CorruptData, MuomniError
+from muomni_search.items import DIM, Modality, Record
+from muomni_search.store.engine import disk_errors
+from muomni_search.store.rows import BLOCK_ROWS
+from muomni_search.transfer import export_collection, import_collection
+from muomni_search.vectors import normalise
+
+COUNT = 300
+VECTORS = normalise(np.random.default_rng(5).standard_normal((COUNT, DIM)))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A collection of texts that fill several pages of its database."""
+    place = tmp_path / "collection"
+    with Collection.create(place, model="hashing") as collection:
+        collection.add(
+            Record(
+                f"k{number:03}",
+                Modality.TEXT,
+                "test",
+                vector=VECTORS[number],
+                text=f"The story of {number}. " * 20,
+                metadata={"n": number},
+            )
+            for number in range(COUNT)
+        )
+    return place
+
+
+def page_of(place: Path, table: str) -> int:
+    """Return a page in the midst of a table's leaves."""
+    with sqlite3.connect(place / "collection.db") as connection:
+        pages = connection.execute(
+            "SELECT pageno FROM dbstat WHERE name = ? AND pagetype = 'leaf' ORDER BY pageno",
+            (table,),
+        ).fetchall()
+    connection.close()
+    return int(pages[len(pages) // 2][0])
+
+
+def wipe(place: Path, page: int) -> None:
+    with (place / "collection.db").open("r+b") as file:
+        size = int.from_bytes(file.read(18)[16:], "big")
+        file.seek((page - 1) * size)
+        file.write(b"\xaa" * size)
+
+
+@pytest.mark.parametrize("table", ["items", "sqlite_autoindex_items_1"])
+def test_what_is_whole_comes_out_past_a_page_that_is_lost(place: Path, table: str) -> None:
+    before = place.with_name("before.parquet")
+    saved = place.with_name("saved.parquet")
+    with Collection.open(place) as collection:
+        export_collection(collection, before)
+    wipe(place, page_of(place, table))
+    left_out: list[str] = []
+    with Collection.open(place) as collection:
+        assert {fault.kind for fault in collection.verify()} == {"database"}
+        with pytest.raises(CorruptData):
+            export_collection(collection, saved)
+        exported = export_collection(collection, saved, left_out=left_out)
+    whole = {row["key"]: row for row in pq.read_table(before).to_pylist()}
+    rows = {row["key"]: row for row in pq.read_table(saved).to_pylist()}
+    assert all(whole[key] == row for key, row in rows.items())
+    assert len(rows) == exported
+    if table == "items":
+        # A page holds about eight items of this length.
+        assert COUNT - 20 < exported < COUNT
+        assert any("cannot be read" in line for line in left_out)
+    else:
+        assert exported == COUNT
+    with Collection.create(place.with_name("new"), model="hashing") as collection:
+        assert import_collection(collection, saved).added == exported
+        assert collection.verify() == []
+
+
+def test_an_item_that_was_altered_is_left_out_and_named(place: Path) -> None:
+    with sqlite3.connect(place / "collection.db") as connection:
+        connection.execute("UPDATE items SET text = 'altered' WHERE key = 'k007'")
+    connection.close()
+    left_out: list[str] = []
+    with Collection.open(place) as collection:
+        saved = place.with_name("saved.parquet")
+        assert export_collection(collection, saved, left_out=left_out) == COUNT - 1
+    assert left_out == ["item 8 (k007): what is stored of it is not what was written"]
+
+
+def test_items_whose_rows_are_damaged_are_left_out_and_named(place: Path) -> None:
+    rows = place / "vectors/text.0.f32"
+    rows.write_bytes(rows.read_bytes()[:-1])
+    left_out: list[str] = []
+    with Collection.open(place) as collection:
+        saved = place.with_name("saved.parquet")
+        assert export_collection(collection, saved, left_out=left_out) == 0
+    assert left_out[0] == f"{rows}: {COUNT} rows are damaged or missing"
+    assert len(left_out) == COUNT + 1
+
+
+def test_the_rows_before_a_cut_come_out(tmp_path: Path) -> None:
+    place = tmp_path / "collection"
+    vectors = np.resize(VECTORS, (BLOCK_ROWS + 9, DIM))
+    with Collection.create(place, model="hashing") as collection:
+        collection.add(
+            Record(f"k{number:05}", Modality.IMAGE, "test", vector=vector)
+            for number, vector in enumerate(vectors)
+        )
+    rows = place / "vectors/image.0.f32"
+    rows.write_bytes(rows.read_bytes()[:-1])
+    left_out: list[str] = []
+    saved = place.with_name("saved.parquet")
+    with Collection.open(place) as collection:
+        assert export_collection(collection, saved, left_out=left_out) == BLOCK_ROWS
+    found = pq.read_table(saved)["vector"].combine_chunks().flatten().to_numpy()
+    assert np.array_equal(found.reshape(-1, DIM), vectors[:BLOCK_ROWS])
+    assert len(left_out) == 1 + 9
+
+
+def test_an_error_of_a_file_names_its_folder_too(place: Path) -> None:
+    # Functions that work relative to a folder leave it out.
+    with (
+        pytest.raises(MuomniError, match=f"^{place}: .*space"),
+        disk_errors(place),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "text.0.f32")
