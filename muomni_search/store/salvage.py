@@ -155,7 +155,7 @@ def _whole(
     seen = None
     for item_id in sorted(keys, key=lambda one: str(keys[one])):
         key = keys[item_id]
-        reason = (
+        reason: str | None = (
             "what is stored of it is not what was written"
             if item_id in altered
             else "it cannot be read"
