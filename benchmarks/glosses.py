@@ -25,7 +25,7 @@ from common import SEED
 from muomni_search.encoders.model import load_model
 from muomni_search.items import DIM, Modality
 from muomni_search.vectors import cosines, normalise
-from muomni_search.view import encode_all
+from muomni_search.view import encode_all, encode_contents
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES, CACHE = ROOT / ".work/packages", ROOT / ".work/benchmarks"
@@ -119,6 +119,8 @@ def _make(space: str, size: int, folder: Path) -> None:
         np.save(folder / f"{name}.npy", array)
     titles = [text[:80].ljust(80, ".") for text in texts[:size]]
     (folder / "made.json").write_text(json.dumps({"out": what, "titles": titles}), encoding="utf-8")
+    for part in folder.glob("part-*.npz"):
+        part.unlink()
 
 
 # ---- texts -----------------------------------------------------------------------------------
@@ -209,8 +211,6 @@ def _encode_base(texts: Sequence[str], folder: Path) -> np.ndarray:
         parts.append(path)
     vectors = np.empty((len(texts), DIM), np.float32)
     vectors[order] = np.concatenate([np.load(path)["vectors"] for path in parts])
-    for path in parts:
-        path.unlink()
     return vectors
 
 
@@ -238,8 +238,11 @@ def _pictures() -> tuple[np.ndarray, str]:
     others = _files(unpack(package, PACKAGES))
     chosen = np.random.default_rng(SEED).permutation(len(others))[: QUERIES - len(own)]
     paths = [*own, *(others[number] for number in chosen)]
-    vectors = encode_all(load_model("base").encoder(Modality.IMAGE), paths)
-    return vectors, f"pictures: {len(own)} of the sample corpus, {len(chosen)} of Open Clip Art"
+    # Some of the clip art has more pixels than may be read.
+    found = encode_contents(load_model("base").encoder(Modality.IMAGE), paths)
+    vectors = [vector for vector in found if isinstance(vector, np.ndarray)]
+    what = f"{len(vectors)} pictures, {len(own)} of the sample corpus, the others Open Clip Art"
+    return np.stack(vectors), what
 
 
 def _files(folder: Path) -> list[Path]:

@@ -527,7 +527,7 @@ class Turbovec(Engine):
         return [self._refined(query, rows, k) for query, rows in zip(queries, found, strict=True)]
 
 
-# ---- stores ----------------------------------------------------------------------------------------
+# ---- stores ------------------------------------------------------------------------------------
 
 
 class TurbovecDb(Engine):
