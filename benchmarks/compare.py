@@ -16,6 +16,8 @@ ratios within one run only.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import platform
@@ -57,11 +59,12 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=10, help="for each stage of an engine")
     parser.add_argument("--output", type=Path, default=HERE / "results", help="for the results")
+    parser.add_argument("--images", type=Path, help="for the plots; by default beside the results")
     options = parser.parse_args()
     data = glosses.load(options.space, options.size)
     made = glosses.CACHE / f"{options.space}-{options.size}"
     find_truth(data, made)
-    machine = describe(options.engines)
+    machine = describe()
     print(json.dumps(machine, indent=1), flush=True)
     options.output.mkdir(parents=True, exist_ok=True)
     target = options.output / f"{options.space}-{options.size}.json"
@@ -69,6 +72,8 @@ def main() -> None:
     if target.exists():
         whole = json.loads(target.read_text(encoding="utf-8"))
     results = whole["engines"]
+    if not options.engines and not results:
+        parser.error(f"{target} is not there yet: name engines to measure")
     for key in options.engines:
         results.update(measure(key, made, options.engines, options.minutes))
         whole = {
@@ -80,8 +85,12 @@ def main() -> None:
             "engines": {one: results[one] for one in ENGINES if one in results},
         }
         target.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-    report(whole)
-    plot(whole, target.with_suffix(""))
+    tables = io.StringIO()
+    with contextlib.redirect_stdout(tables):
+        report(whole)
+    print(tables.getvalue())
+    target.with_suffix(".md").write_text(tables.getvalue(), encoding="utf-8")
+    plot(whole, (options.images or options.output) / f"peers-{target.stem}")
 
 
 # ---- measuring -----------------------------------------------------------------------------------
@@ -91,6 +100,7 @@ def measure(key: str, made: Path, chosen: Sequence[str], minutes: float) -> dict
     """Return the results of an engine and of those that read what it built."""
     engine = ENGINES[key]
     if engine.built_by:
+        # Asked where the engine is that builds it, if that one is chosen.
         return {}
     missing = absent(key)
     if missing:
@@ -179,14 +189,14 @@ def find_truth(data: glosses.Data, made: Path) -> None:
     np.savez(made / "truth.npz", **truth)
 
 
-def describe(engines: Sequence[str]) -> Result:
+def describe() -> Result:
     """Return what the figures depend on."""
     text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     fields = dict(
         (part.strip() for part in line.split(":", 1)) for line in text.splitlines() if ":" in line
     )
     flags = fields.get("flags", "").split()
-    packages = {ENGINES[key].package for key in engines}
+    packages = {engine.package for engine in ENGINES.values()}
     versions = {name: version(name) for name in sorted({*packages, "numpy"}) if _is_there(name)}
     return {
         "processor": fields.get("model name", platform.machine()),

@@ -136,7 +136,8 @@ def ask(engine: Engine, vectors: Vectors) -> Iterator[dict[str, Any]]:
         p50 = turns[0]["p50"]
     if engine.batches:
         asked = np.concatenate([queries["in"], vectors.array("later")])[:BATCHED]
-        asked = asked[: max(50, int(TURN_SECONDS * 1e3 / p50))]
+        # Enough for matrix products to pay, and no more than a slow engine can answer.
+        asked = asked[: max(200, int(4 * TURN_SECONDS * 1e3 / p50))]
         best = least = np.inf
         for _ in range(TURNS):
             start, worked = time.perf_counter(), time.process_time()

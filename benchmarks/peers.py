@@ -174,7 +174,7 @@ class Muomni(Engine):
         from muomni_search import Collection, Query
 
         self._collection = Collection.open(self.folder / "collection")
-        self._ask_with = Query.vector
+        self._ask_with, self._jobs = Query.vector, 0
 
     def search(self, query: np.ndarray, k: int) -> Found:
         return [row_of(hit.key) for hit in self._collection.query(self._ask_with(query), k)]
@@ -187,9 +187,11 @@ class Muomni(Engine):
     def search_many(self, queries: np.ndarray, k: int) -> Path:
         from muomni_search import run_batch
 
-        asked, output = self.folder / "queries.npy", self.folder / "answers.parquet"
+        # A new name each time: a job whose output is there already has nothing to do.
+        self._jobs += 1
+        asked, output = (self.folder / f"{self._jobs}.{end}" for end in ("npy", "parquet"))
         np.save(asked, queries)
-        run_batch(self._collection, asked, output, k=k, force=True)
+        run_batch(self._collection, asked, output, k=k)
         return output
 
     def numbers(self, answers: Path) -> Sequence[Found]:
