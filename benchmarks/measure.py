@@ -31,7 +31,7 @@ WARM_UP = 20
 BATCHED = 2_000
 SHARES = (500, 100, 10, 1)
 # What is added while others ask, and the queries after each addition.
-ADDED_AT_ONCE, ASKED_BETWEEN, ADDITIONS = 100, 20, 10
+ADDED_AT_ONCE, ASKED_BETWEEN, ADDITIONS = 100, 10, 5
 
 
 class Vectors:
@@ -96,7 +96,7 @@ def ask(engine: Engine, vectors: Vectors) -> Iterator[dict[str, Any]]:
     engine.open(vectors.metadata(titles=False))
     engine.search(queries["in"][0], K)
     yield {"cold_s": time.perf_counter() - start}
-    for query in queries["in"][-200:]:
+    for query in queries["in"][-50:]:
         engine.search(query, K)
     yield {f"{name}_mb": (size - before[name]) / 1e6 for name, size in memory().items()}
     yield {"pace_ms": pace()}
