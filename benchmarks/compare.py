@@ -39,6 +39,7 @@ from peers import ENGINES, setting_text
 
 HERE = Path(__file__).resolve().parent
 CPU_LABEL = "processor time of a query, ms"
+FEWEST = 20_000
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")
 Result = dict[str, Any]
 
@@ -63,6 +64,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=HERE / "results", help="for the results")
     parser.add_argument("--images", type=Path, help="for the plots; by default beside the results")
     options = parser.parse_args()
+    if options.size < FEWEST:
+        parser.error(f"--size must be {FEWEST:,} or more, or no row would pass the sharpest filter")
     data = glosses.load(options.space, options.size)
     made = glosses.CACHE / f"{options.space}-{options.size}"
     find_truth(data, made)
@@ -234,7 +237,7 @@ def report(whole: Result) -> None:
     shown = {key: one for key, one in engines.items() if "left_out" not in one}
     table(
         ("engine", "setting", "recall in", "out", "p50 ms", "p95", "p99", "CPU ms", "out: p50 ms",
-         "CPU ms", "batch/s", "CPU ms each", "its recall", "load", "pace ms"),
+         "CPU ms", "batch/s", "in one call", "CPU ms each", "its recall", "load", "pace ms"),
         map(_queries_row, shown.items()),
     )  # fmt: skip
     table(
@@ -282,6 +285,7 @@ def _queries_row(item: tuple[str, Result]) -> Iterator[str]:
     yield _figure(outside.get("p50"), ".2f")
     yield _figure(outside.get("cpu"), ".2f")
     yield _figure(batch.get("queries_per_s"), ",.0f")
+    yield _figure(batch.get("queries"), ",")
     yield _figure(batch.get("cpu"), ".3f")
     yield _figure(batch.get("recall"), ".4f")
     yield _figure(one.get("load"), ".1f")

@@ -133,11 +133,11 @@ def ask(engine: Engine, vectors: Vectors) -> Iterator[dict[str, Any]]:
     for kind, asked in queries.items():
         turns = [turn(asked, kind) for _ in range(TURNS)]
         yield {f"single_{kind}": min(turns, key=lambda one: one["p50"])}
-        p50 = turns[0]["p50"]
+        each = min(one["cpu"] for one in turns)
     if engine.batches:
         asked = np.concatenate([queries["in"], vectors.array("later")])[:BATCHED]
         # Enough for matrix products to pay, and no more than a slow engine can answer.
-        asked = asked[: max(200, int(4 * TURN_SECONDS * 1e3 / p50))]
+        asked = asked[: max(200, int(4 * TURN_SECONDS * 1e3 / each))]
         best = least = np.inf
         for _ in range(TURNS):
             start, worked = time.perf_counter(), time.process_time()
