@@ -6,8 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 COLLECTION := indexes/demo
 READY := $(VENV)/.ready
+PEERS := .work/peers
+SIZE ?= 100000
+SPACE ?= wordllama
 
-.PHONY: help setup demo test check types lint layers unit crash docs bench model clean
+.PHONY: help setup demo test check types lint layers unit crash docs bench speed model clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1\t/' | expand -t 12
@@ -49,7 +52,20 @@ crash: $(READY) ## let a collection live through thousands of deaths, kills, fau
 docs: $(READY) ## generate the pages that come from the code
 	$(BIN)/python scripts/generate_cli_reference.py
 
-bench: $(READY) ## speed and recall, beside the peers
+# Each peer by itself, so that one that does not fit this machine is left out.
+$(PEERS)/.ready: benchmarks/peers.txt pyproject.toml constraints.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . matplotlib
+	grep -v '^#' benchmarks/peers.txt | while read -r peer; do \
+		$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check \
+			-c constraints.txt --prefer-binary $$peer || echo "$$peer: left out"; \
+	done
+	touch $(PEERS)/.ready
+
+bench: $(PEERS)/.ready ## speed, size and recall beside the peers: SIZE=100000 SPACE=wordllama
+	nice $(PEERS)/bin/python benchmarks/compare.py --size $(SIZE) --space $(SPACE)
+
+speed: $(READY) ## speed of each part, beside its bare cost
 	$(BIN)/python benchmarks/index.py
 	$(BIN)/python benchmarks/filters.py
 	$(BIN)/python benchmarks/batch.py
@@ -63,4 +79,4 @@ model: $(READY) ## rebuild the model `base` from the named packages and compare
 	$(BIN)/python scripts/build_base_model.py --check
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) $(COLLECTION) $(COLLECTION)-records .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(COLLECTION) $(COLLECTION)-records .pytest_cache .mypy_cache .ruff_cache .hypothesis
