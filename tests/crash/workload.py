@@ -319,6 +319,18 @@ def plan_rebuild(random: Random, ledger: Ledger, place: Path) -> Order:
     return {"kind": random.choice(["ann", "ann", "exact", "auto"])}
 
 
+def plan_tune(random: Random, ledger: Ledger, place: Path) -> Order:
+    return {"recall": random.choice([0.5, 0.95, 1.0]), "memory": random.choice([0, 10, 10**9])}
+
+
+def run_tune(collection: Collection, place: Path, order: Order) -> None:
+    """Promise something else, and keep or forget the index of a field."""
+    collection.tune(recall=order["recall"], memory=order["memory"])
+    collection.index_fields(["n"])
+    if order["memory"] == 0:
+        collection.drop_field_indexes(["n"])
+
+
 def plan_import(random: Random, ledger: Ledger, place: Path) -> Order:
     """Write an export of new items and of some that are there."""
     order = plan_rows(random, ledger, place)
@@ -415,6 +427,13 @@ ORDERS: dict[str, Kind] = {
     "add rows": Kind(plan_rows, run_rows, rows_outcome, is_whole=False),
     "add files and prune": Kind(plan_files, run_files, files_outcome, is_whole=False),
     "delete": Kind(plan_delete, run_delete, delete_outcome),
+    "compact": Kind(nothing, lambda collection, _, __: collection.compact(), same),
+    "purge": Kind(
+        plan_delete,
+        lambda collection, _, order: collection.purge(order["keys"]),
+        delete_outcome,
+    ),
+    "tune": Kind(plan_tune, run_tune, same, is_whole=False),
     "rebuild": Kind(
         plan_rebuild, lambda collection, _, order: collection.rebuild(kind=order["kind"]), same
     ),
@@ -441,7 +460,6 @@ ORDERS: dict[str, Kind] = {
 }
 # Opening is what brings an older collection up to date.
 ORDERS["upgrade"] = Kind(plan_upgrade, lambda *_: None, same)
-# compact and purge are to come here, a line each.
 # Orders whose plan changes the collection itself: nothing else may come before them.
 ALONE = {"upgrade", "verify --repair"}
 
