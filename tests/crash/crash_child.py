@@ -44,7 +44,7 @@ from workload import carry_out
 from muomni_search import batch, durable, pipeline, reembed, transfer
 from muomni_search.collection import Collection
 from muomni_search.errors import MuomniError, NotFound
-from muomni_search.index import faiss_index, planner
+from muomni_search.index import faiss_index, planner, tuning
 from muomni_search.ingest.manifest import read_corpus
 from muomni_search.items import DIM, Modality, Record
 from muomni_search.store import engine
@@ -336,6 +336,7 @@ def shrink() -> None:
     transfer.COMMIT_ROWS = transfer.GROUP_ROWS = transfer.PAGE_ITEMS = 6
     batch.BLOCK_QUERIES = 8
     planner.EXACT_ROWS = 8
+    tuning.DEPTHS = (4,)
     planner.DEAD_ROWS = 4
     reembed.FEW_ITEMS = 2
     reembed.PAGE_KEYS = reembed.MANY_KEYS = 4
