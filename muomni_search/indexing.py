@@ -11,11 +11,12 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from muomni_search import durable
 from muomni_search.errors import CorruptData, InvalidInput, MuomniError, NotFound
 from muomni_search.index import files, planner, tuning
-from muomni_search.index.protocol import VectorIndex
+from muomni_search.index.protocol import CODES, VectorIndex
 from muomni_search.index.tuning import Asking, Promise
 from muomni_search.items import Modality
 from muomni_search.store.engine import disk_errors
@@ -25,27 +26,64 @@ from muomni_search.store.store import Store
 
 __all__ = ["build", "describe", "load", "promise_of", "refresh", "tune"]
 
-# Asks for a modality that no other one of the collection asks for.
+# Stands in for modalities of which the collection holds too little.
 AFAR = "afar"
+# How many times as many rows of one that asks are worth another measurement.
+GROWTH = 4
 
 
 def refresh(store: Store) -> None:
-    """Leave dead rows out where they are many, build the indexes that lag behind their rows.
-
-    An index that another modality asks now is measured again.
-    """
+    """Leave dead rows out where they are many, and bring each index to what it has to be."""
     for modality in Modality:
         _compact(store, modality)
-        with store.snapshot() as snapshot:
-            file, index = snapshot.row_file(modality), snapshot.index_file(modality)
-            if file is None or _codes(snapshot) is None:
-                continue
-            is_due = planner.is_index_due(rows=file.rows, covered=index.rows if index else 0)
-            is_untuned = index is not None and _is_untuned(snapshot, index)
-        if is_due:
-            build(store, modality)
-        elif is_untuned:
-            _tune(store, modality)
+        _mend(store, modality)
+
+
+def _mend(store: Store, modality: Modality, *, measure: bool = False) -> None:
+    """Build, measure or drop the index of a modality, whatever it lacks.
+
+    Args:
+        store: Whose.
+        modality: Whose rows.
+        measure: Measure it even when nothing has changed.
+    """
+    with store.snapshot() as snapshot:
+        lacks = _lacks(snapshot, modality)
+    if lacks == "build":
+        build(store, modality)
+    elif lacks == "drop":
+        with store.write() as writer:
+            writer.drop_index(modality)
+    elif lacks == "measure" or (measure and lacks is None):
+        _tune(store, modality)
+
+
+def _lacks(
+    snapshot: Snapshot, modality: Modality
+) -> Literal["build", "measure", "drop", "index"] | None:
+    """Return what must be done to a modality's index; ``index`` for none that need be there."""
+    file, index = snapshot.row_file(modality), snapshot.index_file(modality)
+    codes, settings = _codes(snapshot), snapshot.settings
+    if codes is None or settings.recall >= 1:
+        return "index" if index is None else "drop"
+    if file is None or planner.is_index_due(rows=file.rows, covered=index.rows if index else 0):
+        return "index" if file is None else "build"
+    if index is None:
+        return "index"
+    if index.params.get("codes", CODES[0]) != codes:
+        return "build"
+    promise = promise_of(index)
+    if promise is None or promise.recall != settings.recall:
+        return "measure"
+    # What was measured of a few rows, or before they were many, says little of them now.
+    measured = promise.measured
+    for one in Modality:
+        count = _live(snapshot, one)
+        if count >= tuning.ENOUGH_ROWS and promise.fetch is not None:
+            before = measured[one].rows if one in measured else 0
+            if count >= GROWTH * before:
+                return "measure"
+    return None
 
 
 def _compact(store: Store, modality: Modality) -> None:
@@ -65,18 +103,9 @@ def _codes(snapshot: Snapshot) -> int | None:
     return planner.choose_codes(rows, snapshot.settings.memory)
 
 
-def _is_untuned(snapshot: Snapshot, index: IndexFile) -> bool:
-    """Whether nobody measured how an index answers those who can ask it."""
-    promise = index.params.get("promise")
-    if promise is None:
-        return True
-    asking = {str(one) for one in Modality if _can_ask(snapshot, one)}
-    return not asking <= promise["measured"].keys() and promise["fetch"] is not None
-
-
-def _can_ask(snapshot: Snapshot, modality: Modality) -> bool:
+def _live(snapshot: Snapshot, modality: Modality) -> int:
     file = snapshot.row_file(modality)
-    return file is not None and file.rows - file.dead >= tuning.FEWEST_ROWS
+    return 0 if file is None else file.rows - file.dead
 
 
 def build(store: Store, modality: Modality, kind: str = "auto") -> dict[str, Any]:
@@ -101,13 +130,16 @@ def _build(store: Store, modality: Modality, kind: str) -> dict[str, Any] | None
     with store.snapshot() as snapshot:
         file, codes = snapshot.row_file(modality), _codes(snapshot)
         vectors, dead = snapshot.vectors(modality), snapshot.dead(modality)
-        asking, recall = _asking(snapshot, modality), snapshot.settings.recall
+        recall = snapshot.settings.recall
+        asking = _asking(snapshot, modality)
     if kind == "ann" and codes is None:
         raise InvalidInput(
             "the memory that was allowed for indexes holds none",
             hint="allow more: muomni tune --memory SIZE",
         )
     chosen = planner.choose_kind(len(vectors)) if kind == "auto" else kind
+    if kind == "auto" and recall >= 1:
+        chosen = "exact"
     if file is None or chosen == "exact" or codes is None or len(vectors) == len(dead):
         with store.write() as writer:
             writer.drop_index(modality)
@@ -118,6 +150,10 @@ def _build(store: Store, modality: Modality, kind: str) -> dict[str, Any] | None
     with disk_errors(folder):
         saved = files.save(index, folder, f"{modality}.{file.generation}")
     with store.write() as writer:
+        newest = writer.index_file(modality)
+        if newest is not None and _is_better(newest, index.rows, codes, promise):
+            durable.unlink(folder / saved.name)
+            return describe(writer, modality)
         is_recorded = writer.set_index(
             IndexFile(
                 modality=modality,
@@ -133,17 +169,32 @@ def _build(store: Store, modality: Modality, kind: str) -> dict[str, Any] | None
         return describe(writer, modality) if is_recorded else None
 
 
+def _is_better(newest: IndexFile, rows: int, codes: int, promise: Promise) -> bool:
+    """Whether somebody recorded an index of more rows while ours of the same kind was built."""
+    theirs = promise_of(newest)
+    return (
+        newest.rows > rows
+        and newest.params.get("codes") == codes
+        and theirs is not None
+        and theirs.recall == promise.recall
+    )
+
+
 def _asking(snapshot: Snapshot, modality: Modality) -> dict[str, Asking]:
     """Return queries for a modality's rows, as each modality asks them."""
     count = tuning.queries_for(snapshot.settings.recall)
     asking = {}
     for one in Modality:
-        if _can_ask(snapshot, one):
+        rows = _live(snapshot, one)
+        if rows >= tuning.ENOUGH_ROWS:
             numbers = snapshot.sample_rows(one, count)
             own = numbers if one == modality else None
-            asking[str(one)] = tuning.asking_with(snapshot.vectors(one)[numbers], count, own)
-    if not asking.keys() - {str(modality)} and str(modality) in asking:
-        asking[AFAR] = tuning.asking_from_afar(asking[str(modality)].vectors, count)
+            vectors = snapshot.vectors(one)[numbers]
+            asking[str(one)] = tuning.asking_with(vectors, count, own, rows=rows)
+    is_lacking = any(_live(snapshot, one) < count for one in Modality)
+    if is_lacking and _live(snapshot, modality):
+        some = snapshot.vectors(modality)[snapshot.sample_rows(modality, count)]
+        asking[AFAR] = tuning.asking_from_afar(some, count)
     return asking
 
 
@@ -162,29 +213,18 @@ def tune(store: Store, *, recall: float | None = None, memory: int | None = None
         raise InvalidInput(f"a recall of {recall}", hint="give a share, as 0.95")
     if memory is not None and memory < 0:
         raise InvalidInput(f"{memory} bytes of memory", hint="give 0 for any")
-    with store.write() as writer:
-        settings = writer.settings
-        if recall is not None:
-            settings = replace(settings, recall=recall)
-        if memory is not None:
-            settings = replace(settings, memory=memory or None)
-        if settings != writer.settings:
+    with store.snapshot() as snapshot:
+        before = snapshot.settings
+    settings = before
+    if recall is not None:
+        settings = replace(settings, recall=recall)
+    if memory is not None:
+        settings = replace(settings, memory=memory or None)
+    if settings != before:
+        with store.write() as writer:
             writer.set_settings(settings)
     for modality in Modality:
-        with store.snapshot() as snapshot:
-            file, index = snapshot.row_file(modality), snapshot.index_file(modality)
-            codes = _codes(snapshot)
-        if file is None:
-            continue
-        is_kept = (
-            index is not None
-            and codes == index.params.get("codes", planner.CODES[0])
-            and not planner.is_index_due(rows=file.rows, covered=index.rows)
-        )
-        if is_kept:
-            _tune(store, modality)
-        else:
-            build(store, modality)
+        _mend(store, modality, measure=True)
 
 
 def _tune(store: Store, modality: Modality) -> None:
@@ -226,10 +266,9 @@ def describe(snapshot: Snapshot, modality: Modality) -> dict[str, Any]:
     """Return how a modality is searched: by what, with which promise, and why exactly if so."""
     file, index = snapshot.row_file(modality), snapshot.index_file(modality)
     if index is None:
-        is_large = file is not None and planner.choose_kind(file.rows) == "ann"
         why = None
-        if is_large:
-            why = "no index was built" if _codes(snapshot) else "the memory allowed holds no index"
+        if file is not None and planner.choose_kind(file.rows) == "ann":
+            why = _why_none(snapshot)
         return {"kind": "exact", "rows": 0, "bytes": 0, "promise": None, "why": why}
     promise, kind, why = promise_of(index), index.kind, None
     if promise is not None and promise.fetch is None:
@@ -242,3 +281,12 @@ def describe(snapshot: Snapshot, modality: Modality) -> dict[str, Any]:
         "promise": None if promise is None else promise.as_dict(),
         "why": why,
     }
+
+
+def _why_none(snapshot: Snapshot) -> str:
+    """Return why so many rows have no index."""
+    if snapshot.settings.recall >= 1:
+        return "a recall of 1 was asked for, which only comparing all rows keeps"
+    if _codes(snapshot) is None:
+        return "the memory allowed holds no index"
+    return "none was built"

@@ -88,7 +88,7 @@ class Loaded:
         self._load = load
         self._models: dict[str, Model] = {}
         self._lock = threading.RLock()
-        self._indexes: dict[Modality, tuple[str, VectorIndex]] = {}
+        self._indexes: dict[Modality, tuple[str, VectorIndex | None]] = {}
         self._samples: dict[Modality, tuple[tuple[int, int], NDArray[np.float64]]] = {}
         self._priors: dict[tuple[str, tuple[str, ...], Modality], ranking.Prior | None] = {}
 
@@ -129,6 +129,8 @@ class Loaded:
         """Return the index of this snapshot's rows, or None when there is none to trust."""
         file = snapshot.index_file(modality)
         if file is None:
+            with self._lock:
+                self._indexes.pop(modality, None)
             return None
         fetch, recall = planner.FETCH, None
         promise = indexing.promise_of(file)
@@ -146,8 +148,8 @@ class Loaded:
             if cached is not None and cached[0] == file.name:
                 return cached[1]
             index = indexing.load(self._directory, file)
-            if index is not None:
-                self._indexes[modality] = (file.name, index)
+            # One that cannot be read is not read again by the next query.
+            self._indexes[modality] = (file.name, index)
             return index
 
     def sample(self, snapshot: Snapshot, modality: Modality) -> NDArray[np.float64]:

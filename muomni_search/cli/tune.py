@@ -11,11 +11,11 @@ import click
 from muomni_search.cli.options import Command, FiniteNumber, collection_option, json_option
 from muomni_search.cli.output import on_terminal, print_json, print_table, size
 
-UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000, "t": 1_000_000_000_000}
+UNITS = ("", "k", "m", "g", "t")
 
 
 class Size(click.ParamType[int]):
-    """A number of bytes: 2GB, 500 MB, 64k."""
+    """A number of bytes: 2GB, 500 MB, 1.5GiB."""
 
     name = "size"
 
@@ -23,10 +23,13 @@ class Size(click.ParamType[int]):
         """Return the bytes that ``value`` spells."""
         if isinstance(value, int):
             return value
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", str(value).strip().lower())
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", str(value).strip().lower())
         if match is None:
             self.fail(f"{value!r} is no size, as 2GB or 500MB are", param, ctx)
-        return int(float(match[1]) * UNITS[match[2]])
+        size = float(match[1]) * (1024 if match[3] else 1000) ** UNITS.index(match[2])
+        if 0 < size < 1:
+            self.fail(f"{value!r} is less than a byte", param, ctx)
+        return int(size)
 
 
 @click.command("tune", cls=Command, example="muomni tune --recall 0.99 --memory 2GB")

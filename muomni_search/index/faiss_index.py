@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from muomni_search.index.protocol import CODES
 from muomni_search.items import DIM
 
 __all__ = ["FourBitScan", "blas_core", "nearest"]
@@ -21,7 +22,7 @@ __all__ = ["FourBitScan", "blas_core", "nearest"]
 CORE_VARIABLE = "OPENBLAS_CORETYPE"
 # Two dimensions a code of 4 bits: 64 bytes a vector, scanned 32 vectors at a time in registers.
 # Four dimensions a code take half of that, and must be asked deeper.
-CODES, BITS = (128, 64), 4
+BITS = 4
 TRAINING_ROWS = 65_536
 ADDED_AT_ONCE = 65_536
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muomni_search.index.exact import best_of
-from muomni_search.index.protocol import Candidates, VectorIndex
+from muomni_search.index.protocol import CODES, Candidates, VectorIndex
 from muomni_search.vectors import cosines, cosines_of_pairs
 
 if TYPE_CHECKING:
@@ -39,8 +39,6 @@ __all__ = [
 
 # Up to here every row is compared: 20,000 rows take 0.7 ms, and no file and no FAISS are needed.
 EXACT_ROWS = 20_000
-# Codes of 4 bits a row, the most first: what memory does not hold is halved before it is left out.
-CODES = (128, 64)
 # An index is built anew when the rows since are this share of all, so that adding stays linear.
 STALE_SHARE = 0.2
 # Dead rows are left out when they are this share of all. Until then they make comparing all rows

@@ -8,7 +8,10 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Candidates", "VectorIndex"]
+__all__ = ["CODES", "Candidates", "VectorIndex"]
+
+# Codes of 4 bits a row, the most first: what memory does not hold is halved before it is left out.
+CODES = (128, 64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

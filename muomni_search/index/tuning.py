@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +24,7 @@ from muomni_search.items import DIM
 from muomni_search.vectors import normalise
 
 __all__ = [
-    "FEWEST_ROWS",
+    "ENOUGH_ROWS",
     "Asking",
     "Measured",
     "Promise",
@@ -36,27 +36,35 @@ __all__ = [
 
 DEPTHS = (50, 100, 200, 400, 800, 1_600, 3_200, 6_400)
 FEWEST_QUERIES, MOST_QUERIES = 128, 4_096
-# So many rows of a modality say how it asks; of fewer nothing is concluded.
-FEWEST_ROWS = 8
-# One-sided 95 % of Student's t for 128 queries and more.
-DEVIATIONS = 1.66
+# So many rows of a modality say something of how it asks; of fewer nothing is concluded.
+ENOUGH_ROWS = 8
+# 97.7 % on one side: more than 95, because several depths are tried on the same queries.
+DEVIATIONS = 2.0
 SEED = 0
 
 
 class Asking(NamedTuple):
-    """Queries of one kind: vectors (n, 256), and the row (n,) that each is itself, -1 for none."""
+    """Queries of one kind: vectors (n, 256), and the row (n,) that each is itself, -1 for none.
+
+    ``rows`` is how many rows those have who ask so.
+    """
 
     vectors: NDArray[np.float32]
     own: NDArray[np.int64]
+    rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The mean recall of the ten best over some queries, and what it is at least (95 %)."""
+    """The mean recall of the ten best over some queries, and what it is at least (95 %).
+
+    ``rows`` is how many rows those who asked had then: when they are many more, they ask again.
+    """
 
     queries: int
     recall: float
     low: float
+    rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +74,8 @@ class Promise:
     Args:
         recall: The share of the ten best that an answer holds on average, at least.
         fetch: The depth that keeps it; None when none does, so that all rows are compared.
-        measured: What was measured at that depth (at the last one tried), by who asks.
+        measured: What was measured at that depth, by who asks; where none keeps it, at the last
+            one, of those who asked until it was missed.
         rows: Of so many rows.
     """
 
@@ -82,10 +91,7 @@ class Promise:
             "k": planner.TUNED_K,
             "fetch": self.fetch,
             "rows": self.rows,
-            "measured": {
-                name: {"queries": one.queries, "recall": one.recall, "low": one.low}
-                for name, one in self.measured.items()
-            },
+            "measured": {name: asdict(one) for name, one in self.measured.items()},
         }
 
     @classmethod
@@ -102,7 +108,11 @@ def queries_for(recall: float) -> int:
 
 
 def asking_with(
-    vectors: NDArray[np.float32], count: int, own: NDArray[np.int64] | None = None
+    vectors: NDArray[np.float32],
+    count: int,
+    own: NDArray[np.int64] | None = None,
+    *,
+    rows: int = 0,
 ) -> Asking:
     """Return queries as a modality asks them: its rows, and sums of two where those are too few.
 
@@ -110,6 +120,7 @@ def asking_with(
         vectors: Some of its rows (n, 256), eight at least.
         count: How many queries are wanted.
         own: The numbers of these rows (n,) where they are among those that are searched.
+        rows: How many rows it has in all.
     """
     rng = np.random.default_rng(SEED)
     chosen = np.sort(rng.permutation(len(vectors))[:count])
@@ -121,20 +132,24 @@ def asking_with(
     return Asking(
         np.concatenate([vectors[chosen], normalise(sums) if lacking else sums]),
         np.concatenate([numbers, np.full(lacking, -1)]),
+        rows,
     )
 
 
 def asking_from_afar(vectors: NDArray[np.float32], count: int) -> Asking:
-    """Return queries of a modality that is not there yet, made of the rows (n, 256).
+    """Return queries of a modality of which too little is there, made of the rows (n, 256).
 
-    Half rotated, shifted by a constant gap and noisy, as words lie that ask for pictures
-    (docs/benchmarks.md).
+    Half of them are rows half rotated, shifted by a constant gap and noisy, as words lie that ask
+    for pictures (docs/benchmarks.md). The others lie half in directions in which the rows hardly
+    differ: the hardest to answer from codes that were learned on the rows.
     """
     rng = np.random.default_rng(SEED)
     rotation, _ = np.linalg.qr(rng.standard_normal((DIM, DIM)))
-    gap, noise = normalise(rng.standard_normal(DIM)), rng.standard_normal((count, DIM))
+    gap = normalise(rng.standard_normal(DIM))
+    noise = normalise(rng.standard_normal((count, DIM)))
     rows = vectors[rng.integers(0, len(vectors), count)]
-    queries = rows + 0.5 * rows @ rotation + 0.5 * gap + 0.3 * normalise(noise)
+    queries = rows + 0.5 * rows @ rotation + 0.5 * gap + 0.3 * noise
+    queries[::2] = 0.5 * rows[::2] + noise[::2]
     return Asking(normalise(queries), np.full(count, -1))
 
 
@@ -162,6 +177,7 @@ def tune(
     # Deeper than that every row is compared, whatever is measured.
     depths = [fetch for fetch in DEPTHS if fetch <= planner.RUNAWAY_SHARE * index.rows]
     for fetch in (depths or DEPTHS[:1]) if recall < 1 else ():
+        measured = {}
         for name, one in asking.items():
             measured[name] = _measure(index, vectors, dead, one, truth[name], fetch)
             if measured[name].low < recall:
@@ -184,12 +200,14 @@ def _measure(
     # nothing was missed would be sure of everything.
     shares[-1] = 0.0
     for number, (query, own) in enumerate(zip(asking.vectors, asking.own.tolist(), strict=True)):
-        found = planner.top_rows(
-            query, vectors, k=planner.TUNED_K + (own >= 0), dead=dead, index=index, fetch=fetch
-        )
+        # One more than ten, where the row itself is one of them, but asked for no deeper.
+        k = planner.TUNED_K + (own >= 0)
+        depth = fetch * planner.TUNED_K // k
+        found = planner.top_rows(query, vectors, k=k, dead=dead, index=index, fetch=depth)
         shares[number] = _share(found, truth[number], own)
     low = shares.mean() - DEVIATIONS * shares.std(ddof=1) / math.sqrt(len(shares))
-    return Measured(len(truth), round(float(shares[:-1].mean()), 4), round(float(low), 4))
+    recall = float(shares[:-1].mean())
+    return Measured(len(truth), round(recall, 4), round(float(low), 4), asking.rows)
 
 
 def _share(found: Candidates, best: Candidates, own: int) -> float:

@@ -23,6 +23,7 @@ __all__ = [
     "NewItem",
     "Purged",
     "RowFile",
+    "Settings",
 ]
 
 

@@ -318,8 +318,10 @@ ROWS_BY_KEY = Statement(
     .order_by(tables.segments.c.item_id, tables.segments.c.ordinal)
 )
 ROWS_BY_ID = Statement(
+    # The sign keeps SQLite from going through all rows of the modality instead of the items'.
     select(tables.segments.c.row).where(
-        tables.segments.c.item_id.in_(WANTED), tables.segments.c.modality == bindparam("modality")
+        tables.segments.c.item_id.in_(WANTED),
+        literal_column("+segments.modality") == bindparam("modality"),
     )
 )
 SEGMENTS = (

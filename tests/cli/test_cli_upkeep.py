@@ -58,6 +58,7 @@ def test_tune_tells_what_each_index_holds_to(muomni: Run, collection: Path) -> N
         (["--recall", "nan"], 2),
         (["--memory", "much"], 2),
         (["--memory", "-2GB"], 2),
+        (["--memory", "0.5"], 2),
     ],
 )
 def test_a_promise_that_is_none_is_refused(

@@ -10,8 +10,10 @@ import pytest
 
 from muomni_search import Collection
 from muomni_search.errors import InvalidInput
-from muomni_search.index import planner
+from muomni_search.index import planner, tuning
+from muomni_search.index.protocol import VectorIndex
 from muomni_search.items import Modality, Query, Record
+from muomni_search.store.records import Settings
 from muomni_search.vectors import normalise
 
 IMAGE, TEXT = Modality.IMAGE, Modality.TEXT
@@ -55,21 +57,80 @@ def test_who_comes_later_and_asks_is_measured_too(collection: Collection) -> Non
     before = index_of(collection)
     collection.add(records(TEXT, rows_of(9, 2)))
     after = index_of(collection)
-    assert set(after["promise"]["measured"]) == {"image", "text"}
+    assert set(after["promise"]["measured"]) == {"image", "text", "afar"}
     assert after["rows"] == before["rows"]
     collection.add(records(TEXT, rows_of(1, 3), start=100))
     assert index_of(collection) == after
+    # Nine said little of how many ask.
+    collection.add(records(TEXT, rows_of(60, 4), start=200))
+    assert index_of(collection)["promise"]["measured"]["text"]["rows"] == 70
 
 
-def test_a_recall_that_no_depth_is_sure_of_means_exact_and_why(collection: Collection) -> None:
+def test_what_was_promised_meanwhile_is_measured_by_the_next_addition(
+    collection: Collection,
+) -> None:
+    # As a kill between the two halves of `tune` leaves it.
+    with collection.store.write() as writer:
+        writer.set_settings(Settings(recall=0.9))
+    assert index_of(collection)["promise"]["recall"] == 0.95
+    collection.add(records(TEXT, rows_of(1, 3)))
+    assert index_of(collection)["promise"]["recall"] == 0.9
+
+
+def test_memory_is_kept_to_as_rows_grow(collection: Collection) -> None:
+    collection.tune(memory=4_000 * 64)
+    assert index_of(collection)["kind"] == "pq4"
+    collection.add(records(TEXT, rows_of(2_000, 3)))
+    stats = collection.stats()
+    held = [stats[name]["index"]["bytes"] for name in ("image", "text")]
+    assert min(held) > 0
+    assert sum(held) < 5_000 * 32 + 2 * 20_000  # the codes themselves, and each one's codebooks
+    collection.add(records(TEXT, rows_of(6_000, 4), start=10_000))
+    assert [collection.stats()[name]["index"]["kind"] for name in ("image", "text")] == [
+        "exact",
+        "exact",
+    ]
+    assert list((collection.directory / "index").iterdir()) == []
+
+
+def test_an_older_index_does_not_replace_one_of_more_rows(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build, grown = planner.build_index, []
+
+    def slow(vectors: np.ndarray, codes: int) -> VectorIndex:
+        if not grown:
+            grown.append(True)
+            collection.add(records(IMAGE, rows_of(3_000, 8), start=10_000))
+        return build(vectors, codes)
+
+    monkeypatch.setattr(planner, "build_index", slow)
+    assert collection.rebuild("image")[IMAGE]["rows"] == 6_000
+    assert len(list((collection.directory / "index").iterdir())) == 1
+
+
+def test_a_recall_of_all_means_exact_and_why(collection: Collection) -> None:
     index = collection.tune(recall=1)[IMAGE]
+    assert (index["kind"], index["bytes"]) == ("exact", 0)
+    assert index["why"] == "a recall of 1 was asked for, which only comparing all rows keeps"
+    assert {hit.how for hit in collection.query(Query.vector(rows_of(1, 9)[0]))} == {"exact"}
+    collection.add(records(IMAGE, rows_of(1, 5), start=5_000))
+    assert index_of(collection) == index
+    assert collection.rebuild("image")[IMAGE] == index
+    assert collection.tune(recall=0.9)[IMAGE]["kind"] == "pq4"
+
+
+def test_a_recall_that_no_depth_is_sure_of_means_exact_and_why(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "DEVIATIONS", 1_000.0)
+    index = collection.tune()[IMAGE]
     assert index["kind"] == "exact"
-    assert "no depth of pq4 was sure to keep a recall of 1" in index["why"]
+    assert index["why"] == "no depth of pq4 was sure to keep a recall of 0.95"
     assert {hit.how for hit in collection.query(Query.vector(rows_of(1, 9)[0]))} == {"exact"}
     # It is remembered, and not tried again with every addition.
     collection.add(records(IMAGE, rows_of(1, 5), start=5_000))
     assert index_of(collection) == index
-    assert collection.tune(recall=0.9)[IMAGE]["kind"] == "pq4"
 
 
 def test_memory_halves_the_codes_and_then_leaves_them_out(collection: Collection) -> None:

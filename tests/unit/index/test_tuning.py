@@ -7,7 +7,7 @@ import pytest
 
 from muomni_search.index import planner, tuning
 from muomni_search.index.exact import exact_top_rows
-from muomni_search.index.protocol import Candidates
+from muomni_search.index.protocol import CODES, Candidates
 from muomni_search.index.tuning import Promise
 from muomni_search.vectors import normalise
 
@@ -136,7 +136,7 @@ def test_a_promise_can_be_stored():
 
 
 def test_half_the_codes_keep_the_same_promise_deeper(vectors, asking):
-    full, half = (planner.build_index(vectors, codes) for codes in planner.CODES)
+    full, half = (planner.build_index(vectors, codes) for codes in CODES)
     assert len(half.to_bytes()) < 0.7 * len(full.to_bytes())
     depths = [
         tuning.tune(index, vectors, NOTHING, asking, 0.95).fetch or 10_000 for index in (full, half)

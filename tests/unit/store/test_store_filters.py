@@ -19,7 +19,7 @@ from muomni_search.errors import InvalidInput
 from muomni_search.filters import And, Filter, Not, Or, Test, parse_filter, spell_field
 from muomni_search.items import DIM, Modality
 from muomni_search.store import tables
-from muomni_search.store.snapshot import Snapshot
+from muomni_search.store.snapshot import ROWS_BY_ID, Snapshot
 from muomni_search.store.sql_filter import filter_to_sql
 from muomni_search.store.store import NewItem, Store
 
@@ -327,3 +327,12 @@ def test_what_no_path_spells_has_no_index(tmp_path: Path, names: tuple[str, ...]
             writer.index_field(names)
         with store.snapshot() as snapshot:
             assert snapshot.indexed_fields() == []
+
+
+def test_the_rows_of_a_few_items_are_found_by_their_ids(tmp_path: Path) -> None:
+    with make(tmp_path / "c", [{"n": n} for n in range(9)]) as store, store.snapshot() as snapshot:
+        sql, _, _ = ROWS_BY_ID._compiled
+        rows = snapshot.connection.exec_driver_sql(
+            f"EXPLAIN QUERY PLAN {sql}", ("[1]", "text")
+        ).all()
+        assert "segments_by_item" in " ".join(row.detail for row in rows)
