@@ -22,7 +22,7 @@ from muomni_search.cli.output import note, on_terminal, print_json, print_table
 def command(
     indexed: tuple[str, ...], dropped: tuple[str, ...], as_json: bool, directory: Path
 ) -> None:
-    """List the metadata fields, and keep indexes of those that filters ask for.
+    """List the metadata fields, and keep indexes of some.
 
     A filter on a field without an index reads every item, once for each state of the collection;
     with one it takes a tenth of the time or less. An index is kept up by every addition, which it

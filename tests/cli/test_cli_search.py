@@ -18,6 +18,7 @@ from muomni_search.cli.search import command
 
 FIELDS = [
     "rank", "key", "modality", "score", "cosine", "source", "text", "span", "metadata", "how",
+    "recall",
 ]  # fmt: skip
 
 
