@@ -126,12 +126,15 @@ def _measured(
     medians, scales = np.zeros(len(queries)), np.zeros(len(queries))
     if not len(sample):
         return medians, scales
-    wide = np.asarray(sample, np.float64).T
+    wide = np.asarray(sample, np.float64)
     for start in range(0, len(queries), QUERIES_AT_ONCE):
         block = slice(start, start + QUERIES_AT_ONCE)
         # Multiplied in float64 and rounded to float32, a cosine is the same whatever the batch,
         # and so is the score of a hit.
-        cosines = (queries[block].astype(np.float64) @ wide).astype(np.float32)
+        asked = queries[block].astype(np.float64)
+        # One query does not wait for threads, which BLAS would start for it.
+        products = np.vecdot(wide, asked) if len(asked) == 1 else asked @ wide.T
+        cosines = np.atleast_2d(products).astype(np.float32)
         medians[block], tails = _quantiles(cosines, (0.5, TAIL))
         scales[block] = (tails - medians[block]) / TAIL_DEVIATIONS
     return medians, scales
