@@ -12,8 +12,14 @@ STATEMENTS = [
     "ALTER TABLE items ADD COLUMN checksum INTEGER",
     "DROP INDEX segments_by_item",
     "CREATE INDEX segments_by_item ON segments (item_id, ordinal, span_start, span_end)",
+    # A process of an earlier version that has the collection open would go on writing items without
+    # checksums. It counts ``revision`` up with every commit, and this number not.
+    "ALTER TABLE collection ADD COLUMN summed INTEGER NOT NULL DEFAULT 0",
+    "CREATE TRIGGER no_earlier_writers BEFORE UPDATE OF revision ON collection"
+    " WHEN NEW.summed <> NEW.revision BEGIN SELECT RAISE(ABORT,"
+    " 'a newer version has upgraded it: stop this program and use that one'); END",
     "CREATE INDEX collection_again ON collection"
-    " (id, model, fingerprint, created, version, revision, settings)",
+    " (id, model, fingerprint, created, version, revision, settings, summed)",
     "CREATE INDEX row_files_again ON row_files (modality, generation, rows, dead)",
     "CREATE INDEX index_files_again ON index_files"
     " (modality, generation, name, kind, rows, bytes, checksum, params, created)",
@@ -22,9 +28,9 @@ STATEMENTS = [
 ]
 
 
-def item_checksum(*values: str | None) -> int:
+def item_checksum(*values: bytes | None) -> int:
     """Return what ``documents.item_checksum`` did when this revision was made."""
-    return zlib.crc32("\0".join(map(str, values)).encode())
+    return zlib.crc32(b"\0".join(b"None" if value is None else value for value in values))
 
 
 def upgrade() -> None:
@@ -33,5 +39,7 @@ def upgrade() -> None:
         op.execute(statement)
     driver = op.get_bind().connection.driver_connection
     driver.create_function("item_checksum", 7, item_checksum, deterministic=True)
-    columns = '"key", modality, source, text, metadata, content_hash, added'
+    # As bytes: one that was flipped may be no character any more, and is no hindrance.
+    names = ("key", "modality", "source", "text", "metadata", "content_hash", "added")
+    columns = ", ".join(f'CAST("{name}" AS BLOB)' for name in names)
     op.execute(f"UPDATE items SET checksum = item_checksum({columns})")  # noqa: S608  as above

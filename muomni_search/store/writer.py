@@ -629,7 +629,11 @@ class Writer(Snapshot):
         table = tables.collection
         step = int(self._items_changed)
         self.connection.execute(
-            update(table).values(revision=table.c.revision + 1, version=table.c.version + step)
+            update(table).values(
+                revision=table.c.revision + 1,
+                summed=table.c.revision + 1,
+                version=table.c.version + step,
+            )
         )
         with disk_errors(self._directory):
             durable.step("before commit")
