@@ -38,7 +38,7 @@ MAX_ID = 2**63 - 1
 AS_BYTES = [f'CAST("{column.name}" AS BLOB)' for column in tables.SUMMED]
 SUMMED_ITEMS = (
     f"SELECT id, checksum, {', '.join(AS_BYTES)} FROM items"  # noqa: S608
-    " WHERE id BETWEEN ? AND ? ORDER BY id"
+    " WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
 )
 
 # ---- checking ------------------------------------------------------------------------------------
@@ -179,10 +179,12 @@ def altered_items(
         first: The first id to look at.
         last: The last one.
     """
-    cursor: Any = snapshot.connection.exec_driver_sql(SUMMED_ITEMS, (first, last)).cursor
-    for item_id, checksum, *values in cursor:
+    # With a limit, or SQLite looks at the page behind the last one too, which may be damaged.
+    values = (first, last, min(last - first + 1, MAX_ID))
+    cursor: Any = snapshot.connection.exec_driver_sql(SUMMED_ITEMS, values).cursor
+    for item_id, checksum, *columns in cursor:
         texts: list[Any] = [
-            None if value is None else value.decode(errors="surrogateescape") for value in values
+            None if value is None else value.decode(errors="surrogateescape") for value in columns
         ]
         if checksum != item_checksum(*texts):
             yield item_id, legible(texts[0] or "")
