@@ -329,6 +329,25 @@ def test_an_altered_item_is_not_whole_again_when_something_else_about_it_changes
     assert kinds(store) == {"item"}
 
 
+def test_an_altered_item_that_is_added_again_is_whole_and_keeps_nothing_of_the_old(
+    store: Store, place: Path
+) -> None:
+    with store.snapshot() as snapshot:
+        added = snapshot.find(["t2"])["t2"].added
+    sql(
+        place,
+        "UPDATE items SET added = '2999-01-01T00:00:00.000Z' WHERE key = 't1'",
+        "UPDATE items SET text = CAST(x'FF' AS TEXT) WHERE key = 't3'",
+    )
+    with store.write() as writer:
+        writer.put([NewItem(f"t{n}", TEXT, VECTORS[n : n + 1], [None]) for n in (1, 2, 3)])
+    assert kinds(store) == set()
+    with store.snapshot() as snapshot:
+        items = snapshot.find(["t1", "t2", "t3"])
+    assert items["t2"].added == added
+    assert added <= items["t1"].added < "2999"
+
+
 def test_altered_metadata_is_an_error_that_names_the_item(store: Store, place: Path) -> None:
     sql(place, "UPDATE items SET metadata = '{' WHERE key = 't1'")
     with store.snapshot() as snapshot, pytest.raises(CorruptData, match=r"t1.*verify --repair"):
