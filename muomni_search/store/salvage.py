@@ -139,7 +139,12 @@ def salvage(snapshot: Snapshot) -> tuple[Iterator[Salvaged], list[str]]:
         altered = {number for number, _ in altered_items(snapshot, ids[first], ids[last])}
         return [(number, number in altered) for number in ids[first : last + 1]]
 
-    is_altered = dict(reader.past_damage(compared, 0, len(ids) - 1))
+    if any(column.name == "checksum" for column in reader.ask("PRAGMA table_info(items)")):
+        is_altered = dict(reader.past_damage(compared, 0, len(ids) - 1))
+    else:
+        # Of an earlier version, and too damaged to be brought up to date.
+        is_altered = dict.fromkeys(ids, False)
+        left_out.append("nothing for a flipped byte: an earlier version kept no checksums of items")
     lost = owners - keys.keys()
     if lost:
         left_out.append(f"{len(lost)} items that have segments cannot be read")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from old_collections import make_old
 
 from muomni_search.collection import Collection
 from muomni_search.errors import CorruptData, MuomniError
@@ -124,6 +125,19 @@ def test_what_is_before_and_behind_the_last_page_of_items_comes_out(place: Path)
     assert keys == [f"k{number:03}" for number in range(exported)]
     assert COUNT - 20 < exported < COUNT
     assert left_out == [f"{COUNT - exported} items that have segments cannot be read"]
+
+
+def test_what_an_earlier_version_made_comes_out_though_it_cannot_be_upgraded(place: Path) -> None:
+    make_old(place, "0002")
+    wipe(place, page_of(place, "items"))
+    with pytest.raises(CorruptData):
+        Collection.open(place)
+    left_out: list[str] = []
+    saved = place.with_name("saved.parquet")
+    with Collection.open(place, salvage=True) as collection:
+        exported = export_collection(collection, saved, left_out=left_out)
+    assert COUNT - 20 < exported < COUNT
+    assert any("cannot be read" in line for line in left_out)
 
 
 def test_items_whose_segments_are_lost_are_named(place: Path) -> None:
