@@ -12,14 +12,8 @@ STATEMENTS = [
     "ALTER TABLE items ADD COLUMN checksum INTEGER",
     "DROP INDEX segments_by_item",
     "CREATE INDEX segments_by_item ON segments (item_id, ordinal, span_start, span_end)",
-    # A process of an earlier version that has the collection open would go on writing items without
-    # checksums. It counts ``revision`` up with every commit, and this number not.
-    "ALTER TABLE collection ADD COLUMN summed INTEGER NOT NULL DEFAULT 0",
-    "CREATE TRIGGER no_earlier_writers BEFORE UPDATE OF revision ON collection"
-    " WHEN NEW.summed <> NEW.revision BEGIN SELECT RAISE(ABORT,"
-    " 'a newer version has upgraded it: stop this program and use that one'); END",
     "CREATE INDEX collection_again ON collection"
-    " (id, model, fingerprint, created, version, revision, settings, summed)",
+    " (id, model, fingerprint, created, version, revision, settings)",
     "CREATE INDEX row_files_again ON row_files (modality, generation, rows, dead)",
     "CREATE INDEX index_files_again ON index_files"
     " (modality, generation, name, kind, rows, bytes, checksum, params, created)",

@@ -35,14 +35,14 @@ __all__ = [
 # which may be large, has a checksum.
 
 # The newest revision: what a collection must be at to be read.
-HEAD = "0003"
+HEAD = "0004"
 # In SQLite's header of every collection, so that no other database is taken for one: "muom".
 APPLICATION_ID = 0x6D756F6D
 
 metadata = MetaData()
 
 # One row. ``version`` counts the states of the items, ``revision`` every commit; ``summed`` is the
-# same number, for a trigger to tell who keeps no checksums of items (revision 0003).
+# same number, for a trigger to tell who keeps no checksums of items (revision 0004).
 collection = Table(
     "collection",
     metadata,
