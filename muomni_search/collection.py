@@ -69,19 +69,23 @@ class Collection:
         return collection
 
     @classmethod
-    def open(cls, directory: str | Path, *, model: str | Path | None = None) -> Self:
+    def open(
+        cls, directory: str | Path, *, model: str | Path | None = None, salvage: bool = False
+    ) -> Self:
         """Open a collection.
 
         Args:
             directory: Where it is.
             model: The model to encode with; by default the one it was made with.
+            salvage: Open one too that an earlier version made and that is too damaged to be brought
+                up to date: ``export_collection`` with ``left_out`` is all that it is good for.
 
         Raises:
             NotFound: There is none.
             Conflict: The model is not the one that the collection's vectors came from.
             CorruptData: It is damaged, foreign, or of a newer version.
         """
-        store = Store.open(Path(directory))
+        store = Store.open(Path(directory), salvage=salvage)
         collection = cls(store, _loader(store.directory, model))
         try:
             try:

@@ -22,9 +22,9 @@ STATEMENTS = [
 ]
 
 
-def item_checksum(*values: str | None) -> int:
+def item_checksum(*values: bytes | None) -> int:
     """Return what ``documents.item_checksum`` did when this revision was made."""
-    return zlib.crc32("\0".join(map(str, values)).encode())
+    return zlib.crc32(b"\0".join(b"None" if value is None else value for value in values))
 
 
 def upgrade() -> None:
@@ -33,5 +33,7 @@ def upgrade() -> None:
         op.execute(statement)
     driver = op.get_bind().connection.driver_connection
     driver.create_function("item_checksum", 7, item_checksum, deterministic=True)
-    columns = '"key", modality, source, text, metadata, content_hash, added'
+    # As bytes: one that was flipped may be no character any more, and is no hindrance.
+    names = ("key", "modality", "source", "text", "metadata", "content_hash", "added")
+    columns = ", ".join(f'CAST("{name}" AS BLOB)' for name in names)
     op.execute(f"UPDATE items SET checksum = item_checksum({columns})")  # noqa: S608  as above

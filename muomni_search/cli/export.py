@@ -25,7 +25,7 @@ def command(output: Path, salvage: bool, as_json: bool, directory: Path) -> None
     from muomni_search import Collection, export_collection
 
     left_out: list[str] = []
-    with Collection.open(directory) as collection:
+    with Collection.open(directory, salvage=salvage) as collection:
         exported = export_collection(collection, output, left_out=left_out if salvage else None)
     for line in left_out:
         note(f"left out: {line}")

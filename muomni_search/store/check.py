@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,12 +31,14 @@ __all__ = ["altered_items", "check", "index_fault", "repair", "sound_rows", "who
 
 # Of SQLite's write-ahead log (https://www.sqlite.org/fileformat2.html, section 4.1).
 LOG_HEAD, FRAME_HEAD = 32, 24
+# Frames that are read at once: a megabyte.
+LOG_FRAMES = 256
 MAX_ID = 2**63 - 1
 # As bytes: a flipped one may be no character any more.
 AS_BYTES = [f'CAST("{column.name}" AS BLOB)' for column in tables.SUMMED]
 SUMMED_ITEMS = (
     f"SELECT id, checksum, {', '.join(AS_BYTES)} FROM items"  # noqa: S608
-    " WHERE id BETWEEN ? AND ? ORDER BY id"
+    " WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
 )
 
 # ---- checking ------------------------------------------------------------------------------------
@@ -44,7 +46,7 @@ SUMMED_ITEMS = (
 
 def check(directory: Path, snapshot: Snapshot) -> Iterator[Fault]:
     """Yield every fault of a collection, as one snapshot shows it."""
-    yield from _check_log(directory)
+    yield from _check_log(directory, snapshot)
     faults = list(_check_database(directory, snapshot))
     yield from faults
     if faults:
@@ -81,55 +83,90 @@ def _check_database(directory: Path, snapshot: Snapshot) -> Iterator[Fault]:
         yield Fault("database", where, "the schema is not the one that was made")
 
 
-def _check_log(directory: Path) -> Iterator[Fault]:
+def _check_log(directory: Path, snapshot: Snapshot) -> Iterator[Fault]:
     """Check that SQLite reads its write-ahead log to the end.
 
     A log that a process left when it was killed is taken to end at the first frame that is not as
     it was written; then commits are lost, and what is there is an older state. A commit that is
     whole behind that frame says that it is no half-written end.
+
+    Only the log is opened, for no process locks that file. The database and ``-shm`` must not be:
+    when any descriptor of a file is closed, the system takes all of a process's locks on it, those
+    of SQLite's connections too (https://www.sqlite.org/howtocorrupt.html, section 2.2).
     """
-    path, index = directory / f"{DATABASE}-wal", directory / f"{DATABASE}-shm"
-    try:
-        data = path.read_bytes()
-        read = int.from_bytes(index.read_bytes()[16:20], sys.byteorder)
-        with (directory / DATABASE).open("rb") as file:
-            page = int.from_bytes(file.read(18)[16:], "big")
-        page = 65_536 if page == 1 else page  # which two bytes cannot say
-        length = FRAME_HEAD + page
-        # Frames of an older log have another salt.
-        salts = {data[16:24], data[LOG_HEAD + 8 : LOG_HEAD + 16]}
-        is_broken = False
-        starts = range(LOG_HEAD + read * length, len(data) - length + 1, length)
-        for number, start in enumerate(starts, read + 1):
-            head = data[start : start + FRAME_HEAD]
-            if head[8:16] not in salts:
-                is_broken = True
-                continue
-            before = data[start - length + 16 : start - length + FRAME_HEAD]
-            if start == LOG_HEAD:
-                before = data[FRAME_HEAD:LOG_HEAD]
-            content = head[:8] + data[start + FRAME_HEAD : start + length]
-            if _log_checksum(content, before, data[:4]) != head[16:]:
-                is_broken = True
-            elif any(head[4:8]):  # the last frame of a commit says how large the database is then
-                # Without a break its writer was killed before it could say so.
-                if is_broken and path.read_bytes()[:LOG_HEAD] == data[:LOG_HEAD]:
-                    yield Fault(
-                        "log", str(path), f"read to frame {read}, there is a commit at {number}"
-                    )
-                return
-    except OSError:
-        return  # there is no log, or somebody has just folded it into the database
+    path = directory / f"{DATABASE}-wal"
+    page = snapshot.connection.execute(text("PRAGMA page_size")).scalar_one()
+    with suppress(OSError):  # there is no log, or somebody has just folded it into the database
+        gap = _gap(path, page)
+        # What a writer is about to write looks like one, and is whole the next time.
+        if gap is not None and gap == _gap(path, page):
+            read, commit = gap
+            yield Fault("log", str(path), f"read to frame {read}, there is a commit at {commit}")
 
 
-def _log_checksum(data: bytes, before: bytes, magic: bytes) -> bytes:
-    """Return the checksum of a frame of the log, given that of the one before it."""
-    order: Literal["big", "little"] = "big" if magic[3:] == b"\x83" else "little"
-    one, two = int.from_bytes(before[:4], "big"), int.from_bytes(before[4:], "big")
-    for at in range(0, len(data), 8):
-        one = (one + int.from_bytes(data[at : at + 4], order) + two) & 0xFFFFFFFF
-        two = (two + int.from_bytes(data[at + 4 : at + 8], order) + one) & 0xFFFFFFFF
-    return one.to_bytes(4, "big") + two.to_bytes(4, "big")
+def _gap(path: Path, page: int) -> tuple[int, int] | None:
+    """Return how many frames of a log are whole up to a broken one, and the first commit behind it.
+
+    Args:
+        path: The log.
+        page: The bytes of a page.
+    """
+    read: int | None = None
+    with path.open("rb") as file:
+        head = file.read(LOG_HEAD)
+        if len(head) < LOG_HEAD:
+            return None
+        order = ">u4" if head[3] == 0x83 else "<u4"
+        words = np.frombuffer(head, order).astype(np.uint32)
+        salt, before = head[16:24], np.frombuffer(head[24:], ">u4").astype(np.uint32)
+        _, own = _weights(6)
+        if (words[:6] @ own != before).any():
+            read = 0
+            salt = file.read(16)[8:]
+            file.seek(LOG_HEAD)
+        # Of a frame's head its first eight bytes are summed, and then the page.
+        start, own = _weights(2 + page // 4)
+        length, number = FRAME_HEAD + page, 1
+        while data := file.read(LOG_FRAMES * length):
+            frames = np.frombuffer(data, np.uint8)[: len(data) // length * length]
+            frames = frames.reshape(-1, length)
+            if not len(frames):
+                break
+            sums = np.ascontiguousarray(frames[:, 16:FRAME_HEAD]).view(">u4").astype(np.uint32)
+            summed = np.concatenate([frames[:, :8], frames[:, FRAME_HEAD:]], axis=1).view(order)
+            previous = np.concatenate([before[None], sums[:-1]])
+            is_whole = (summed.astype(np.uint32) @ own + previous @ start == sums).all(axis=1)
+            # Frames of an older log have another salt.
+            is_whole &= (frames[:, 8:16] == np.frombuffer(salt, np.uint8)).all(axis=1)
+            if read is None and not is_whole.all():
+                read = number - 1 + int(np.argmin(is_whole))
+            # The last frame of a commit says how large the database is then.
+            commits = number + np.flatnonzero(is_whole & frames[:, 4:8].any(axis=1))
+            if read is not None and (commits > read).any():
+                return read, int(commits[commits > read][0])
+            before, number = sums[-1], number + len(frames)
+    return None
+
+
+@cache
+def _weights(words: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    """Return how much the checksum before and each word count in SQLite's checksum of a log.
+
+    It is linear modulo 2³²: for each two words x and y, ``one += x + two; two += y + one``.
+
+    Args:
+        words: How many are summed, an even number.
+
+    Returns:
+        Matrices (2, 2) and (words, 2), to be multiplied by row vectors from the left.
+    """
+    own = np.empty((words, 2), np.uint32)
+    # From the last two on: ``start`` is what the checksum before them counts.
+    start = np.eye(2, dtype=np.uint32)
+    for at in range(words - 2, -1, -2):
+        own[at], own[at + 1] = start[0] + start[1], start[1]
+        start = np.array([start[0] + start[1], start[0] + start[1] + start[1]], np.uint32)
+    return start, own
 
 
 def altered_items(
@@ -142,10 +179,12 @@ def altered_items(
         first: The first id to look at.
         last: The last one.
     """
-    cursor: Any = snapshot.connection.exec_driver_sql(SUMMED_ITEMS, (first, last)).cursor
-    for item_id, checksum, *values in cursor:
+    # With a limit, or SQLite looks at the page behind the last one too, which may be damaged.
+    values = (first, last, min(last - first + 1, MAX_ID))
+    cursor: Any = snapshot.connection.exec_driver_sql(SUMMED_ITEMS, values).cursor
+    for item_id, checksum, *columns in cursor:
         texts: list[Any] = [
-            None if value is None else value.decode(errors="surrogateescape") for value in values
+            None if value is None else value.decode(errors="surrogateescape") for value in columns
         ]
         if checksum != item_checksum(*texts):
             yield item_id, legible(texts[0] or "")

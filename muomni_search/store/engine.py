@@ -190,8 +190,13 @@ def _from_sqlite(path: Path, error: BaseException) -> MuomniError:
 # ---- the schema ----------------------------------------------------------------------------------
 
 
-def check_schema(engine: Engine, path: Path) -> None:
+def check_schema(engine: Engine, path: Path, *, salvage: bool = False) -> None:
     """Bring an older collection up to date.
+
+    Args:
+        engine: From ``connect``.
+        path: The SQLite file.
+        salvage: Leave one as it is that is too damaged for that.
 
     Raises:
         CorruptData: It is no collection, or one of a newer version.
@@ -211,7 +216,11 @@ def check_schema(engine: Engine, path: Path) -> None:
             f"{path} was made by a newer version (schema {found}, this one reads {HEAD})",
             hint="upgrade muomni_search",
         )
-    upgrade(engine)
+    try:
+        upgrade(engine)
+    except exc.DatabaseError:
+        if not salvage:
+            raise
 
 
 def upgrade(engine: Engine, migrations: Path | None = None) -> None:

@@ -1,11 +1,13 @@
 """What can still be read of a damaged store, and what cannot.
 
-A page that SQLite cannot read fails every statement that comes across it. So ranges of ids and of
-rows are asked for, and one that fails is halved, down to the single ones that are lost.
+A page that SQLite cannot read fails every statement that comes across it. So few items or rows are
+asked for at a time; what fails is asked for in halves, down to the single ones that are lost. Which
+rows there can be is known from their file, which ids from the segments.
 """
 
 from __future__ import annotations
 
+import bisect
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,23 +19,24 @@ from sqlalchemy import exc
 
 from muomni_search.errors import CorruptData
 from muomni_search.items import Item, Modality, Span
-from muomni_search.store.check import altered_items, sound_rows
+from muomni_search.store.check import MAX_ID, altered_items, sound_rows
 from muomni_search.store.rows import NO_ROWS, ROW_BYTES, MappedRows
 from muomni_search.store.snapshot import Snapshot, item_of, span_of
 
 __all__ = ["Salvaged", "rows_left", "salvage"]
 
 Found = TypeVar("Found")
-# Ids asked for at once where nothing is damaged.
-PAGE_IDS = 1_024
+# Items or rows asked for at once where nothing is damaged.
+PAGE = 1_024
 ITEMS = (
     "SELECT id, key, modality, source, text, metadata, added, content_hash, 0 AS segments"
-    " FROM items WHERE id BETWEEN ? AND ?"
+    " FROM items WHERE id = ?"
 )
-KEYS = "SELECT id, key FROM items WHERE id BETWEEN ? AND ?"
+KEYS = "SELECT id, key FROM items WHERE id > ? ORDER BY id LIMIT ?"
+# With a limit, or SQLite looks at the page behind the last one too.
 ROWS = (
     'SELECT item_id, ordinal, "row", span_start, span_end FROM segments'
-    ' WHERE modality = ? AND "row" BETWEEN ? AND ?'
+    ' WHERE modality = ?1 AND "row" BETWEEN ?2 AND ?3 LIMIT ?3 - ?2 + 1'
 )
 
 
@@ -68,8 +71,8 @@ class _Reader:
         self, read: Callable[[int, int], list[Found]], first: int, last: int
     ) -> Iterator[Found]:
         """Yield what ``read`` finds between two numbers, both included."""
-        for start in range(first, last + 1, PAGE_IDS):
-            yield from self._halved(read, start, min(last, start + PAGE_IDS - 1))
+        for start in range(first, last + 1, PAGE):
+            yield from self._halved(read, start, min(last, start + PAGE - 1))
 
     def _halved(
         self, read: Callable[[int, int], list[Found]], first: int, last: int
@@ -86,14 +89,37 @@ class _Reader:
             return
         yield from found
 
-    def last_id(self) -> int:
-        """Return an id that no item is beyond."""
-        try:
-            return int(self.ask("SELECT coalesce(max(id), 0) FROM items")[0][0])
-        except (exc.DBAPIError, sqlite3.Error):
-            # Each item has a row; those of items that were replaced are beyond that by far.
-            files = self._snapshot.state.row_files.values()
-            return 2 * sum(file.rows for file in files) + PAGE_IDS
+    def keys(self, owners: Sequence[int]) -> dict[int, str]:
+        """Return the keys of the items that can be read, by their ids.
+
+        Args:
+            owners: The ids that segments name, sorted: where to go on behind a page that is lost,
+                for ids may lie anywhere.
+        """
+        found: dict[int, str] = {}
+        after, page = -MAX_ID, PAGE
+        while True:
+            try:
+                rows = self.ask(KEYS, after, page)
+            except (exc.DBAPIError, sqlite3.Error):
+                rows = []
+                is_lost = True
+            else:
+                # What is read in a damaged order would be read again and again.
+                is_lost = any(row.id <= after for row in rows)
+            if not is_lost:
+                found.update((row.id, row.key) for row in rows)
+                if len(rows) < page:
+                    return found
+                after, page = max(row.id for row in rows), min(PAGE, 2 * page)
+            elif page > 1:
+                page //= 2
+            else:
+                at = bisect.bisect_right(owners, after)
+                if at == len(owners):
+                    return found
+                # The one in the way may lie before the next owner, which is then asked for itself.
+                after = max(after + 1, owners[at] - 1)
 
 
 def salvage(snapshot: Snapshot) -> tuple[Iterator[Salvaged], list[str]]:
@@ -102,18 +128,27 @@ def salvage(snapshot: Snapshot) -> tuple[Iterator[Salvaged], list[str]]:
     The list is complete when the items have come to their end.
     """
     reader, left_out = _Reader(snapshot), list[str]()
-    last = reader.last_id()
-    keys = {
-        row.id: row.key for row in reader.past_damage(lambda a, b: reader.ask(KEYS, a, b), 1, last)
-    }
-    if reader.unreadable:
-        left_out.append(f"{reader.unreadable} ids of items cannot be read; there may be none")
-    altered = dict(reader.past_damage(lambda a, b: [*altered_items(snapshot, a, b)], 1, last))
     rows = {modality: _rows(snapshot, reader, modality, left_out) for modality in Modality}
-    lost = {owner for found in rows.values() for owner in found} - keys.keys()
+    if reader.unreadable:
+        left_out.append(f"{reader.unreadable} rows: whose they are cannot be read, if anybody's")
+    owners = {owner for found in rows.values() for owner in found}
+    keys = reader.keys(sorted(owners))
+    ids = sorted(keys)
+
+    def compared(first: int, last: int) -> list[tuple[int, bool]]:
+        altered = {number for number, _ in altered_items(snapshot, ids[first], ids[last])}
+        return [(number, number in altered) for number in ids[first : last + 1]]
+
+    if any(column.name == "checksum" for column in reader.ask("PRAGMA table_info(items)")):
+        is_altered = dict(reader.past_damage(compared, 0, len(ids) - 1))
+    else:
+        # Of an earlier version, and too damaged to be brought up to date.
+        is_altered = dict.fromkeys(ids, False)
+        left_out.append("nothing for a flipped byte: an earlier version kept no checksums of items")
+    lost = owners - keys.keys()
     if lost:
         left_out.append(f"{len(lost)} items that have segments cannot be read")
-    return _whole(reader, keys, altered, rows, left_out), left_out
+    return _whole(reader, keys, is_altered, rows, left_out), left_out
 
 
 def rows_left(snapshot: Snapshot, modality: Modality) -> NDArray[np.float32]:
@@ -140,7 +175,7 @@ def _rows(snapshot: Snapshot, reader: _Reader, modality: Modality, left_out: lis
     for item_id, ordinal, row, start, end in reader.past_damage(
         lambda a, b: reader.ask(ROWS, str(modality), a, b), 0, file.rows - 1
     ):
-        if isinstance(row, int) and 0 <= row < file.rows:
+        if isinstance(item_id, int) and isinstance(row, int) and 0 <= row < file.rows:
             found.setdefault(item_id, []).append((ordinal, row if sound[row] else -1, start, end))
     return found
 
@@ -148,22 +183,20 @@ def _rows(snapshot: Snapshot, reader: _Reader, modality: Modality, left_out: lis
 def _whole(
     reader: _Reader,
     keys: dict[int, str],
-    altered: dict[int, str],
+    is_altered: dict[int, bool],
     rows: dict[Modality, _Rows],
     left_out: list[str],
 ) -> Iterator[Salvaged]:
     seen: str | None = None
     for item_id in sorted(keys, key=lambda one: str(keys[one])):
         key = keys[item_id]
-        reason: str | None = (
-            "what is stored of it is not what was written"
-            if item_id in altered
-            else "it cannot be read"
-        )
+        reason: str | None = "it cannot be read"
+        if is_altered.get(item_id):
+            reason = "what is stored of it is not what was written"
         for found in (
-            ()
-            if item_id in altered
-            else reader.past_damage(lambda a, b: reader.ask(ITEMS, a, b), item_id, item_id)
+            reader.past_damage(lambda one, _: reader.ask(ITEMS, one), item_id, item_id)
+            if is_altered.get(item_id) is False
+            else ()
         ):
             try:
                 item = item_of(found)

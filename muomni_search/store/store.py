@@ -118,8 +118,12 @@ class Store:
         return cls.open(directory)
 
     @classmethod
-    def open(cls, directory: Path) -> Store:
+    def open(cls, directory: Path, *, salvage: bool = False) -> Store:
         """Open a store; bring an older one up to date.
+
+        Args:
+            directory: Where it is.
+            salvage: Open one too that is too damaged to be brought up to date, for ``salvage``.
 
         Raises:
             NotFound: There is none.
@@ -137,7 +141,7 @@ class Store:
                 raise CorruptData(f"{path} is no file", hint="name a collection's directory")
             engine = connect(path)
             try:
-                check_schema(engine, path)
+                check_schema(engine, path, salvage=salvage)
                 store = cls(directory, engine)
                 with store.snapshot():
                     return store

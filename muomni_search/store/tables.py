@@ -35,13 +35,14 @@ __all__ = [
 # which may be large, has a checksum.
 
 # The newest revision: what a collection must be at to be read.
-HEAD = "0003"
+HEAD = "0004"
 # In SQLite's header of every collection, so that no other database is taken for one: "muom".
 APPLICATION_ID = 0x6D756F6D
 
 metadata = MetaData()
 
-# One row. ``version`` counts the states of the items, ``revision`` every commit.
+# One row. ``version`` counts the states of the items, ``revision`` every commit; ``summed`` is the
+# same number, for a trigger to tell who keeps no checksums of items (revision 0004).
 collection = Table(
     "collection",
     metadata,
@@ -52,6 +53,7 @@ collection = Table(
     Column("version", Integer, nullable=False),
     Column("revision", Integer, nullable=False),
     Column("settings", Text, nullable=False, server_default="{}"),  # what differs from the defaults
+    Column("summed", Integer, nullable=False, server_default="0"),
     Index(
         "collection_again",
         "id",
@@ -61,6 +63,7 @@ collection = Table(
         "version",
         "revision",
         "settings",
+        "summed",
     ),
 )
 
@@ -78,7 +81,7 @@ items = Table(
     Column("size", Integer),
     Column("mtime_ns", Integer),
     Column("added", String(32), nullable=False),
-    Column("checksum", Integer),  # a CRC-32, see ``documents.checksum``
+    Column("checksum", Integer),  # a CRC-32, see ``documents.item_checksum``
     Index("items_by_hash", "content_hash", sqlite_where=text("content_hash IS NOT NULL")),
     Index("items_by_root", "root", sqlite_where=text("root IS NOT NULL")),
 )

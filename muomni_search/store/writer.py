@@ -59,11 +59,11 @@ __all__ = ["Writer", "now"]
 
 NEXT_ID = select(func.coalesce(func.max(tables.items.c.id), 0) + 1)
 CHANGE_ITEM = update(tables.items).where(tables.items.c.key == bindparam("old_key"))
-ADDED_BY_KEY = Statement(
-    select(tables.items.c.key, tables.items.c.added).where(tables.items.c.key.in_(WANTED))
-)
-SUMMED_BY_KEY = select(*SUMMED, tables.items.c.checksum).where(
-    tables.items.c.key == bindparam("old_key")
+# As bytes: a flipped one may be no character any more.
+SUMMED_BY_KEY = Statement(
+    select(
+        tables.items.c.checksum, *(cast(one, LargeBinary).label(one.name) for one in SUMMED)
+    ).where(tables.items.c.key.in_(WANTED))
 )
 NAMES_BY_ID = Statement(
     select(
@@ -235,7 +235,7 @@ class Writer(Snapshot):
             modality, source, _, words, document, digest, _, _ = values
             checksum = item_checksum(key, modality, source, words, document, digest, first)
             if key in ids:
-                changed.append((*values, checksum, ids[key]))
+                changed.append((*values, first, checksum, ids[key]))
             else:
                 ids[key] = next_id
                 fresh.append((next_id, key, *values, stamp, checksum))
@@ -246,14 +246,23 @@ class Writer(Snapshot):
             # SQLAlchemy's parameters.
             self.connection.exec_driver_sql(
                 "UPDATE items SET modality = ?, source = ?, root = ?, text = ?, metadata = ?,"
-                " content_hash = ?, size = ?, mtime_ns = ?, checksum = ? WHERE id = ?",
+                " content_hash = ?, size = ?, mtime_ns = ?, added = ?, checksum = ? WHERE id = ?",
                 changed,
             )
         return ids
 
     def _added(self, keys: Iterable[str]) -> dict[str, str]:
-        """Return when each key was first added."""
-        return {row.key: row.added for row in self._for_values(ADDED_BY_KEY, keys)}
+        """Return when each key was first added, where its checksum says that this is still so."""
+        return {old["key"]: old["added"] for old, is_whole in self._summed(keys) if is_whole}
+
+    def _summed(self, keys: Iterable[str]) -> Iterator[tuple[dict[str, Any], bool]]:
+        """Yield for each key that there is what its checksum is of, and whether it fits."""
+        for checksum, *values in self._for_values(SUMMED_BY_KEY, keys):
+            old: dict[str, Any] = {
+                column.name: None if value is None else value.decode(errors="surrogateescape")
+                for column, value in zip(SUMMED, values, strict=True)
+            }
+            yield old, checksum == _checksum(old)
 
     def _store_segments(
         self, modality: Modality, start: int, items: Iterable[NewItem], ids: Mapping[str, int]
@@ -295,12 +304,9 @@ class Writer(Snapshot):
     def _change(self, key: str, values: dict[str, Any]) -> None:
         """Change columns of an item; a checksum that does not fit before does not fit after."""
         self._changes()
-        old = self.connection.execute(SUMMED_BY_KEY, {"old_key": key}).mappings().one_or_none()
-        if old is None:
-            return
-        new = {**old, **values}
-        checksum = _checksum(new) if old["checksum"] == _checksum(old) else None
-        self.connection.execute(CHANGE_ITEM, {"old_key": key, **values, "checksum": checksum})
+        for old, is_whole in list(self._summed([key])):
+            checksum = _checksum({**old, **values}) if is_whole else None
+            self.connection.execute(CHANGE_ITEM, {"old_key": key, **values, "checksum": checksum})
 
     def delete(self, keys: Sequence[str]) -> int:
         """Delete the items of ``keys``; return how many there were."""
@@ -629,7 +635,11 @@ class Writer(Snapshot):
         table = tables.collection
         step = int(self._items_changed)
         self.connection.execute(
-            update(table).values(revision=table.c.revision + 1, version=table.c.version + step)
+            update(table).values(
+                revision=table.c.revision + 1,
+                summed=table.c.revision + 1,
+                version=table.c.version + step,
+            )
         )
         with disk_errors(self._directory):
             durable.step("before commit")

@@ -114,6 +114,37 @@ def test_a_collection_of_the_first_revision_gets_the_checksums_of_its_items(plac
         assert [fault.kind for fault in store.problems()] == ["item"]
 
 
+def test_a_byte_that_is_no_character_does_not_hinder_the_upgrade(place: Path) -> None:
+    make_old(place, "0002")
+    with sqlite3.connect(place / "collection.db") as connection:
+        connection.execute("UPDATE items SET text = CAST(x'68FF6C' AS TEXT) WHERE key = 'a'")
+    connection.close()
+    with Store.open(place) as store:
+        assert list(store.problems()) == []  # nobody knows what it was
+        with store.snapshot() as snapshot:
+            assert list(snapshot.find(["b"])) == ["b"]
+
+
+def test_a_process_of_an_earlier_version_cannot_write_after_the_upgrade(place: Path) -> None:
+    make_old(place, "0002")
+    # As the earlier version began and ended every write.
+    old = sqlite3.connect(place / "collection.db", isolation_level=None)
+    count = "UPDATE collection SET revision = revision + 1, version = version + 1"
+    old.execute(count)
+    Store.open(place).close()
+    old.execute("BEGIN IMMEDIATE")
+    old.execute("UPDATE items SET text = 'other' WHERE key = 'a'")
+    with pytest.raises(sqlite3.IntegrityError, match="a newer version has upgraded it"):
+        old.execute(count)
+    old.execute("ROLLBACK")
+    old.close()
+    with Store.open(place) as store:
+        check_content(store)
+        with store.write() as writer:
+            writer.delete(["b"])
+        assert list(store.problems()) == []
+
+
 # ---- a revision to come --------------------------------------------------------------------------
 
 # Named after the newest that there is.

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from old_collections import make_old
 
 from muomni_search.collection import Collection
 from muomni_search.errors import CorruptData, MuomniError
@@ -86,6 +87,68 @@ def test_what_is_whole_comes_out_past_a_page_that_is_lost(place: Path, table: st
     with Collection.create(place.with_name("new"), model="hashing") as collection:
         assert import_collection(collection, saved).added == exported
         assert collection.verify() == []
+
+
+def test_ids_may_lie_anywhere_and_be_damaged(place: Path) -> None:
+    saved = place.with_name("saved.parquet")
+    with sqlite3.connect(place / "collection.db") as connection:
+        for table, column in (("items", "id"), ("segments", "item_id")):
+            # The second is a damaged one, the others as after many updates.
+            connection.execute(f"UPDATE {table} SET {column} = 2000000 WHERE {column} = 299")
+            connection.execute(f"UPDATE {table} SET {column} = {2**50} WHERE {column} = 300")
+            connection.execute(f"UPDATE {table} SET {column} = -7 WHERE {column} = 1")
+    connection.close()
+    with Collection.open(place) as collection:
+        left_out: list[str] = []
+        assert export_collection(collection, saved, left_out=left_out) == COUNT
+        assert left_out == []
+    wipe(place, page_of(place, "items"))
+    with Collection.open(place) as collection:
+        assert COUNT - 20 < export_collection(collection, saved, left_out=left_out) < COUNT
+    keys = pq.read_table(saved)["key"].to_pylist()
+    assert {"k000", "k298", "k299"} <= set(keys)
+    assert any("items that have segments cannot be read" in line for line in left_out)
+
+
+def test_what_is_before_and_behind_the_last_page_of_items_comes_out(place: Path) -> None:
+    saved = place.with_name("saved.parquet")
+    with sqlite3.connect(place / "collection.db") as connection:
+        pages = connection.execute(
+            "SELECT pageno FROM dbstat WHERE name = 'items' AND pagetype = 'leaf' ORDER BY path"
+        ).fetchall()
+    connection.close()
+    wipe(place, pages[-1][0])
+    left_out: list[str] = []
+    with Collection.open(place) as collection:
+        exported = export_collection(collection, saved, left_out=left_out)
+    keys = pq.read_table(saved)["key"].to_pylist()
+    assert keys == [f"k{number:03}" for number in range(exported)]
+    assert COUNT - 20 < exported < COUNT
+    assert left_out == [f"{COUNT - exported} items that have segments cannot be read"]
+
+
+def test_what_an_earlier_version_made_comes_out_though_it_cannot_be_upgraded(place: Path) -> None:
+    make_old(place, "0002")
+    wipe(place, page_of(place, "items"))
+    with pytest.raises(CorruptData):
+        Collection.open(place)
+    left_out: list[str] = []
+    saved = place.with_name("saved.parquet")
+    with Collection.open(place, salvage=True) as collection:
+        exported = export_collection(collection, saved, left_out=left_out)
+    assert COUNT - 20 < exported < COUNT
+    assert any("cannot be read" in line for line in left_out)
+
+
+def test_items_whose_segments_are_lost_are_named(place: Path) -> None:
+    wipe(place, page_of(place, "segments"))
+    left_out: list[str] = []
+    with Collection.open(place) as collection:
+        saved = place.with_name("saved.parquet")
+        exported = export_collection(collection, saved, left_out=left_out)
+    assert exported < COUNT
+    assert "whose they are cannot be read" in left_out[0]
+    assert len(left_out) == 1 + COUNT - exported
 
 
 def test_an_item_that_was_altered_is_left_out_and_named(place: Path) -> None:

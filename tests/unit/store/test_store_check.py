@@ -6,6 +6,10 @@ import hashlib
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
+import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +18,7 @@ import pytest
 
 from muomni_search.errors import CorruptData
 from muomni_search.items import DIM, Modality, Record
+from muomni_search.store.check import _check_log
 from muomni_search.store.rows import BLOCK_ROWS, ROW_BYTES
 from muomni_search.store.store import IndexFile, NewItem, Store
 from muomni_search.vectors import normalise
@@ -324,6 +329,25 @@ def test_an_altered_item_is_not_whole_again_when_something_else_about_it_changes
     assert kinds(store) == {"item"}
 
 
+def test_an_altered_item_that_is_added_again_is_whole_and_keeps_nothing_of_the_old(
+    store: Store, place: Path
+) -> None:
+    with store.snapshot() as snapshot:
+        added = snapshot.find(["t2"])["t2"].added
+    sql(
+        place,
+        "UPDATE items SET added = '2999-01-01T00:00:00.000Z' WHERE key = 't1'",
+        "UPDATE items SET text = CAST(x'FF' AS TEXT) WHERE key = 't3'",
+    )
+    with store.write() as writer:
+        writer.put([NewItem(f"t{n}", TEXT, VECTORS[n : n + 1], [None]) for n in (1, 2, 3)])
+    assert kinds(store) == set()
+    with store.snapshot() as snapshot:
+        items = snapshot.find(["t1", "t2", "t3"])
+    assert items["t2"].added == added
+    assert added <= items["t1"].added < "2999"
+
+
 def test_altered_metadata_is_an_error_that_names_the_item(store: Store, place: Path) -> None:
     sql(place, "UPDATE items SET metadata = '{' WHERE key = 't1'")
     with store.snapshot() as snapshot, pytest.raises(CorruptData, match=r"t1.*verify --repair"):
@@ -382,4 +406,101 @@ def test_a_log_that_is_damaged_in_the_midst_is_found(place: Path, tmp_path: Path
     # A half-written end is no damage.
     log.write_bytes(whole[:-100])
     with Store.open(killed) as store:
+        assert kinds(store) == set()
+
+
+def test_a_log_whose_head_is_damaged_is_found(place: Path, tmp_path: Path) -> None:
+    killed = tmp_path / "killed"
+    with Store.open(place) as store:
+        with store.write() as writer:
+            writer.put([NewItem("late", IMAGE, VECTORS[:1], [None])])
+        shutil.copytree(place, killed)
+    flip(killed / "collection.db-wal", 17)
+    with Store.open(killed) as store:
+        assert kinds(store) == {"log"}
+
+
+def test_a_long_log_is_read_piece_by_piece(place: Path, tmp_path: Path) -> None:
+    killed = tmp_path / "killed"
+    with Store.open(place) as store:
+        with store.write() as writer:
+            writer.put(
+                [
+                    NewItem(f"long{number}", IMAGE, VECTORS[:1], [None], text="x" * 10_000_000)
+                    for number in range(2)
+                ]
+            )
+        assert kinds(store) == set()
+        shutil.copytree(place, killed)
+    log = killed / "collection.db-wal"
+    size = log.stat().st_size
+    assert size > 20_000_000
+    flip(log, size // 4)
+    with Store.open(killed) as store, store.snapshot() as snapshot:
+        tracemalloc.start()
+        faults = list(_check_log(killed, snapshot))
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert [fault.kind for fault in faults] == ["log"]
+    assert peak < size / 2
+
+
+def in_another_process(code: str, place: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(place)], capture_output=True, text=True, check=False
+    )
+    assert not done.stderr, done.stderr
+    return done.stdout.strip()
+
+
+TRY_TO_WRITE = """
+import sys
+from pathlib import Path
+from muomni_search.errors import Conflict
+from muomni_search.store.store import Store
+with Store.open(Path(sys.argv[1])) as store:
+    try:
+        with store.write(timeout=0):
+            print("has the lock")
+    except Conflict:
+        print("refused")
+"""
+
+
+def test_a_check_gives_up_no_lock_of_a_writer(store: Store, place: Path) -> None:
+    # Closing any descriptor of a file that SQLite has open would release its locks.
+    with store.write() as writer:
+        writer.delete(["t1"])
+        assert in_another_process(TRY_TO_WRITE, place) == "refused"
+        checker = threading.Thread(target=lambda: list(store.problems()))
+        checker.start()
+        checker.join()
+        assert in_another_process(TRY_TO_WRITE, place) == "refused"
+    assert in_another_process(TRY_TO_WRITE, place) == "has the lock"
+
+
+CHECK_THEN_WRITE = """
+import os, subprocess, sys
+from pathlib import Path
+import numpy as np
+from muomni_search.items import Modality
+from muomni_search.store.store import NewItem, Store
+store = Store.open(Path(sys.argv[1]))
+assert list(store.problems()) == []
+look = "import sys, pathlib; from muomni_search.store.store import Store;"
+look += "Store.open(pathlib.Path(sys.argv[1])).close()"
+for _ in range(2):
+    subprocess.run([sys.executable, "-c", look, sys.argv[1]], check=True)
+with store.write() as writer:
+    writer.put([NewItem("late", Modality.IMAGE, np.eye(1, 256, dtype=np.float32), [None])])
+print("written", flush=True)
+os._exit(9)
+"""
+
+
+def test_what_is_written_after_a_check_is_there_though_others_came_and_went(place: Path) -> None:
+    assert in_another_process(CHECK_THEN_WRITE, place) == "written"
+    with Store.open(place) as store:
+        with store.snapshot() as snapshot:
+            assert "late" in snapshot.find(["late"])
         assert kinds(store) == set()
