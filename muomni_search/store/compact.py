@@ -37,11 +37,11 @@ def compact_rows(writer: Writer, modality: Modality) -> None:
     """Leave the dead rows of a modality out of its file; none, nothing done.
 
     Raises:
-        CorruptData: A block of its rows is not what was written; nothing was changed.
+        CorruptData: A block of its rows is not what was written, or a row is not an item's or
+            dead; nothing was changed.
         MuomniError: The disk has no room for the live rows once more.
     """
-    file = writer.row_file(modality)
-    if file is not None and file.dead:
+    if writer.row_file(modality) is not None:
         writer.drop_dead_rows(modality, whole_blocks(writer, modality))
 
 

@@ -35,7 +35,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from muomni_search import durable
 from muomni_search.documents import check_key, check_texts, item_checksum, legible, to_json
-from muomni_search.errors import Conflict, InvalidInput, MuomniError
+from muomni_search.errors import Conflict, CorruptData, InvalidInput, MuomniError
 from muomni_search.items import DIM, Modality, Problem, Record, Span
 from muomni_search.store import rows, tables
 from muomni_search.store.engine import disk_errors, driver_connection, stamp_schema
@@ -124,6 +124,15 @@ NUMBER_ANEW = [
         "DELETE FROM dead_rows WHERE modality = :own",
     )
 ]
+# Where a row is nobody's, or two's, the numbers that rows get and the places that they take differ.
+COUNT_NUMBERS = text(
+    'WITH live AS (SELECT "row" FROM segments WHERE modality = :own),'
+    ' dead AS (SELECT "row" FROM dead_rows WHERE modality = :own)'
+    " SELECT (SELECT count(*) FROM live), (SELECT count(*) FROM dead),"
+    ' (SELECT count(*) FROM dead WHERE "row" IN live),'
+    ' (SELECT count(*) FROM live WHERE "row" NOT BETWEEN 0 AND :last)'
+    ' + (SELECT count(*) FROM dead WHERE "row" NOT BETWEEN 0 AND :last)'
+)
 # A failure may speak of an item in any of its texts, by its key or by its source.
 FORGET_FAILURES = text(
     "WITH wanted AS (SELECT value FROM json_each(:values)),"
@@ -527,18 +536,37 @@ class Writer(Snapshot):
     def drop_dead_rows(self, modality: Modality, blocks: Iterable[NDArray[np.float32]]) -> None:
         """Write the live rows of a modality into a new generation, numbered anew in their order.
 
-        The items stay what they are, and so does the version.
+        The items stay what they are, and so does the version. Where none is dead, nothing is done.
 
         Args:
-            modality: Whose rows; some must be dead.
+            modality: Whose rows.
             blocks: All of them, in order.
+
+        Raises:
+            CorruptData: A row is not a segment's or dead, or is both; nothing was changed.
         """
+        self._check_numbers(modality)
         dead = self.dead(modality)
+        if not len(dead):
+            return
         self._changes(items=False)
         for statement in NUMBER_ANEW:
             self.connection.execute(statement, {"own": modality, "first": int(dead[0])})
         self.replace_row_file(modality, _live(blocks, dead))
         self._set_row_file(modality, dead=0)
+
+    def _check_numbers(self, modality: Modality) -> None:
+        """Refuse to go on where not every row is a segment's or dead, and only one of them."""
+        file = self.state.row_files[modality]
+        live, dead, both, outside = self.connection.execute(
+            COUNT_NUMBERS, {"own": modality, "last": file.rows - 1}
+        ).one()
+        if (live + dead, dead, both, outside) != (file.rows, file.dead, 0, 0):
+            raise CorruptData(
+                f"{self._directory}: of {file.rows} rows of {modality}, {file.dead} of them dead, "
+                f"{live} are a segment's, {dead} dead, {both} both and {outside} beyond the end",
+                hint=rows.HINT,
+            )
 
     # ---- moving to another model -------------------------------------------------------------
 
