@@ -42,7 +42,7 @@ def compact_rows(writer: Writer, modality: Modality) -> None:
         MuomniError: The disk has no room for the live rows once more.
     """
     if writer.row_file(modality) is not None:
-        writer.drop_dead_rows(modality, whole_blocks(writer, modality))
+        writer.drop_dead_rows(modality, lambda: whole_blocks(writer, modality))
 
 
 def purge(store: Store, keys: Collection[str] = (), condition: Filter | None = None) -> Purged:

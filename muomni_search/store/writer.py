@@ -7,7 +7,7 @@ an exception, a full disk or a kill leaves behind them is cut off by this writer
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -533,26 +533,32 @@ class Writer(Snapshot):
         self._set_row_file(modality, generation=generation, rows=start)
         self._useless.append(old.path)
 
-    def drop_dead_rows(self, modality: Modality, blocks: Iterable[NDArray[np.float32]]) -> None:
+    def drop_dead_rows(
+        self, modality: Modality, read: Callable[[], Iterable[NDArray[np.float32]]]
+    ) -> None:
         """Write the live rows of a modality into a new generation, numbered anew in their order.
 
         The items stay what they are, and so does the version. Where none is dead, nothing is done.
 
         Args:
             modality: Whose rows.
-            blocks: All of them, in order.
+            read: Reads all of them, in order, and raises CorruptData for those that are damaged.
 
         Raises:
-            CorruptData: A row is not a segment's or dead, or is both; nothing was changed.
+            CorruptData: A row is not a segment's or dead, or is both, or is damaged; nothing was
+                changed.
         """
         self._check_numbers(modality)
         dead = self.dead(modality)
         if not len(dead):
             return
+        # Read twice, for damage would else be found by each addition after all the numbering.
+        for _ in read():
+            pass
         self._changes(items=False)
         for statement in NUMBER_ANEW:
             self.connection.execute(statement, {"own": modality, "first": int(dead[0])})
-        self.replace_row_file(modality, _live(blocks, dead))
+        self.replace_row_file(modality, _live(read(), dead))
         self._set_row_file(modality, dead=0)
 
     def _check_numbers(self, modality: Modality) -> None:

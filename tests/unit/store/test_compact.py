@@ -16,8 +16,10 @@ from muomni_search import Collection, Modality, Query, Record
 from muomni_search.errors import CorruptData
 from muomni_search.index import planner
 from muomni_search.items import DIM
+from muomni_search.store import rows
 from muomni_search.store import store as store_module
 from muomni_search.store.rows import BLOCK_ROWS, ROW_BYTES
+from muomni_search.store.writer import Writer
 from muomni_search.vectors import normalise
 
 # Each vector four times, so that ties are everywhere.
@@ -164,6 +166,34 @@ def test_damaged_rows_are_not_compacted(collection: Collection) -> None:
         collection.compact()
     assert collection.stats()["image"]["dead"] == 1_500
     assert not (collection.directory / "vectors/image.1.f32").exists()
+
+
+def test_damage_is_found_before_anything_is_numbered_or_written(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (collection.directory / "vectors/image.0.f32").open("r+b") as file:
+        file.seek((BLOCK_ROWS + 5) * ROW_BYTES)
+        file.write(b"damage")
+    told: list[str] = []
+
+    def noted(owner: Any, name: str) -> None:
+        act = getattr(owner, name)
+
+        def note(*given: Any, **named: Any) -> Any:
+            told.append(name)
+            return act(*given, **named)
+
+        monkeypatch.setattr(owner, name, note)
+
+    noted(rows, "append_rows")
+    noted(Writer, "_changes")
+    noted(Writer, "drop_dead_rows")
+    monkeypatch.setattr(planner, "is_compaction_due", lambda **_: True)
+    assert collection.add([]).removed == 0
+    with pytest.raises(CorruptData, match="verify --repair"):
+        collection.compact()
+    assert set(told) == {"drop_dead_rows"}
+    assert collection.stats()["image"]["dead"] == 1_500
 
 
 # Of the rows, 150 is dead and 1200 is not.
