@@ -63,7 +63,10 @@ def purge(store: Store, keys: Collection[str] = (), condition: Filter | None = N
         if condition is not None:
             wanted |= {item.key for item in writer.iter_items(condition)}
         doomed = sorted(wanted)
-        writer.forget_failures_of(doomed)
+        if keys or condition is not None:
+            writer.forget_failures_of(doomed)
+        else:
+            writer.forget_stray_failures()
         deleted = writer.delete(doomed)
         for modality in Modality:
             compact_rows(writer, modality)

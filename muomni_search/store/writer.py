@@ -7,7 +7,8 @@ an exception, a full disk or a kill leaves behind them is cut off by this writer
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -133,13 +134,20 @@ COUNT_NUMBERS = text(
     ' (SELECT count(*) FROM live WHERE "row" NOT BETWEEN 0 AND :last)'
     ' + (SELECT count(*) FROM dead WHERE "row" NOT BETWEEN 0 AND :last)'
 )
-# A failure may speak of an item in any of its texts, by its key or by its source.
-FORGET_FAILURES = text(
-    "WITH wanted AS (SELECT value FROM json_each(:values)),"
-    ' words AS (SELECT value FROM wanted UNION SELECT source FROM items WHERE "key" IN wanted)'
-    " DELETE FROM failures WHERE EXISTS (SELECT 1 FROM words WHERE instr("
-    "source || char(10) || coalesce(\"key\", '') || char(10) || error || char(10) || hint, value))"
+# A path that other items still have, as the rows of a table have that of the table, stays theirs.
+OWN_SOURCES = text(
+    "WITH wanted AS (SELECT value FROM json_each(:values))"
+    ' SELECT source FROM items WHERE "key" IN wanted AND source IS NOT NULL'
+    ' EXCEPT SELECT source FROM items WHERE "key" NOT IN wanted'
 )
+STRAY_FAILURES = text(
+    'DELETE FROM failures WHERE coalesce("key" NOT IN (SELECT "key" FROM items),'
+    " source NOT IN (SELECT source FROM items WHERE source IS NOT NULL))"
+)
+# Where a name in a message may begin or end: not between two characters of one path.
+EDGE = re.compile(r"(?<![\w/\\.-])|(?![\w/\\-]|\.[\w/])")
+QUOTES = ("'", '"', "`")
+LINE = re.compile(r":\d+$")  # of a table
 
 
 @cache
@@ -367,10 +375,27 @@ class Writer(Snapshot):
             )
 
     def forget_failures_of(self, keys: Sequence[str]) -> None:
-        """Forget the failures that mention one of some keys, or the source of its item."""
-        if keys:
-            self._changes(items=False)
-            self.connection.execute(FORGET_FAILURES, {"values": json.dumps(list(keys))})
+        """Forget the failures that name one of some keys, or the source that its item alone has."""
+        failures = self.failures()
+        if not keys or not failures:
+            return
+        sources = self.connection.execute(OWN_SOURCES, {"values": json.dumps(list(keys))}).scalars()
+        names = {legible(name) for name in (*keys, *sources)}
+        shown = names | {repr(name)[1:-1] for name in names}
+        self.clear_failures(
+            [
+                one.source
+                for one in failures
+                if not names.isdisjoint((one.key, one.source, LINE.sub("", one.source)))
+                or _mentions(one.error, shown)
+                or _mentions(one.hint, shown)
+            ]
+        )
+
+    def forget_stray_failures(self) -> None:
+        """Forget the failures whose key, or source where no key is known, is no item's."""
+        self._changes(items=False)
+        self.connection.execute(STRAY_FAILURES)
 
     def set_index(self, index: IndexFile) -> bool:
         """Make a finished file the index of its modality; the one before it is removed.
@@ -700,6 +725,27 @@ def _live(
         first, last = np.searchsorted(dead, [start, start + len(block)])
         yield np.delete(block, dead[first:last] - start, axis=0)
         start += len(block)
+
+
+def _mentions(words: str, names: Collection[str]) -> bool:
+    """Return whether a message has one of some names in it, and not within another.
+
+    One of letters alone may be any word, so it counts in quotes or as the beginning before a colon.
+    """
+    longest = max(map(len, names))
+    edges = [edge.start() for edge in EDGE.finditer(words)]
+    for number, start in enumerate(edges):
+        for end in edges[number + 1 :]:
+            if end - start > longest:
+                break
+            name = words[start:end]
+            if name in names and (
+                not name.isalpha()
+                or words.startswith(QUOTES, end)
+                or (start == 0 and words.startswith(":", end))
+            ):
+                return True
+    return False
 
 
 def now() -> str:
