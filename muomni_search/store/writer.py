@@ -35,7 +35,14 @@ from sqlalchemy.dialects.sqlite import dialect
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from muomni_search import durable
-from muomni_search.documents import check_key, check_texts, item_checksum, legible, to_json
+from muomni_search.documents import (
+    check_key,
+    check_texts,
+    hash_content,
+    item_checksum,
+    legible,
+    to_json,
+)
 from muomni_search.errors import Conflict, CorruptData, InvalidInput, MuomniError
 from muomni_search.items import DIM, Modality, Problem, Record, Span
 from muomni_search.store import rows, tables
@@ -475,16 +482,21 @@ class Writer(Snapshot):
             InvalidInput: It is no metadata, or has a name that no JSON path spells.
         """
         expressions = field_expressions(names)
+        if names in self._field_indexes():
+            return
+        spelt = json.dumps(list(names))
+        name = f"{FIELD_INDEX}{hash_content(spelt.encode())[:8]} {spelt}"
         self._changes(items=False)
-        self.connection.exec_driver_sql(
-            f"CREATE INDEX IF NOT EXISTS {_index_name(names)} ON items ({expressions})"
-        )
+        self.connection.exec_driver_sql(f"CREATE INDEX {_quoted(name)} ON items ({expressions})")
         stamp_schema(self.connection)
 
     def drop_field_index(self, names: tuple[str, ...]) -> None:
         """Let SQLite forget the index of a metadata field; without one, nothing is done."""
+        name = self._field_indexes().get(names)
+        if name is None:
+            return
         self._changes(items=False)
-        self.connection.exec_driver_sql(f"DROP INDEX IF EXISTS {_index_name(names)}")
+        self.connection.exec_driver_sql(f"DROP INDEX {_quoted(name)}")
         stamp_schema(self.connection)
 
     def set_job(self, job: Job) -> None:
@@ -785,8 +797,7 @@ def _stack(items: Sequence[NewItem]) -> NDArray[np.float32]:
     return vectors
 
 
-def _index_name(names: tuple[str, ...]) -> str:
-    name = FIELD_INDEX + json.dumps(list(names))
+def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
