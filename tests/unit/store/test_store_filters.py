@@ -339,23 +339,25 @@ def test_fields_that_differ_in_case_alone_have_an_index_each(tmp_path: Path) -> 
 
 
 def test_an_index_of_the_name_that_it_had_before_is_known(tmp_path: Path) -> None:
-    with Store.create(tmp_path / "c", model="m", fingerprint="f") as store:
-        with store.write() as writer:
-            expressions = field_expressions(("year",))
+    with (
+        Store.create(tmp_path / "c", model="m", fingerprint="f") as store,
+        store.write() as writer,
+    ):
+        expressions = field_expressions(("year",))
+        writer.connection.exec_driver_sql(
+            f"""CREATE INDEX "field [""year""]" ON items ({expressions})"""
+        )
+        writer.index_field(("year",))
+        assert (
             writer.connection.exec_driver_sql(
-                f"""CREATE INDEX "field [""year""]" ON items ({expressions})"""
-            )
-            writer.index_field(("year",))
-            assert (
-                writer.connection.exec_driver_sql(
-                    "SELECT count(*) FROM sqlite_master WHERE name LIKE 'field %'"
-                ).scalar()
-                == 1
-            )
-            assert writer.indexed_fields() == [("year",)]
-            writer.index_field(("Year",))
-            writer.drop_field_index(("year",))
-            assert writer.indexed_fields() == [("Year",)]
+                "SELECT count(*) FROM sqlite_master WHERE name LIKE 'field %'"
+            ).scalar()
+            == 1
+        )
+        assert writer.indexed_fields() == [("year",)]
+        writer.index_field(("Year",))
+        writer.drop_field_index(("year",))
+        assert writer.indexed_fields() == [("Year",)]
 
 
 @pytest.mark.parametrize("names", [("key",), ("modality",), ('a"b',), ("a\\b",)])
