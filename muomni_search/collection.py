@@ -417,16 +417,27 @@ class Collection:
         with self._store.snapshot() as snapshot:
             return summarise_fields(snapshot)
 
-    def index_fields(self, fields: Sequence[str]) -> None:
+    def index_fields(self, fields: Sequence[str], *, drop: Sequence[str] = ()) -> None:
         """Keep an index of metadata fields, so that a filter on one need not read every item.
+
+        Args:
+            fields: Which, as filters spell them.
+            drop: The fields to keep none of any more; the fields themselves stay.
 
         Raises:
             InvalidInput: No field as filters spell them, or none of the metadata; nothing was done.
+            NotFound: A field to drop has none; nothing was done.
         """
-        names = [parse_field(field) for field in fields]
+        added = [parse_field(field) for field in fields]
+        dropped = {parse_field(field): field for field in drop}
         with self._store.write() as writer:
-            for one in names:
+            lacking = dropped.keys() - {*writer.indexed_fields(), *added}
+            if lacking:
+                raise NotFound(f"no index of {', '.join(sorted(dropped[one] for one in lacking))}")
+            for one in added:
                 writer.index_field(one)
+            for one in dropped:
+                writer.drop_field_index(one)
 
     def drop_field_indexes(self, fields: Sequence[str]) -> None:
         """Forget the indexes of metadata fields; the fields themselves stay.
@@ -434,13 +445,7 @@ class Collection:
         Raises:
             NotFound: A field has none; nothing was done.
         """
-        names = {parse_field(field): field for field in fields}
-        with self._store.write() as writer:
-            lacking = names.keys() - set(writer.indexed_fields())
-            if lacking:
-                raise NotFound(f"no index of {', '.join(sorted(names[one] for one in lacking))}")
-            for one in names:
-                writer.drop_field_index(one)
+        self.index_fields((), drop=fields)
 
     def failures(self) -> list[Failure]:
         """Return the inputs that could not be used, with cause and mend."""

@@ -31,8 +31,7 @@ def command(
     from muomni_search import Collection
 
     with Collection.open(directory) as collection:
-        collection.index_fields(indexed)
-        collection.drop_field_indexes(dropped)
+        collection.index_fields(indexed, drop=dropped)
         fields = collection.fields()
     if not on_terminal(as_json):
         print_json(fields)

@@ -37,12 +37,12 @@ def compact_rows(writer: Writer, modality: Modality) -> None:
     """Leave the dead rows of a modality out of its file; none, nothing done.
 
     Raises:
-        CorruptData: A block of its rows is not what was written; nothing was changed.
+        CorruptData: A block of its rows is not what was written, or a row is not an item's or
+            dead; nothing was changed.
         MuomniError: The disk has no room for the live rows once more.
     """
-    file = writer.row_file(modality)
-    if file is not None and file.dead:
-        writer.drop_dead_rows(modality, whole_blocks(writer, modality))
+    if writer.row_file(modality) is not None:
+        writer.drop_dead_rows(modality, lambda: whole_blocks(writer, modality))
 
 
 def purge(store: Store, keys: Collection[str] = (), condition: Filter | None = None) -> Purged:
@@ -63,7 +63,10 @@ def purge(store: Store, keys: Collection[str] = (), condition: Filter | None = N
         if condition is not None:
             wanted |= {item.key for item in writer.iter_items(condition)}
         doomed = sorted(wanted)
-        writer.forget_failures_of(doomed)
+        if keys or condition is not None:
+            writer.forget_failures_of(doomed)
+        else:
+            writer.forget_stray_failures()
         deleted = writer.delete(doomed)
         for modality in Modality:
             compact_rows(writer, modality)

@@ -337,7 +337,8 @@ COUNTS = select(
     # Or the sum of truth values is taken for one itself.
     func.sum(tables.segments.c.ordinal == 0, type_=Integer).label("items"),
 ).group_by(tables.segments.c.modality)
-# The index of a metadata field is known by its name: this, and the names that lead to it as JSON.
+# The index of a metadata field is known by its name: this, a hash, for SQLite's names know no case,
+# and the names that lead to the field as JSON.
 FIELD_INDEX = "field "
 FIELD_INDEXES = text("SELECT name FROM sqlite_master WHERE type = 'index' AND name LIKE 'field %'")
 FAILURES = select(
@@ -589,8 +590,12 @@ class Snapshot:
 
     def indexed_fields(self) -> list[tuple[str, ...]]:
         """Return the metadata fields that have an index, each as the names that lead to it."""
+        return sorted(self._field_indexes())
+
+    def _field_indexes(self) -> dict[tuple[str, ...], str]:
+        """Return the names of those indexes; the first ones had no hash in them."""
         names = self.connection.execute(FIELD_INDEXES).scalars()
-        return sorted(tuple(json.loads(name.removeprefix(FIELD_INDEX))) for name in names)
+        return {tuple(json.loads(name[name.index("[") :])): name for name in names}
 
     # ---- for checks --------------------------------------------------------------------------
 

@@ -7,7 +7,8 @@ an exception, a full disk or a kill leaves behind them is cut off by this writer
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -34,8 +35,15 @@ from sqlalchemy.dialects.sqlite import dialect
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from muomni_search import durable
-from muomni_search.documents import check_key, check_texts, item_checksum, legible, to_json
-from muomni_search.errors import Conflict, InvalidInput, MuomniError
+from muomni_search.documents import (
+    check_key,
+    check_texts,
+    hash_content,
+    item_checksum,
+    legible,
+    to_json,
+)
+from muomni_search.errors import Conflict, CorruptData, InvalidInput, MuomniError
 from muomni_search.items import DIM, Modality, Problem, Record, Span
 from muomni_search.store import rows, tables
 from muomni_search.store.engine import disk_errors, driver_connection, stamp_schema
@@ -124,13 +132,29 @@ NUMBER_ANEW = [
         "DELETE FROM dead_rows WHERE modality = :own",
     )
 ]
-# A failure may speak of an item in any of its texts, by its key or by its source.
-FORGET_FAILURES = text(
-    "WITH wanted AS (SELECT value FROM json_each(:values)),"
-    ' words AS (SELECT value FROM wanted UNION SELECT source FROM items WHERE "key" IN wanted)'
-    " DELETE FROM failures WHERE EXISTS (SELECT 1 FROM words WHERE instr("
-    "source || char(10) || coalesce(\"key\", '') || char(10) || error || char(10) || hint, value))"
+# Where a row is nobody's, or two's, the numbers that rows get and the places that they take differ.
+COUNT_NUMBERS = text(
+    'WITH live AS (SELECT "row" FROM segments WHERE modality = :own),'
+    ' dead AS (SELECT "row" FROM dead_rows WHERE modality = :own)'
+    " SELECT (SELECT count(*) FROM live), (SELECT count(*) FROM dead),"
+    ' (SELECT count(*) FROM dead WHERE "row" IN live),'
+    ' (SELECT count(*) FROM live WHERE "row" NOT BETWEEN 0 AND :last)'
+    ' + (SELECT count(*) FROM dead WHERE "row" NOT BETWEEN 0 AND :last)'
 )
+# A path that other items still have, as the rows of a table have that of the table, stays theirs.
+OWN_SOURCES = text(
+    "WITH wanted AS (SELECT value FROM json_each(:values))"
+    ' SELECT source FROM items WHERE "key" IN wanted AND source IS NOT NULL'
+    ' EXCEPT SELECT source FROM items WHERE "key" NOT IN wanted'
+)
+STRAY_FAILURES = text(
+    'DELETE FROM failures WHERE coalesce("key" NOT IN (SELECT "key" FROM items),'
+    " source NOT IN (SELECT source FROM items WHERE source IS NOT NULL))"
+)
+# Where a name in a message may begin or end: not between two characters of one path.
+EDGE = re.compile(r"(?<![\w/\\.-])|(?![\w/\\-]|\.[\w/])")
+QUOTES = ("'", '"', "`")
+LINE = re.compile(r":\d+$")  # of a table
 
 
 @cache
@@ -364,10 +388,27 @@ class Writer(Snapshot):
             )
 
     def forget_failures_of(self, keys: Sequence[str]) -> None:
-        """Forget the failures that mention one of some keys, or the source of its item."""
-        if keys:
-            self._changes(items=False)
-            self.connection.execute(FORGET_FAILURES, {"values": json.dumps(list(keys))})
+        """Forget the failures that name one of some keys, or the source that its item alone has."""
+        failures = self.failures()
+        if not keys or not failures:
+            return
+        sources = self.connection.execute(OWN_SOURCES, {"values": json.dumps(list(keys))}).scalars()
+        names = {legible(name) for name in (*keys, *sources)}
+        shown = names | {repr(name)[1:-1] for name in names}
+        self.clear_failures(
+            [
+                one.source
+                for one in failures
+                if not names.isdisjoint((one.key, one.source, LINE.sub("", one.source)))
+                or _mentions(one.error, shown)
+                or _mentions(one.hint, shown)
+            ]
+        )
+
+    def forget_stray_failures(self) -> None:
+        """Forget the failures whose key, or source where no key is known, is no item's."""
+        self._changes(items=False)
+        self.connection.execute(STRAY_FAILURES)
 
     def set_index(self, index: IndexFile) -> bool:
         """Make a finished file the index of its modality; the one before it is removed.
@@ -447,16 +488,21 @@ class Writer(Snapshot):
             InvalidInput: It is no metadata, or has a name that no JSON path spells.
         """
         expressions = field_expressions(names)
+        if names in self._field_indexes():
+            return
+        spelt = json.dumps(list(names))
+        name = f"{FIELD_INDEX}{hash_content(spelt.encode())[:8]} {spelt}"
         self._changes(items=False)
-        self.connection.exec_driver_sql(
-            f"CREATE INDEX IF NOT EXISTS {_index_name(names)} ON items ({expressions})"
-        )
+        self.connection.exec_driver_sql(f"CREATE INDEX {_quoted(name)} ON items ({expressions})")
         stamp_schema(self.connection)
 
     def drop_field_index(self, names: tuple[str, ...]) -> None:
         """Let SQLite forget the index of a metadata field; without one, nothing is done."""
+        name = self._field_indexes().get(names)
+        if name is None:
+            return
         self._changes(items=False)
-        self.connection.exec_driver_sql(f"DROP INDEX IF EXISTS {_index_name(names)}")
+        self.connection.exec_driver_sql(f"DROP INDEX {_quoted(name)}")
         stamp_schema(self.connection)
 
     def set_job(self, job: Job) -> None:
@@ -530,21 +576,46 @@ class Writer(Snapshot):
         self._set_row_file(modality, generation=generation, rows=start)
         self._useless.append(old.path)
 
-    def drop_dead_rows(self, modality: Modality, blocks: Iterable[NDArray[np.float32]]) -> None:
+    def drop_dead_rows(
+        self, modality: Modality, read: Callable[[], Iterable[NDArray[np.float32]]]
+    ) -> None:
         """Write the live rows of a modality into a new generation, numbered anew in their order.
 
-        The items stay what they are, and so does the version.
+        The items stay what they are, and so does the version. Where none is dead, nothing is done.
 
         Args:
-            modality: Whose rows; some must be dead.
-            blocks: All of them, in order.
+            modality: Whose rows.
+            read: Reads all of them, in order, and raises CorruptData for those that are damaged.
+
+        Raises:
+            CorruptData: A row is not a segment's or dead, or is both, or is damaged; nothing was
+                changed.
         """
+        self._check_numbers(modality)
         dead = self.dead(modality)
+        if not len(dead):
+            return
+        # Read twice, for damage would else be found by each addition after all the numbering.
+        for _ in read():
+            pass
         self._changes(items=False)
         for statement in NUMBER_ANEW:
             self.connection.execute(statement, {"own": modality, "first": int(dead[0])})
-        self.replace_row_file(modality, _live(blocks, dead))
+        self.replace_row_file(modality, _live(read(), dead))
         self._set_row_file(modality, dead=0)
+
+    def _check_numbers(self, modality: Modality) -> None:
+        """Refuse to go on where not every row is a segment's or dead, and only one of them."""
+        file = self.state.row_files[modality]
+        live, dead, both, outside = self.connection.execute(
+            COUNT_NUMBERS, {"own": modality, "last": file.rows - 1}
+        ).one()
+        if (live + dead, dead, both, outside) != (file.rows, file.dead, 0, 0):
+            raise CorruptData(
+                f"{self._directory}: of {file.rows} rows of {modality}, {file.dead} of them dead, "
+                f"{live} are a segment's, {dead} dead, {both} both and {outside} beyond the end",
+                hint=rows.HINT,
+            )
 
     # ---- moving to another model -------------------------------------------------------------
 
@@ -678,6 +749,27 @@ def _live(
         start += len(block)
 
 
+def _mentions(words: str, names: Collection[str]) -> bool:
+    """Return whether a message has one of some names in it, and not within another.
+
+    One of letters alone may be any word, so it counts in quotes or as the beginning before a colon.
+    """
+    longest = max(map(len, names))
+    edges = [edge.start() for edge in EDGE.finditer(words)]
+    for number, start in enumerate(edges):
+        for end in edges[number + 1 :]:
+            if end - start > longest:
+                break
+            name = words[start:end]
+            if name in names and (
+                not name.isalpha()
+                or words.startswith(QUOTES, end)
+                or (start == 0 and words.startswith(":", end))
+            ):
+                return True
+    return False
+
+
 def now() -> str:
     """Return the time, ISO 8601 in UTC."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -715,8 +807,7 @@ def _stack(items: Sequence[NewItem]) -> NDArray[np.float32]:
     return vectors
 
 
-def _index_name(names: tuple[str, ...]) -> str:
-    name = FIELD_INDEX + json.dumps(list(names))
+def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 

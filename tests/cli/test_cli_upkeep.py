@@ -89,6 +89,12 @@ def test_fields_tells_what_a_filter_can_ask_for(muomni: Run, tmp_path: Path) -> 
     for wrong in (["--drop", "year"], ["--index", "key"], ["--index", "a b"], ["--drop", ""]):
         result = muomni("fields", *wrong, "-c", "c")
         assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    # All or nothing.
+    for wrong in (["--index", "year", "--drop", "none"], ["--index", "year", "--index", "key"]):
+        assert muomni("fields", *wrong, "-c", "c").exit_code == 1
+        assert answers(muomni("fields", "-c", "c")) == [fields]
+    (fields,) = answers(muomni("fields", "--index", "year", "--drop", "tags", "-c", "c"))
+    assert [name for name, one in fields.items() if not one["indexed"]] == ["tags"]
 
 
 def test_answers_are_the_same_after_a_rebuild(muomni: Run, collection: Path) -> None:

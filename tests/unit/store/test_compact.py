@@ -16,8 +16,10 @@ from muomni_search import Collection, Modality, Query, Record
 from muomni_search.errors import CorruptData
 from muomni_search.index import planner
 from muomni_search.items import DIM
+from muomni_search.store import rows
 from muomni_search.store import store as store_module
 from muomni_search.store.rows import BLOCK_ROWS, ROW_BYTES
+from muomni_search.store.writer import Writer
 from muomni_search.vectors import normalise
 
 # Each vector four times, so that ties are everywhere.
@@ -164,6 +166,99 @@ def test_damaged_rows_are_not_compacted(collection: Collection) -> None:
         collection.compact()
     assert collection.stats()["image"]["dead"] == 1_500
     assert not (collection.directory / "vectors/image.1.f32").exists()
+
+
+def test_damage_is_found_before_anything_is_numbered_or_written(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (collection.directory / "vectors/image.0.f32").open("r+b") as file:
+        file.seek((BLOCK_ROWS + 5) * ROW_BYTES)
+        file.write(b"damage")
+    told: list[str] = []
+
+    def noted(owner: Any, name: str) -> None:
+        act = getattr(owner, name)
+
+        def note(*given: Any, **named: Any) -> Any:
+            told.append(name)
+            return act(*given, **named)
+
+        monkeypatch.setattr(owner, name, note)
+
+    noted(rows, "append_rows")
+    noted(Writer, "_changes")
+    noted(Writer, "drop_dead_rows")
+    monkeypatch.setattr(planner, "is_compaction_due", lambda **_: True)
+    assert collection.add([]).removed == 0
+    with pytest.raises(CorruptData, match="verify --repair"):
+        collection.compact()
+    assert set(told) == {"drop_dead_rows"}
+    assert collection.stats()["image"]["dead"] == 1_500
+
+
+# Of the rows, 150 is dead and 1200 is not.
+NUMBERS = {
+    "nobody's": ['DELETE FROM segments WHERE "row" = 1200'],
+    "not dead either": ['DELETE FROM dead_rows WHERE "row" = 150'],
+    "both": ["INSERT INTO dead_rows VALUES ('image', 1200)"],
+    "one both, another neither": [
+        "INSERT INTO dead_rows VALUES ('image', 1200)",
+        'DELETE FROM segments WHERE "row" = 1300',
+        "UPDATE row_files SET dead = dead + 1 WHERE modality = 'image'",
+    ],
+    "one both, another nobody's": ['UPDATE dead_rows SET "row" = 1200 WHERE "row" = 150'],
+    "beyond the end": ['UPDATE segments SET "row" = 9000 WHERE "row" = 1200'],
+    "before the beginning": ['UPDATE dead_rows SET "row" = -1 WHERE "row" = 150'],
+    "miscounted": ["UPDATE row_files SET dead = dead + 1 WHERE modality = 'image'"],
+    "counted, not listed": ["DELETE FROM dead_rows WHERE modality = 'image'"],
+    "listed, not counted": ["UPDATE row_files SET dead = 0 WHERE modality = 'image'"],
+}
+
+
+@pytest.mark.parametrize("damage", NUMBERS.values(), ids=NUMBERS)
+def test_rows_whose_numbers_do_not_add_up_are_not_numbered_anew(
+    collection: Collection, damage: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(sqlite3.connect(collection.store.database)) as connection:
+        for statement in damage:
+            assert connection.execute(statement).rowcount
+        connection.commit()
+    before = everything(collection)
+    for act in (collection.compact, collection.purge):
+        with pytest.raises(CorruptData, match="verify --repair"):
+            act()
+    # Neither by itself, after an addition.
+    monkeypatch.setattr(planner, "is_compaction_due", lambda **_: True)
+    collection.add([])
+    assert everything(collection) == before
+    collection.repair()
+    collection.compact()
+    assert collection.verify() == []
+    for item in collection.get([item.key for item in collection.items()], vectors=True):
+        number = int(item.key.partition("/")[2])
+        shift = 1_000 if item.modality == "image" and 2_000 <= number < 2_600 else 0
+        assert item.vector is not None
+        assert np.allclose(item.vector, ROWS[number + shift], atol=1e-6)
+
+
+def test_a_dead_row_that_is_counted_and_is_not_there_is_refused(collection: Collection) -> None:
+    with closing(sqlite3.connect(collection.store.database)) as connection:
+        connection.execute("UPDATE row_files SET dead = 1 WHERE modality = 'audio'")
+        connection.commit()
+    with pytest.raises(CorruptData, match=r"20 rows of audio.*verify --repair"):
+        collection.compact()
+    assert collection.repair()
+    assert collection.compact().rows[Modality.AUDIO] == (20, 20)
+
+
+def everything(collection: Collection) -> dict[str, list[Any]]:
+    """Return what the tables of rows hold, and the files."""
+    with closing(sqlite3.connect(collection.store.database)) as connection:
+        found = {
+            name: connection.execute(f"SELECT * FROM {name} ORDER BY 1, 2").fetchall()
+            for name in ("segments", "dead_rows", "row_files", "row_blocks")
+        }
+    return {**found, "files": sorted((collection.directory / "vectors").iterdir())}
 
 
 def test_an_index_is_built_anew_of_the_rows_that_are_left(

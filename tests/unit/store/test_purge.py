@@ -6,7 +6,7 @@ import fcntl
 import os
 import random
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
@@ -193,6 +193,80 @@ def test_failures_that_speak_of_it_go_and_others_stay(collection: Collection) ->
     sought = needles(collection)
     collection.purge([SECRET, "secret/v"])
     assert [failure.source for failure in collection.failures()] == ["/x/4"]
+    assert found_in(collection.directory, sought) == set()
+
+
+def fail(collection: Collection, *problems: Problem) -> None:
+    with collection.store.write() as writer:
+        writer.fail(problems)
+
+
+def left(collection: Collection) -> list[str]:
+    return [failure.source for failure in collection.failures()]
+
+
+def text_record(key: str, source: str | None = None) -> Record:
+    return Record(key, Modality.TEXT, "here", text="owl", source=source)
+
+
+def test_failures_of_strangers_stay(collection: Collection) -> None:
+    collection.add([text_record("a", "/x/a")])
+    strangers = [
+        Problem("/data/photos/beach.jpg", "it is a directory", "take a picture", "beach.jpg"),
+        Problem("/x/a/b", "cannot be read", "mend /x/a/b", "x/a"),
+        Problem("/x/a.txt", "/x/a.txt: is 'a.txt'", "remove /x/a.txt or a-b"),
+        Problem("/x/ab", "", "see /y/x/a"),
+    ]
+    fail(collection, *strangers)
+    collection.purge("a")
+    assert left(collection) == sorted(one.source for one in strangers)
+
+
+@pytest.mark.parametrize(
+    "key", ["a", "owl (1)", 'Anna\'s "letter"\n.txt', "ü", "a/b.txt", "'", "a b", "back\\slash"]
+)
+@pytest.mark.parametrize(
+    "spell",
+    [
+        lambda key: f"{key}: it is damaged",
+        lambda key: f"the key {key!r} was there before",
+        lambda key: f"the key {key!r}",
+        lambda key: f"{key!r}",
+    ],
+)
+def test_failures_that_show_a_key_go(
+    collection: Collection, key: str, spell: Callable[[str], str]
+) -> None:
+    collection.add([text_record(key)])
+    fail(collection, Problem("/t.csv:3", spell(key)), Problem("/t.csv:4", "bad", spell(key)))
+    collection.purge(key)
+    assert left(collection) == []
+
+
+def test_failures_of_a_table_stay_as_long_as_it_has_other_items(collection: Collection) -> None:
+    table = "/somewhere/t.csv"
+    collection.add([text_record("r1", table), text_record("r2", table)])
+    fail(collection, Problem(f"{table}:3", f"{table}:3: no text"), Problem(f"{table}:4", "", "r1."))
+    collection.purge("r1")
+    assert left(collection) == [f"{table}:3"]
+    collection.purge("r2")
+    assert left(collection) == []
+
+
+def test_without_a_key_the_failures_of_what_is_no_item_go(collection: Collection) -> None:
+    fail(
+        collection,
+        Problem(SOURCE, f"{SECRET}: bad", "mend it", SECRET),
+        Problem("/x/n1", "an update failed", "", "n1"),
+        Problem("/x/n2", "unknown key"),
+    )
+    sought = needles(collection)
+    collection.delete([SECRET, "secret/v"])
+    collection.purge(where="n = 1")  # of a filter those that it matches
+    assert left(collection) == [SOURCE, "/x/n2"]
+    fail(collection, Problem("/x/n3", "an update failed", "", "n3"))
+    collection.purge()
+    assert left(collection) == ["/x/n3"]
     assert found_in(collection.directory, sought) == set()
 
 

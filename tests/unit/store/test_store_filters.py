@@ -20,7 +20,7 @@ from muomni_search.filters import And, Filter, Not, Or, Test, parse_filter, spel
 from muomni_search.items import DIM, Modality
 from muomni_search.store import tables
 from muomni_search.store.snapshot import ROWS_BY_ID, Snapshot
-from muomni_search.store.sql_filter import filter_to_sql
+from muomni_search.store.sql_filter import field_expressions, filter_to_sql
 from muomni_search.store.store import NewItem, Store
 
 VECTOR = np.eye(1, DIM, dtype=np.float32)
@@ -318,6 +318,46 @@ def test_an_index_of_a_field_is_used_and_changes_no_answer(tmp_path: Path) -> No
                 writer.drop_field_index(names)
         with store.snapshot() as snapshot:
             assert snapshot.indexed_fields() == [("year",)]
+
+
+def test_fields_that_differ_in_case_alone_have_an_index_each(tmp_path: Path) -> None:
+    fields = [("YEAR",), ("Year",), ("year",)]
+    with Store.create(tmp_path / "c", model="m", fingerprint="f") as store:
+        with store.write() as writer:
+            for names in fields:
+                writer.index_field(names)
+        with store.snapshot() as snapshot:
+            assert snapshot.indexed_fields() == fields
+            for (name,) in fields:
+                assert "USING INDEX field" in plan(snapshot, f"{name} = 2000")
+        with store.write() as writer:
+            writer.drop_field_index(("Year",))
+            writer.drop_field_index(("yeaR",))  # has none
+        with store.snapshot() as snapshot:
+            assert snapshot.indexed_fields() == [("YEAR",), ("year",)]
+        assert list(store.problems()) == []
+
+
+def test_an_index_of_the_name_that_it_had_before_is_known(tmp_path: Path) -> None:
+    with (
+        Store.create(tmp_path / "c", model="m", fingerprint="f") as store,
+        store.write() as writer,
+    ):
+        expressions = field_expressions(("year",))
+        writer.connection.exec_driver_sql(
+            f"""CREATE INDEX "field [""year""]" ON items ({expressions})"""
+        )
+        writer.index_field(("year",))
+        assert (
+            writer.connection.exec_driver_sql(
+                "SELECT count(*) FROM sqlite_master WHERE name LIKE 'field %'"
+            ).scalar()
+            == 1
+        )
+        assert writer.indexed_fields() == [("year",)]
+        writer.index_field(("Year",))
+        writer.drop_field_index(("year",))
+        assert writer.indexed_fields() == [("Year",)]
 
 
 @pytest.mark.parametrize("names", [("key",), ("modality",), ('a"b',), ("a\\b",)])
