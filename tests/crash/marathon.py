@@ -71,6 +71,7 @@ class Life:
         self._ledger = Ledger()
         self._said = ""
         self.survived: Counter[tuple[str, str]] = Counter()
+        self.begun: Counter[str] = Counter()
         self.answers: Counter[str] = Counter()
         (self.place / "files").mkdir(parents=True)
         write_aligned_model(self.place / "model")
@@ -81,9 +82,6 @@ class Life:
     def count(self, kind: str) -> int:
         """Return how many disturbances of a kind it has survived."""
         return sum(number for (one, _), number in self.survived.items() if one == kind)
-
-    def _tried(self, name: str) -> int:
-        return sum(number for (_, one), number in self.survived.items() if one == name)
 
     def summarise(self) -> None:
         """Print what it survived, by kind and order."""
@@ -109,9 +107,11 @@ class Life:
     def begin(self) -> tuple[list[Order], list[Ledger]]:
         """Return some random orders and their ledgers; keep the place as it is before them."""
         possible = [name for name in ORDERS if name != "import" or self._ledger.model == "hashing"]
-        # What was tried least; of those, any.
+        # What was tried least; of those, any. Tried and not survived: an order to which nothing
+        # can be refused would be tried for ever.
         self.random.shuffle(possible)
-        names = [min(possible, key=self._tried)]
+        names = [min(possible, key=self.begun.__getitem__)]
+        self.begun[names[0]] += 1
         if names[0] not in ALONE | {"reembed"} and self.random.random() < 0.3:
             names.append(self.random.choice([one for one in possible if one not in ALONE]))
         planned = self._plan(names)
