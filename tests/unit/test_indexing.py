@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from vector_helpers import rows_of
 
 from muomni_search import Collection
 from muomni_search.errors import InvalidInput
@@ -14,14 +15,8 @@ from muomni_search.index import planner, tuning
 from muomni_search.index.protocol import VectorIndex
 from muomni_search.items import Modality, Query, Record
 from muomni_search.store.records import Settings
-from muomni_search.vectors import normalise
 
 IMAGE, TEXT = Modality.IMAGE, Modality.TEXT
-
-
-def rows_of(count: int, seed: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    return normalise(rng.standard_normal((count, 256)) * (np.arange(256) + 1.0) ** -0.5)
 
 
 def records(modality: Modality, rows: np.ndarray, start: int = 0) -> Iterator[Record]:

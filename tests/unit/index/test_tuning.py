@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from vector_helpers import rows_of
 
 from muomni_search.index import planner, tuning
 from muomni_search.index.exact import exact_top_rows
 from muomni_search.index.protocol import CODES, Candidates
 from muomni_search.index.tuning import Promise
-from muomni_search.vectors import normalise
 
 NOTHING = np.empty(0, np.int64)
-
-
-def rows_of(count: int, seed: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    return normalise(rng.standard_normal((count, 256)) * (np.arange(256) + 1.0) ** -0.5)
 
 
 @pytest.fixture(scope="module")
