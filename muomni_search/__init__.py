@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from muomni_search.training.recipe import read_recipe
     from muomni_search.training.trainer import Training, train
     from muomni_search.transfer import export_collection, import_collection
+    from muomni_search.watch import watch_folders
 
 _HOMES = {
     "Alignment": "alignment",
@@ -83,6 +84,7 @@ _HOMES = {
     "register_encoder": "encoders.foreign.registered",
     "run_batch": "batch",
     "train": "training.trainer",
+    "watch_folders": "watch",
     "write_heat": "heat",
     "write_map": "explore.drawing",
     "write_neighbors": "batch",
@@ -128,6 +130,7 @@ __all__ = [
     "register_encoder",
     "run_batch",
     "train",
+    "watch_folders",
     "write_heat",
     "write_map",
     "write_neighbors",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import NoneType
@@ -67,6 +67,7 @@ def read_corpus(
     prefix: str | None = None,
     vectors: str | Path | None = None,
     exclude: Sequence[str] = (),
+    only: Collection[Path] | None = None,
 ) -> Corpus:
     """Return what a corpus holds, as a stream.
 
@@ -77,6 +78,8 @@ def read_corpus(
         prefix: Put before each key, with a slash.
         vectors: A ``.npy`` whose row i is the vector of row i of the one table given.
         exclude: Patterns of names to leave out, as in ``.gitignore``.
+        only: Of the folders only these files, and these folders with all that is in them: absolute
+            paths without links, which need not be there any more.
 
     Raises:
         NotFound: A path does not exist; nothing was yielded yet.
@@ -102,7 +105,9 @@ def read_corpus(
         for place in places
         if place.is_dir() or _is_table(place)
     ]
-    return Corpus(_read_all(places, start, matrix, excluded), roots)
+    if only is not None:
+        roots = [str(path) for path in only]
+    return Corpus(_read_all(places, start, matrix, excluded, only), roots)
 
 
 def read_records(records: Iterable[Record | Problem | Skipped]) -> Corpus:
@@ -137,11 +142,15 @@ def _checked(entry: Record | Problem | Skipped) -> Entry:
 
 
 def _read_all(
-    places: Sequence[Path], prefix: str, vectors: Path | None, excluded: GitIgnoreSpec | None
+    places: Sequence[Path],
+    prefix: str,
+    vectors: Path | None,
+    excluded: GitIgnoreSpec | None,
+    only: Collection[Path] | None,
 ) -> Iterator[Entry]:
     for place in places:
         if place.is_dir():
-            yield from read_folder(place.resolve(), prefix=prefix, excluded=excluded)
+            yield from read_folder(place.resolve(), prefix=prefix, excluded=excluded, only=only)
         elif _is_table(place):
             yield from read_table(place.absolute(), prefix=prefix, vectors=vectors)
         elif place.suffix.lower() == ".npy":

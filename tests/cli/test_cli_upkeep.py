@@ -391,6 +391,7 @@ def test_base_and_hashing_come_with_the_package(muomni: Run) -> None:
 
 NEED_A_COLLECTION = [name for name in COMMANDS if name not in {"collections", "model", "train"}]
 ARGUMENTS = {
+    "watch": [".", "--once"],
     "search": ["owl"],
     "explain": ["owl", "k"],
     "map": ["map.png"],
