@@ -35,7 +35,17 @@ DEBOUNCE_SECONDS = 1.0
 RESCAN_SECONDS = 3600.0
 # What editors and downloads write beside the file that is meant, and rename or remove when it is
 # whole. Names with a dot in front are left out anyway.
-TEMPORARY = ("*~", "*.swp", "*.swx", "4913", r"\#*#", "*.tmp", "*.part", "*.partial", "*.crdownload")
+TEMPORARY = (
+    "*~",
+    "*.swp",
+    "*.swx",
+    "4913",
+    r"\#*#",
+    "*.tmp",
+    "*.part",
+    "*.partial",
+    "*.crdownload",
+)
 # With more paths than this, looking at whole folders costs less.
 MANY_PATHS = 1_000
 # What is put off is tried again after this long, then twice as long, …

@@ -298,6 +298,7 @@ def test_force_removes_what_is_gone(folder: Path, kept: Path) -> None:
     assert keys_of(kept) == set()
 
 
+@pytest.mark.slow
 def test_a_busy_writer_is_waited_for(folder: Path, kept: Path) -> None:
     with watching(folder, "-c", kept) as watch:
         watch.report()
@@ -346,20 +347,13 @@ def test_a_signal_in_the_middle_leaves_a_whole_collection(folder: Path, kept: Pa
         (folder / f"{number}.txt").write_text(f"A text of number {number}.")
     settle(folder)
     with watching(folder, "-c", kept) as watch:
-        # While the first batch is under way: some are committed, but it is not done.
-        wait_for(lambda: bool(_read_ahead(watch.process.pid)) or watch.process.poll() is not None)
+        watch.until_said("watching")  # the first batch begins
         assert watch.end() == 0
     with Collection.open(kept) as collection:
         assert collection.verify() == []
         rest = collection.add(read_corpus([folder]))
         assert rest.failed == 0
         assert rest.added + rest.unchanged == 3005
-
-
-def _read_ahead(process: int) -> list[str]:
-    """Return the reading threads of a process."""
-    threads = Path(f"/proc/{process}/task").glob("*/comm")
-    return [name for name in (path.read_text() for path in threads) if name.startswith("read")]
 
 
 def test_polling_finds_the_same(folder: Path, kept: Path) -> None:
