@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from muomni_search.explore.drawing import write_map
     from muomni_search.explore.map import Map, make_map
     from muomni_search.heat import write_heat
-    from muomni_search.ingest.manifest import read_corpus
+    from muomni_search.hits import Hits
+    from muomni_search.ingest.manifest import read_corpus, read_records
     from muomni_search.items import Hit, Item, Modality, Problem, Query, Record, Span
     from muomni_search.pipeline import Report
     from muomni_search.reembed import Reembedded, reembed_collection
@@ -53,6 +54,7 @@ _HOMES = {
     "Explanation": "explanation",
     "Group": "duplicates",
     "Hit": "items",
+    "Hits": "hits",
     "InvalidInput": "errors",
     "Item": "items",
     "Limits": "collection",
@@ -79,6 +81,7 @@ _HOMES = {
     "load_model": "encoders.model",
     "make_map": "explore.map",
     "read_corpus": "ingest.manifest",
+    "read_records": "ingest.manifest",
     "read_recipe": "training.recipe",
     "reembed_collection": "reembed",
     "register_encoder": "encoders.foreign.registered",
@@ -99,6 +102,7 @@ __all__ = [
     "Explanation",
     "Group",
     "Hit",
+    "Hits",
     "InvalidInput",
     "Item",
     "Limits",
@@ -126,6 +130,7 @@ __all__ = [
     "make_map",
     "read_corpus",
     "read_recipe",
+    "read_records",
     "reembed_collection",
     "register_encoder",
     "run_batch",

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from muomni_search import indexing
+from muomni_search import frames, indexing
 from muomni_search.encoders.model import is_name, load_model
 from muomni_search.encoders.protocol import Model
 from muomni_search.errors import CheckpointError, Conflict, InvalidInput, MuomniError, NotFound
 from muomni_search.filters import parse_field, parse_filter
+from muomni_search.hits import Hits
 from muomni_search.ingest.read import Limits
-from muomni_search.items import Hit, Item, Modality, Problem, Query, Record
+from muomni_search.items import Item, Modality, Problem, Query, Record
 from muomni_search.store.fields import summarise_fields
 from muomni_search.store.files import is_own, own_bytes
 from muomni_search.store.records import Compacted, Failure, Fault, Purged
@@ -33,6 +34,9 @@ from muomni_search.store.store import Store
 from muomni_search.view import Loaded, Modalities, Ranked, View, Where, modalities_of
 
 if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
     from muomni_search.ingest.manifest import Corpus, Skipped
     from muomni_search.pipeline import Progress, Report
 
@@ -311,6 +315,33 @@ class Collection:
         with self._store.snapshot() as snapshot:
             yield from snapshot.iter_items(parse_filter(where), wanted, limit=limit)
 
+    def to_arrow(
+        self, *, where: Where = None, modality: Modalities = None, vectors: bool = True
+    ) -> pa.Table:
+        """Return the items as an Arrow table, a row an item, by key.
+
+        ``metadata`` is JSON, as in an export; ``add`` takes such a table back.
+
+        Args:
+            where: Only items that this filter matches.
+            modality: Only items of these modalities.
+            vectors: With ``vector``, a FixedSizeList of 256 floats: the unit mean of the item's
+                segments. The table shares one NumPy array; nothing is copied a row.
+        """
+        wanted = None if modality is None else modalities_of(modality)
+        with self._store.snapshot() as snapshot:
+            return frames.items_to_arrow(snapshot, parse_filter(where), wanted, vectors=vectors)
+
+    def to_pandas(
+        self, *, where: Where = None, modality: Modalities = None, vectors: bool = True
+    ) -> pd.DataFrame:
+        """Return the items as a data frame; see ``to_arrow``. Here ``metadata`` holds dicts.
+
+        Raises:
+            NotFound: pandas is not installed.
+        """
+        return frames.to_pandas(self.to_arrow(where=where, modality=modality, vectors=vectors))
+
     def query(
         self,
         query: Query | str,
@@ -323,7 +354,7 @@ class Collection:
         exact: bool = False,
         segments: bool = False,
         include_self: bool = False,
-    ) -> list[Hit]:
+    ) -> Hits:
         """Return the best hits for a query: exactly min(k, what matches) of them.
 
         Args:
@@ -341,7 +372,8 @@ class Collection:
             include_self: Keep the items that the query itself names.
 
         Returns:
-            Hits by score, then key; scores never increase.
+            Hits by score, then key; scores never increase. A list that notebooks show as pictures,
+            players and passages; ``to_arrow`` and ``to_pandas`` make tables of it.
 
         Raises:
             InvalidInput: A bad query, k or filter.
@@ -371,7 +403,7 @@ class Collection:
         exact: bool = False,
         segments: bool = False,
         include_self: bool = False,
-    ) -> list[list[Hit]]:
+    ) -> list[Hits]:
         """Answer several queries from one view; see ``query``."""
         whole = int | np.integer
         if not (isinstance(k, whole) and k >= 1 and isinstance(offset, whole) and offset >= 0):
@@ -398,7 +430,7 @@ class Collection:
                     include_self=include_self,
                     min_score=min_score,
                 )[offset:]
-                answers.append(view.hits(ranked, first_rank=offset + 1))
+                answers.append(Hits(view.hits(ranked, first_rank=offset + 1)))
         return answers
 
     def resolve(self, query: Query) -> NDArray[np.float32]:

@@ -87,7 +87,7 @@ def progress_bar(
     if not sys.stderr.isatty():
         yield None
         return
-    from muomni_search.cli.progress import Bar
+    from muomni_search.progress import Bar
 
     with Bar(unit, estimate) as bar:
         yield bar
