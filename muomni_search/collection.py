@@ -9,7 +9,7 @@ commit or a rebuild in between is not seen by it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from muomni_search.ingest.manifest import Corpus, Skipped
+    from muomni_search.ingest.rows import ArrowStream
     from muomni_search.pipeline import Progress, Report
 
 __all__ = ["Collection", "Limits", "Modalities", "Ranked", "View", "Where"]
@@ -139,25 +140,26 @@ class Collection:
 
     def add(
         self,
-        corpus: Corpus | Iterable[Record | Problem | Skipped],
+        corpus: Corpus | Iterable[Record | Problem | Skipped | Mapping[str, Any]] | ArrowStream,
         *,
         prune_roots: Sequence[Path] = (),
         force: bool = False,
         dry_run: bool = False,
         strict: bool = False,
         limits: Limits | None = None,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
     ) -> Report:
         """Bring the collection up to date with a corpus.
 
         Args:
-            corpus: What ``read_corpus`` returns, or records of your own.
+            corpus: What ``read_corpus`` returns; or records, dicts, an Arrow table or a data frame
+                of your own (see ``read_records``).
             prune_roots: Folders whose vanished files are removed from the collection.
             force: Remove them even when more than half of a folder vanished.
             dry_run: Say what would happen, and do nothing.
             strict: Stop at the first input that cannot be used.
             limits: What a single file may cost.
-            progress: Told of each record.
+            progress: Told of each record; True for a bar on stderr or in the notebook.
 
         Returns:
             The counts, and the inputs that could not be used with their reasons.
@@ -170,15 +172,16 @@ class Collection:
         from muomni_search.ingest.manifest import Corpus, read_records
         from muomni_search.pipeline import Pipeline, prune
 
-        pipeline = Pipeline(
-            self._store,
-            self.model,
-            limits=limits or Limits(),
-            strict=strict,
-            dry_run=dry_run,
-            progress=progress,
-        )
-        report = pipeline.run(corpus if isinstance(corpus, Corpus) else read_records(corpus))
+        with _told(progress, corpus) as told:
+            pipeline = Pipeline(
+                self._store,
+                self.model,
+                limits=limits or Limits(),
+                strict=strict,
+                dry_run=dry_run,
+                progress=told,
+            )
+            report = pipeline.run(corpus if isinstance(corpus, Corpus) else read_records(corpus))
         report.removed = prune(
             self._store,
             prune_roots,
@@ -320,7 +323,8 @@ class Collection:
     ) -> pa.Table:
         """Return the items as an Arrow table, a row an item, by key.
 
-        ``metadata`` is JSON, as in an export; ``add`` takes such a table back.
+        The columns are those that ``add`` takes back: ``key``, ``modality``, ``source``, ``text``,
+        ``metadata`` (JSON, as in an export) and ``vector``.
 
         Args:
             where: Only items that this filter matches.
@@ -571,6 +575,20 @@ class Collection:
         from muomni_search.store.backup import back_up
 
         return back_up(self._store, Path(target), copied=copied)
+
+
+@contextmanager
+def _told(progress: Progress | bool | None, corpus: object) -> Iterator[Progress | None]:
+    """Give what is told of the records; a bar that knows how many there are, where they say so."""
+    if not isinstance(progress, bool):
+        yield progress
+    elif not progress:
+        yield None
+    else:
+        from muomni_search.progress import Bar
+
+        with Bar("items", lambda: len(corpus) if isinstance(corpus, Sized) else None) as bar:
+            yield bar
 
 
 def full_name(model: str | Path) -> str:

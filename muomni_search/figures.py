@@ -108,7 +108,8 @@ class Figures:
     Args:
         pixels: The longer side of a thumbnail.
         seconds: How much of a sound plays.
-        most_bytes: What all of them may take; from then on there are placeholders.
+        most_bytes: What all of them may take, a page's worth by default; from then on there are
+            placeholders.
     """
 
     def __init__(
@@ -116,11 +117,11 @@ class Figures:
         *,
         pixels: int = THUMBNAIL_PIXELS,
         seconds: float = SOUND_SECONDS,
-        most_bytes: int = PAGE_BYTES,
+        most_bytes: int | None = None,
     ) -> None:
         self._pixels = pixels
         self._seconds = seconds
-        self._bytes_left = most_bytes
+        self._bytes_left = PAGE_BYTES if most_bytes is None else most_bytes
 
     def of_part(self, part: Part) -> Figure:
         """Return what shows a part of a query."""

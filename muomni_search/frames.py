@@ -93,8 +93,6 @@ def items_to_arrow(
         "source": pa.array([item.source for item in items], text),
         "text": pa.array([item.text for item in items], text),
         "metadata": pa.array([to_json(item.metadata, item.key) for item in items], text),
-        "segments": pa.array([item.segments for item in items], pa.int64()),
-        "added": pa.array([item.added for item in items], text),
     }
     if vectors:
         block = _vectors(snapshot, items)

@@ -14,6 +14,7 @@ import click
 
 from muomni_search.cli.add import print_report
 from muomni_search.cli.options import (
+    DIRECTORY,
     Command,
     FiniteNumber,
     collection_option,
@@ -36,7 +37,7 @@ muomni watch photos --once -c indexes/mine""",
     metavar="PATH...",
     nargs=-1,
     required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=DIRECTORY,
 )
 @click.option("--once", is_flag=True, help="Bring the collection up to date, and end: for cron.")
 @click.option("--prefix", metavar="P", help="Put P/ before every key.")
@@ -83,6 +84,9 @@ def command(
 
     A folder that goes away, as a disk does, is waited for: nothing of it is removed.
     """
+    for folder in folders:
+        if not folder.is_dir():
+            raise click.BadParameter(f"{str(folder)!r} does not exist", param_hint="PATH")
     from muomni_search import Collection, Limits, watch_folders
 
     with (

@@ -6,9 +6,10 @@ import hashlib
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import count, groupby
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from muomni_search.documents import check_key, check_texts, to_json
 from muomni_search.errors import InvalidInput, NotFound
@@ -19,8 +20,8 @@ from muomni_search.ingest.folder import (
     read_folder,
     read_patterns,
 )
-from muomni_search.ingest.rows import TABLES
-from muomni_search.ingest.table import read_table
+from muomni_search.ingest.rows import TABLES, ArrowStream, stream_rows
+from muomni_search.ingest.table import read_row_records, read_table
 from muomni_search.items import Modality, Problem, Record
 from muomni_search.vectors import check_vectors, is_unit
 
@@ -110,15 +111,58 @@ def read_corpus(
     return Corpus(_read_all(places, start, matrix, excluded, only), roots)
 
 
-def read_records(records: Iterable[Record | Problem | Skipped]) -> Corpus:
-    """Return records that a program made as a corpus.
+def read_records(
+    records: Iterable[Record | Problem | Skipped | Mapping[str, Any]] | ArrowStream,
+    *,
+    prefix: str | None = None,
+    folder: str | Path | None = None,
+) -> Corpus:
+    """Return what a program has in memory as a corpus: records, dicts, a table, a data frame.
 
-    A record that cannot be stored becomes a problem; a vector is normalised.
+    Dicts and the rows of tables are read as those of a Parquet file are: ``key``, ``modality``,
+    one of ``text``, ``image``, ``audio``, ``path`` and ``vector``; the rest is metadata. What
+    cannot be stored becomes a problem; a vector is normalised.
+
+    Args:
+        records: Records or dicts, or what hands itself over as a stream of Arrow's, as tables of
+            pyarrow's and data frames of pandas' and polars' do.
+        prefix: Put before the keys of dicts and rows, with a slash.
+        folder: Where the files are that dicts and rows name; the working directory by default.
 
     Raises:
-        InvalidInput: Something among them is no record.
+        InvalidInput: Something among them is no record, or this is no table.
     """
-    return Corpus(map(_checked, records))
+    start = (prefix or "").strip("/")
+    start += "/" * bool(start)
+    place = None if folder is None else Path(folder)
+    if isinstance(records, ArrowStream):
+        entries = read_row_records(stream_rows(records), prefix=start, folder=place)
+    else:
+        entries = _mixed(records, start, place)
+    return Corpus(map(_checked, entries))
+
+
+def _mixed(
+    records: Iterable[Record | Problem | Skipped | Mapping[str, Any]],
+    prefix: str,
+    folder: Path | None,
+) -> Iterator[Entry]:
+    """Yield records as they are, and those of dicts, which are numbered from 1."""
+    numbers = count(1)
+    for is_row, group in groupby(records, key=lambda one: isinstance(one, Mapping)):
+        if is_row:
+            rows = ((next(numbers), _row(one)) for one in group if isinstance(one, Mapping))
+            yield from read_row_records(rows, prefix=prefix, folder=folder)
+        else:
+            yield from (one for one in group if not isinstance(one, Mapping))
+
+
+def _row(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a dict that a program made as the row of a table."""
+    return {
+        str(name): os.fspath(value) if isinstance(value, os.PathLike) else value
+        for name, value in given.items()
+    }
 
 
 def _checked(entry: Record | Problem | Skipped) -> Entry:
