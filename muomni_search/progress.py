@@ -99,8 +99,9 @@ class Bar:
         self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def finish(self) -> None:
-        """End the stage."""
+        """End the stage; what is printed now takes the bar's place."""
         self._draw()
+        self._bars.stop()
 
     def _draw(self) -> None:
         self._bars.advance(self._task, self._pending)

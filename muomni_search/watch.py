@@ -15,12 +15,12 @@ import math
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from muomni_search.collection import Collection, Limits
 from muomni_search.errors import Conflict, InvalidInput, MuomniError, NotFound
@@ -46,8 +46,9 @@ TEMPORARY = (
     "*.partial",
     "*.crdownload",
 )
-# With more paths than this, looking at whole folders costs less.
-MANY_PATHS = 1_000
+# With more paths than this at once, some events may be lost (Linux keeps 16,384 of them), so that
+# whole folders are looked at.
+MANY_PATHS = 10_000
 # What is put off is tried again after this long, then twice as long, …
 FIRST_WAIT, LONGEST_WAIT = 1.0, 300.0
 # How often stopping, roots and what is pending are looked at.
@@ -194,6 +195,7 @@ class _Watch:
         progress: Progress,
     ) -> None:
         self._collection = collection
+        self._own = collection.directory.resolve()
         self._database = _place_of(collection.store.database)
         self._roots = roots
         self._stop = stop
@@ -211,6 +213,7 @@ class _Watch:
         self._unpruned: set[Path] = set()
         self._batch_wait = _PutOff()
         self._prune_wait = _PutOff()
+        self._watch_wait = _PutOff()
         self._complaint = ""
         self._next_scan = math.inf
         self._is_first = True
@@ -233,11 +236,10 @@ class _Watch:
             self._pending.clear()
             self._unpruned &= places.keys()
             self._read_whole(places)
-            with suppress(FileNotFoundError):  # gone before the watch on it began
+            if places:
                 yield from self._follow(places)
             self._check_collection()
-            if not places:
-                self._stop.wait(self._tick)
+            self._stop.wait(max(self._tick, self._watch_wait.due - time.monotonic()))
 
     @property
     def _tick(self) -> float:
@@ -256,8 +258,6 @@ class _Watch:
 
     def _follow(self, places: dict[Path, tuple[int, int]]) -> Iterator[Report]:
         """Follow the folders that are there, until one of them goes or comes."""
-        if not places:
-            return
         from watchfiles import watch
 
         tick = max(int(1000 * self._tick), 10)
@@ -273,31 +273,41 @@ class _Watch:
             poll_delay_ms=max(int(1000 * self._debounce), 10),
             ignore_permission_denied=True,
         )
-        try:
+        with closing(changes):
             # The first comes when the watch is on: from then on no change is missed.
-            for changed in changes:
+            while (changed := self._next(changes)) is not None:
                 self._check_collection()
                 self._note(Path(path) for _, path in changed)
                 if any(_place_of(root) != places.get(root) for root in self._roots):
                     return
                 if time.monotonic() >= self._next_scan:
                     self._read_whole(places)
+                    self._watch_wait = _PutOff()
                 yield from self._batch()
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise MuomniError(
-                f"{', '.join(map(str, places))} cannot be watched: {error}",
-                hint="raise fs.inotify.max_user_watches, or watch with --poll",
-            ) from error
-        finally:
-            changes.close()
+
+    def _next(self, changes: Generator[set[tuple[Any, str]]]) -> set[tuple[Any, str]] | None:
+        """Return the next changes; None when the watch ended and another one must begin.
+
+        Raises:
+            MuomniError: The system watches no more folders.
+        """
+        try:
+            return next(changes, None)
+        except (OSError, RuntimeError) as error:
+            if "limit" in str(error):
+                raise MuomniError(
+                    f"the folders cannot be watched: {error}",
+                    hint="raise fs.inotify.max_user_watches, or watch with --poll",
+                ) from error
+            # A folder that went before it was watched ends the watch on all of them.
+            self._watch_wait.again()
+            return None
 
     def _note(self, paths: Iterator[Path]) -> None:
         now = time.monotonic()
         for path in paths:
             root = next((root for root in self._roots if path.is_relative_to(root)), None)
-            if root is None or path.is_relative_to(self._collection.directory):
+            if root is None or path.is_relative_to(self._own):
                 continue
             *above, name = path.relative_to(root).parts or (".",)
             if name == IGNORE_FILE:

@@ -136,10 +136,9 @@ def read_records(
     start += "/" * bool(start)
     place = None if folder is None else Path(folder)
     if isinstance(records, ArrowStream):
-        entries = read_row_records(stream_rows(records), prefix=start, folder=place)
-    else:
-        entries = _mixed(records, start, place)
-    return Corpus(map(_checked, entries))
+        # Arrow's texts are whole, and what else may be wrong with a row is told where it is read.
+        return Corpus(read_row_records(stream_rows(records), prefix=start, folder=place))
+    return Corpus(map(_checked, _mixed(records, start, place)))
 
 
 def _mixed(

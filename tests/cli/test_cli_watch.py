@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import shutil
 import signal
 import sqlite3
@@ -20,8 +21,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from cli_helpers import MUOMNI, Run, answers, write_picture
+from cli_helpers import MUOMNI, Run, answers, on_terminal, plain, write_picture
 
 from muomni_search import Collection, read_corpus
 
@@ -402,6 +404,12 @@ def test_once_is_an_add_that_prunes(folder: Path, kept: Path, muomni: Run) -> No
     assert (counts(again), again["unchanged"]) == ({}, 4)
 
 
+def test_a_terminal_gets_a_line_a_batch(folder: Path, kept: Path) -> None:
+    code, shown = on_terminal("watch", "--once", folder, "-c", kept)
+    assert code == 0
+    assert re.search(r"^\r?5 added \(\d+\.\d s\)\r?$", plain(shown), re.M)
+
+
 def test_once_takes_what_was_written_just_now(folder: Path, kept: Path, muomni: Run) -> None:
     (folder / "now.txt").write_text("Just now.")
     os.utime(folder / "now.txt")
@@ -428,3 +436,55 @@ def test_once_ends_with_the_codes_of_add(folder: Path, kept: Path, muomni: Run) 
     result = muomni("watch", "--once", folder, "--exclude", "a[", "-c", kept)
     assert result.exit_code in (0, 1)
     assert "Traceback" not in result.stderr
+
+
+# ---- everything at once -----------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [[], ["--poll"]])
+def test_after_any_commotion_folder_and_collection_agree(
+    folder: Path, kept: Path, options: list[str]
+) -> None:
+    rng = np.random.default_rng(11)
+    with watching(folder, "-f", *options, "-c", kept) as watch:
+        watch.report()
+        for step in range(600):
+            commotion(folder, rng, step)
+        expected = {
+            str(path.relative_to(folder)) for path in folder.rglob("*.txt") if path.is_file()
+        }
+        wait_for(lambda: keys_of(kept) == {"red.png", *expected})
+    with Collection.open(kept) as collection:
+        report = collection.add(read_corpus([folder]), prune_roots=[folder])
+        assert (report.added, report.updated, report.removed, report.failed) == (0, 0, 0, 0)
+        assert collection.failures() == []
+        assert collection.verify() == []
+
+
+def commotion(folder: Path, rng: np.random.Generator, step: int) -> None:
+    """Do one thing of those that people and programs do in folders."""
+    places = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
+    texts = list(folder.rglob("*.txt"))
+    place = places[rng.integers(len(places))]
+    chosen = texts[rng.integers(len(texts))] if texts else None
+    match rng.integers(7):
+        case 0 | 1:
+            (place / f"{step}.txt").write_text(f"A text of step {step}.")
+        case 2 if chosen:
+            chosen.write_text(f"Something else at step {step}.")
+        case 3 if chosen:
+            chosen.rename(place / f"moved {step}.txt")
+        case 4 if chosen:
+            chosen.unlink()
+        case 5:
+            # Gone again before anybody can look.
+            (place / f"brief {step}/deep").mkdir(parents=True)
+            (place / f"brief {step}/deep/x.txt").write_text("Brief.")
+            shutil.rmtree(place / f"brief {step}")
+        case 6:
+            (place / f"new {step}").mkdir()
+            (place / f"new {step}/.x.txt.tmp").write_text(f"Step {step}.")
+            (place / f"new {step}/.x.txt.tmp").rename(place / f"new {step}/x.txt")
+            if place != folder and len(places) < 60:
+                place.rename(folder / f"renamed {step}")
