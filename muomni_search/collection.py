@@ -26,7 +26,7 @@ from muomni_search.filters import parse_field, parse_filter
 from muomni_search.hits import Hits
 from muomni_search.ingest.read import Limits
 from muomni_search.items import Item, Modality, Problem, Query, Record
-from muomni_search.store.fields import summarise_fields
+from muomni_search.store.fields import lacking_fields, summarise_fields
 from muomni_search.store.files import is_own, own_bytes
 from muomni_search.store.records import Compacted, Failure, Fault, Purged
 from muomni_search.store.snapshot import Snapshot
@@ -452,6 +452,17 @@ class Collection:
         """
         with self._store.snapshot() as snapshot:
             return summarise_fields(snapshot)
+
+    def lacking_fields(self, where: Where) -> dict[str, list[str]]:
+        """Return the metadata fields of a filter that no item has, and to each those spelled alike.
+
+        What to look at where a filter lets nothing through: ``yaer > 1990`` is no error.
+        """
+        condition = parse_filter(where)
+        if condition is None:
+            return {}
+        with self._store.snapshot() as snapshot:
+            return lacking_fields(snapshot, condition)
 
     def index_fields(self, fields: Sequence[str], *, drop: Sequence[str] = ()) -> None:
         """Keep an index of metadata fields, so that a filter on one need not read every item.
