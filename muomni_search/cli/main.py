@@ -20,6 +20,7 @@ from muomni_search.errors import MuomniError
 COMMANDS = (
     "add",
     "search",
+    "serve",
     "explain",
     "batch",
     "neighbors",
