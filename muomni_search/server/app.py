@@ -12,7 +12,16 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
-from muomni_search.server import front, media, problems, reading, schemas, security, uploads
+from muomni_search.server import (
+    front,
+    media,
+    problems,
+    reading,
+    schemas,
+    security,
+    uploads,
+    writing,
+)
 from muomni_search.server.served import Served
 from muomni_search.server.settings import Settings
 
@@ -46,7 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     problems.install(app)
-    for module in (front, reading, media, uploads):
+    for module in (front, reading, writing, media, uploads):
         app.include_router(module.router)
     app.mount("/page", StaticFiles(directory=front.PAGE), name="page")
     app.state.sessions = security.Sessions(settings.token)
@@ -63,7 +72,7 @@ def _describe(app: FastAPI) -> None:
         described = made()
         parts = described.setdefault("components", {})
         known = parts.setdefault("schemas", {})
-        for model in (schemas.Problem,):
+        for model in (schemas.Problem, schemas.NewItems):
             described_model = model.model_json_schema(ref_template="#/components/schemas/{model}")
             known.update(described_model.pop("$defs", {}))
             known[model.__name__] = described_model
