@@ -13,13 +13,16 @@ from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
 from muomni_search.server import (
+    exploring,
     front,
     media,
+    metrics,
     problems,
     reading,
     schemas,
     security,
     uploads,
+    watching,
     writing,
 )
 from muomni_search.server.served import Served
@@ -39,6 +42,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def life(app: FastAPI) -> AsyncIterator[None]:
         served = Served(settings)
         app.state.served = served
+        app.state.metrics = metrics.Metrics(served)
         warm = threading.Thread(target=served.collections.warm_up, daemon=True)
         warm.start()
         yield
@@ -55,11 +59,12 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     problems.install(app)
-    for module in (front, reading, writing, media, uploads):
+    for module in (front, reading, writing, media, uploads, exploring, watching, metrics):
         app.include_router(module.router)
     app.mount("/page", StaticFiles(directory=front.PAGE), name="page")
     app.state.sessions = security.Sessions(settings.token)
     app.add_middleware(security.Guard, settings=settings, sessions=app.state.sessions)
+    app.add_middleware(metrics.Meter)
     _describe(app)
     return app
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 
 from muomni_search.collection import Collection
-from muomni_search.errors import InvalidInput, MuomniError, NotFound
-from muomni_search.filters import And, Filter, Not, Or, parse_filter
+from muomni_search.errors import MuomniError, NotFound
+from muomni_search.filters import Filter, parse_filter, refuse_source
 from muomni_search.items import Hit, Item, Modality
 from muomni_search.items import Query as Asked
 from muomni_search.server import schemas
@@ -39,23 +39,11 @@ def filter_of(where: str | Mapping[str, Any] | None) -> Filter | None:
     """Return the filter of a request.
 
     Raises:
-        InvalidInput: It is malformed, or asks for ``source``: where files lie on the server is
-            nothing that a client may find out, letter by letter.
+        InvalidInput: It is malformed, or asks where files lie.
     """
     condition = parse_filter(where) if where else None
-    if condition is not None and _names_source(condition):
-        raise InvalidInput(
-            "where: a server does not say where its files lie", hint="filter by key instead"
-        )
+    refuse_source(condition)
     return condition
-
-
-def _names_source(condition: Filter) -> bool:
-    if isinstance(condition, And | Or):
-        return any(map(_names_source, condition.terms))
-    if isinstance(condition, Not):
-        return _names_source(condition.term)
-    return condition.field == ("source",)
 
 
 def asked_of(served: Served, parts: Sequence[schemas.Part]) -> Asked:
@@ -77,10 +65,10 @@ def asked_of(served: Served, parts: Sequence[schemas.Part]) -> Asked:
 # ---- what answers say --------------------------------------------------------------------------
 
 
-def title_of(item: Item | Hit) -> str:
+def title_of(key: str, metadata: Mapping[str, Any]) -> str:
     """Return what people call an item: its title, or the last part of its key."""
-    title = item.metadata.get("title")
-    return title if isinstance(title, str) and title.strip() else PurePosixPath(item.key).name
+    title = metadata.get("title")
+    return title if isinstance(title, str) and title.strip() else PurePosixPath(key).name
 
 
 def _shown(item: Item | Hit, known: Known, served: Served) -> dict[str, Any]:
@@ -93,7 +81,7 @@ def _shown(item: Item | Hit, known: Known, served: Served) -> dict[str, Any]:
     return {
         "key": item.key,
         "modality": str(item.modality),
-        "title": title_of(item),
+        "title": title_of(item.key, item.metadata),
         "text": item.text,
         "metadata": item.metadata,
         "has_original": has_original,

@@ -24,7 +24,10 @@ __all__ = [
     "Health",
     "Hits",
     "ItemPage",
+    "JobBegun",
+    "JobOut",
     "Kind",
+    "MapOut",
     "NewCollection",
     "NewItems",
     "NewRecord",
@@ -408,6 +411,44 @@ class Explained(BaseModel):
     parts: list[Object]
     query_words: list[Object]
     overlay: str | None = Field(description="A PNG of the evidence, as data: URI.")
+
+
+class JobBegun(BaseModel):
+    """A job that was begun."""
+
+    job: str
+
+
+class JobOut(BaseModel):
+    """How far a job is."""
+
+    id: str
+    kind: Literal["batch", "map"]
+    collection: str
+    state: Literal["queued", "running", "done", "failed", "cancelled"]
+    stage: str
+    done: int
+    total: int | None
+    error: str | None
+    summary: Object | None = Field(description="Of a batch: answered, failed, and why.")
+
+
+class Point(BaseModel):
+    """An item on a map."""
+
+    key: str
+    modality: Kind
+    title: str
+    x: float
+    y: float
+
+
+class MapOut(BaseModel):
+    """A map: what is near in the space is near on it."""
+
+    method: str
+    found: int
+    points: list[Point]
 
 
 def query_of(part: Part, value: Any) -> Query:

@@ -17,6 +17,7 @@ from muomni_search.collection import Collection
 from muomni_search.errors import InvalidInput, MuomniError, NotFound
 from muomni_search.server.cache import Cache
 from muomni_search.server.encoding import Models
+from muomni_search.server.jobs import Jobs
 from muomni_search.server.query_files import QueryFiles
 from muomni_search.server.settings import Settings
 from muomni_search.server.work import Workers
@@ -158,6 +159,8 @@ class Served:
         self._scratch = TemporaryDirectory(prefix="muomni-serve-")
         self.scratch = Path(self._scratch.name)
         self.query_files = QueryFiles(_made(self.scratch / "queries"), settings.upload_bytes)
+        self.incoming = _made(self.scratch / "incoming")
+        self.jobs = Jobs(_made(self.scratch / "jobs"), settings.result_bytes)
         self.searches = Workers(
             "searches",
             running=settings.searches,
@@ -191,6 +194,7 @@ class Served:
 
     def close(self) -> None:
         """Finish what was begun, and let go of everything."""
+        self.jobs.close()
         for workers in self.workers():
             workers.close()
         self.collections.close()
