@@ -6,6 +6,7 @@ import asyncio
 import errno
 import signal
 import socket
+import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
@@ -15,7 +16,7 @@ from muomni_search.errors import Conflict, InvalidInput, MuomniError
 from muomni_search.server.app import create_app
 from muomni_search.server.settings import Settings
 
-__all__ = ["bind", "serve"]
+__all__ = ["bind", "make_server", "serve"]
 
 # How long requests may go on after the server was told to stop.
 GRACE_SECONDS = 30
@@ -42,6 +43,9 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """Stop at Ctrl-C and SIGTERM; a second one does not wait for requests."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread hears of signals
+            return
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.handle_exit, number, None)
@@ -97,6 +101,19 @@ def serve(
         InvalidInput: This machine has no such address.
     """
     listener = bind(settings.host, port)
+    server = make_server(settings, listener, ready)
+    try:
+        asyncio.run(server.serve([listener]))
+    finally:
+        listener.close()
+    if not server.started:
+        raise MuomniError("the server could not start", hint="--debug shows more")
+
+
+def make_server(
+    settings: Settings, listener: socket.socket, ready: Callable[[str], None]
+) -> uvicorn.Server:
+    """Return a server for a socket that listens; ``serve`` runs it."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{listener.getsockname()[1]}"
     app = create_app(settings)
@@ -112,9 +129,4 @@ def serve(
     )
     server = _Server(config, lambda: ready(url))
     app.state.server = server
-    try:
-        asyncio.run(server.serve([listener]))
-    finally:
-        listener.close()
-    if not server.started:
-        raise MuomniError("the server could not start", hint="--debug shows more")
+    return server
