@@ -114,7 +114,7 @@ def send_file(request: Request, path: Path, *, name: str, modality: Modality) ->
     """
     try:
         # Without waiting: whoever opens a pipe would wait for somebody to write into it.
-        with open(path, "rb", buffering=0, opener=_at_once) as file:  # noqa: PTH123
+        with open(path, "rb", buffering=0, opener=_at_once) as file:
             facts = os.fstat(file.fileno())
             head = file.read(HEAD_BYTES) if stat.S_ISREG(facts.st_mode) else b""
     except OSError as error:

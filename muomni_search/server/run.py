@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from muomni_search.errors import Conflict, InvalidInput, MuomniError
 from muomni_search.server.app import create_app
@@ -20,6 +21,9 @@ __all__ = ["bind", "make_server", "serve"]
 
 # How long requests may go on after the server was told to stop.
 GRACE_SECONDS = 30
+# How long a client may take for the head of a request, and say nothing between two.
+HEAD_SECONDS = 10.0
+KEEP_SECONDS = 30
 
 
 class _Server(uvicorn.Server):
@@ -54,6 +58,44 @@ class _Server(uvicorn.Server):
         finally:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
+
+
+class _Connection(H11Protocol):
+    """A connection that is closed when its client takes too long to ask something."""
+
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came."""
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        self._unwatch()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        """Run a timer as long as a request has begun, and its head is not here."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._unwatch()
+        elif self._head_timer is None and self.timeout_keep_alive_task is None:
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
+
+    def _unwatch(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _give_up(self) -> None:
+        self._head_timer = None
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -123,9 +165,10 @@ def make_server(
         log_level="warning",
         server_header=False,
         date_header=True,
-        timeout_keep_alive=30,
+        timeout_keep_alive=KEEP_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
         ws="none",
+        http=_Connection,
     )
     server = _Server(config, lambda: ready(url))
     app.state.server = server

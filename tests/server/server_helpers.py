@@ -28,6 +28,7 @@ class Running:
     url: str
     app: Any
     server: Any
+    loop: asyncio.AbstractEventLoop
 
     @property
     def port(self) -> int:
@@ -53,11 +54,17 @@ def running(settings: Settings) -> Iterator[Running]:
         is_ready.set()
 
     server = make_server(settings, listener, ready)
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def live() -> None:
+        loops.append(asyncio.get_running_loop())
+        await server.serve([listener])
+
+    thread = threading.Thread(target=lambda: asyncio.run(live()))
     thread.start()
     try:
         assert is_ready.wait(30)
-        yield Running(urls[0], server.config.app, server)
+        yield Running(urls[0], server.config.app, server, loops[0])
     finally:
         server.should_exit = True
         thread.join(60)

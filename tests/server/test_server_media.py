@@ -230,5 +230,5 @@ def test_a_picture_over_the_limit_has_no_thumbnail(place: Path, corpus: Path) ->
         assert "limit of 100" in told["detail"]
         problem(http.get(f"{C}/waveform", params={"key": "low.wav"}), 404, "not-found")
         for name in ("red.png", "low.wav"):
-            sent = http.post("/v1/uploads", files=sent(corpus / name))
-            problem(sent, 422, "unreadable-file")
+            answer = http.post("/v1/uploads", files=sent(corpus / name))
+            problem(answer, 422, "unreadable-file")

@@ -9,9 +9,10 @@ import httpx
 import numpy as np
 import pytest
 from file_helpers import write_picture
-from server_helpers import PATH, C, Running, problem
+from server_helpers import PATH, C, Running, problem, running, sent
 
 from muomni_search import Collection, Query
+from muomni_search.server.settings import Settings
 
 
 def search(http: httpx.Client, *parts: dict, **options: object) -> httpx.Response:
@@ -30,8 +31,13 @@ def test_health_says_what_is_there(http: httpx.Client) -> None:
 def test_collections_are_listed_with_their_counts(http: httpx.Client) -> None:
     told = {one["name"]: one for one in http.get("/v1/collections").json()["collections"]}
     assert told["small"] == {
-        "name": "small", "items": 7, "text": 3, "image": 2, "audio": 2,
-        "model": "hashing", "error": None,
+        "name": "small",
+        "items": 7,
+        "text": 3,
+        "image": 2,
+        "audio": 2,
+        "model": "hashing",
+        "error": None,
     }
     assert told["empty"]["items"] == 0
 
@@ -163,18 +169,11 @@ def test_an_upload_that_is_not_there_is_to_be_sent_again(http: httpx.Client) -> 
 
 
 def test_of_uploads_the_oldest_go_first(root: Path, tmp_path: Path) -> None:
-    from server_helpers import running
-
-    from muomni_search.server.settings import Settings
-
     pictures = [write_picture(tmp_path / f"{seed}.png", seed) for seed in range(3)]
     size = max(one.stat().st_size for one in pictures)
     with running(Settings(root=root, upload_bytes=2 * size)) as server:
         with httpx.Client(base_url=server.url) as http:
-            ids = [
-                http.post("/v1/uploads", files=sent(one)).json()["upload"]
-                for one in pictures
-            ]
+            ids = [http.post("/v1/uploads", files=sent(one)).json()["upload"] for one in pictures]
             statuses = [http.get(f"/v1/uploads/{one}").status_code for one in ids]
         kept = list((server.served.scratch / "queries").iterdir())
     assert statuses == [404, 200, 200]
@@ -190,7 +189,9 @@ def test_fields_tell_their_commonest_values(http: httpx.Client) -> None:
     told = http.get("/v1/collections/empty/fields").json()["fields"]
     assert told["year"]["values"] == [{"value": 2000, "items": 2}, {"value": 2001, "items": 1}]
     assert told["tags"] == {
-        "items": 3, "types": {"array": 3}, "indexed": False,
+        "items": 3,
+        "types": {"array": 3},
+        "indexed": False,
         "values": [{"value": "a", "items": 3}],
     }
 
