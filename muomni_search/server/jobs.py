@@ -103,7 +103,7 @@ class Job:
         try:
             self._check()
             self.state = "running"
-            self.folder.mkdir()
+            self.folder.mkdir(exist_ok=True)
             result = self.work(self)
             self._check()
             self.bytes = sum(one.stat().st_size for one in self.folder.iterdir())

@@ -79,8 +79,8 @@ def test_a_thousand_clients_are_all_answered(server: Running) -> None:
     assert server.served.searches.waiting == 0
 
 
-def test_a_client_that_leaves_gives_its_place_back(root: Path) -> None:
-    settings = Settings(root=root, searches=1, waiting=5, deadline=30)
+def test_a_client_that_leaves_gives_its_place_back_in_time(root: Path) -> None:
+    settings = Settings(root=root, searches=1, waiting=6, deadline=30)
     done = threading.Event()
     with running(settings) as server, httpx.Client(base_url=server.url, timeout=30) as http:
         occupy(server, done)

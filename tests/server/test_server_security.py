@@ -126,6 +126,16 @@ def bearer(token: str) -> dict[str, bytes]:
     return {"Authorization": b"Bearer " + token.encode()}
 
 
+WRONG = (
+    {},
+    bearer("wrong"),
+    bearer(TOKEN + "x"),
+    {"Authorization": "Bearer"},
+    {"Authorization": "Basic x"},
+    {"Cookie": "muomni_session=1.x"},
+)
+
+
 def test_nothing_is_told_without_the_token(guarded: Running) -> None:
     with httpx.Client(base_url=guarded.url) as http:
         described = http.get("/v1/openapi.json", headers=bearer(TOKEN)).json()
@@ -134,8 +144,7 @@ def test_nothing_is_told_without_the_token(guarded: Running) -> None:
                 url = path.replace("{name}", "small").replace("{job}", "x").replace("{upload}", "x")
                 if url in security.OPEN:
                     continue
-                for headers in ({}, bearer("wrong"), bearer(""), bearer(TOKEN + "x"),
-                                {"Authorization": "Basic x"}, {"Cookie": "muomni_session=1.x"}):  # fmt: skip
+                for headers in WRONG:
                     answer = http.request(method, url, headers=headers)
                     problem(answer, 401, "unauthorized")
                     assert answer.headers["www-authenticate"] == "Bearer"
