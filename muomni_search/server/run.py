@@ -109,7 +109,9 @@ def bind(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
         raise InvalidInput(f"no address {host!r}: {error}", hint="give another --host") from error
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # Named by its protocol, or asyncio does not take it for TCP and leaves Nagle's algorithm on,
+    # which holds the second half of an answer back for 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)

@@ -79,6 +79,13 @@ def test_a_thousand_clients_are_all_answered(server: Running) -> None:
     assert server.served.searches.waiting == 0
 
 
+def test_an_answer_is_not_held_back(server: Running) -> None:
+    import socket
+
+    [listener] = server.server.servers[0].sockets
+    assert listener.proto == socket.IPPROTO_TCP
+
+
 def test_a_client_that_leaves_gives_its_place_back_in_time(root: Path) -> None:
     settings = Settings(root=root, searches=1, waiting=6, deadline=30)
     done = threading.Event()

@@ -194,6 +194,8 @@ def test_fields_tell_their_commonest_values(http: httpx.Client) -> None:
         "indexed": False,
         "values": [{"value": "a", "items": 3}],
     }
+    keys = [item["key"] for item in items]
+    http.post("/v1/collections/empty/delete", json={"keys": keys})
 
 
 def test_an_explanation_names_what_carries_an_answer(http: httpx.Client, corpus: Path) -> None:
@@ -292,6 +294,14 @@ def test_a_body_that_says_it_is_no_json_is_refused(http: httpx.Client) -> None:
     for kind in ("text/plain", "application/x-www-form-urlencoded"):
         answer = http.post(f"{C}/search", content=body, headers={"Content-Type": kind})
         problem(answer, 422, "invalid-input")
+
+
+def test_a_parameter_that_is_misspelled_is_refused(http: httpx.Client) -> None:
+    for path in (f"{C}/items?modalty=image", f"{C}/map?x=1", "/v1/health?q=1"):
+        told = problem(http.get(path), 422, "invalid-input")
+        assert "unknown parameter" in told["detail"]
+    answer = http.post(f"{C}/search?k=1", json={"parts": [words("x")]})
+    problem(answer, 422, "invalid-input")
 
 
 def test_a_bad_filter_shows_where(http: httpx.Client) -> None:

@@ -173,7 +173,7 @@ def test_a_replacement_that_cannot_be_used_replaces_nothing(
 
 @pytest.mark.parametrize(
     "name", ["../../../evil.txt", "/etc/evil.txt", "..\\..\\evil.txt", "a/../../evil.txt", "..",
-             ".hidden", "ev\u202eil.txt", "x" * 300 + ".txt", "évil.txt", "CON", "a b;c'd`$(e).txt"],
+             ".hidden", "ev\u202eil.txt", "x" * 300 + ".txt", "évil.txt", "a b;c'd`$(e).txt"],
 )  # fmt: skip
 def test_no_name_of_a_file_leads_out_of_the_folder(
     http: httpx.Client, tmp_path: Path, name: str
