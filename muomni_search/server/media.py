@@ -55,9 +55,11 @@ def is_shown(known: Known, settings: Settings) -> bool:
     """Whether an item has something to be sent, as far as the store tells; no file is looked at."""
     if known.source is None or known.modality == Modality.TEXT:
         return False
-    folders = [Path(known.root)] if known.root else []
-    is_below = any(Path(known.source).is_relative_to(one) for one in (*folders, *settings.files))
-    return is_below or known.size is not None
+    if known.size is not None:
+        return True
+    # As text, for this is asked of every hit.
+    folders = [str(one).rstrip(os.sep) + os.sep for one in (known.root, *settings.files) if one]
+    return known.source.startswith(tuple(folders))
 
 
 def path_of(item: Item, known: Known, settings: Settings) -> Path:

@@ -69,7 +69,7 @@ def asked_of(served: Served, parts: Sequence[schemas.Part]) -> Asked:
 def title_of(key: str, metadata: Mapping[str, Any]) -> str:
     """Return what people call an item: its title, or the last part of its key."""
     title = metadata.get("title")
-    return title if isinstance(title, str) and title.strip() else PurePosixPath(key).name
+    return title if isinstance(title, str) and title.strip() else key.rpartition("/")[2] or key
 
 
 def _shown(item: Item | Hit, known: Known, served: Served) -> dict[str, Any]:
