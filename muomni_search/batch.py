@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from muomni_search import durable
 from muomni_search.collection import Collection
 from muomni_search.errors import Conflict, InvalidInput, MuomniError, NotFound, UnreadableFile
-from muomni_search.filters import parse_filter
+from muomni_search.filters import parse_filter, refuse_source
 from muomni_search.ingest.matrix import load_matrix
 from muomni_search.ingest.rows import (
     MAX_LINE_BYTES,
@@ -49,7 +49,7 @@ from muomni_search.query_parts import make_part, parse_part
 from muomni_search.ranked import MODALITIES, RankedLists
 from muomni_search.store.engine import disk_errors
 from muomni_search.store.store import Job
-from muomni_search.view import Modalities, View, modalities_of
+from muomni_search.view import Modalities, View, Where, modalities_of
 
 __all__ = ["BatchReport", "read_queries", "run_batch", "write_neighbors"]
 
@@ -135,9 +135,10 @@ def run_batch(
     *,
     k: int = 10,
     modality: Modalities = None,
-    where: str | Mapping[str, Any] | None = None,
+    where: Where = None,
     force: bool = False,
     progress: Progress | None = None,
+    is_foreign: bool = False,
 ) -> BatchReport:
     """Answer every query of a file, exactly, into a file.
 
@@ -150,6 +151,8 @@ def run_batch(
         where: Filter of each query whose row does not say.
         force: Replace an output that another job made.
         progress: Told of each query.
+        is_foreign: The file came from somebody who may name no files of this machine: a query
+            with a picture or a sound fails. The collection keeps no books of the output.
 
     Raises:
         Conflict: The output belongs to another input, collection state or option.
@@ -164,12 +167,14 @@ def run_batch(
         asked={
             **_options(k, modality, where),
             "input": _digest(queries),
-            "files": _digest_files(queries, default),
+            "files": None if is_foreign else _digest_files(queries, default),
         },
         count=lambda _: _count_queries(queries),
-        read=lambda _: _read_tasks(queries, default),
+        read=lambda _: _read_tasks(queries, default, is_foreign=is_foreign),
     )
-    return _Run(collection, output, source, force=force, progress=progress).run()
+    return _Run(
+        collection, output, source, force=force, progress=progress, has_books=not is_foreign
+    ).run()
 
 
 def write_neighbors(
@@ -233,6 +238,7 @@ class _Run:
         *,
         force: bool,
         progress: Progress | None,
+        has_books: bool = True,
     ) -> None:
         output = output.absolute()
         if output.suffix not in FORMATS:
@@ -248,6 +254,7 @@ class _Run:
         self._output = output
         self._source = source
         self._force = force
+        self._has_books = has_books
         self._progress = progress or Silent()
         self._parts = output.with_name(output.name + ".parts")
         self._errors = _errors_of(output)
@@ -338,7 +345,7 @@ class _Run:
     def _keep(self, job: Job) -> None:
         # A collection that one may only read is searched all the same; without its books a
         # finished job is not known again.
-        if not os.access(self._collection.store.database, os.W_OK):
+        if not self._has_books or not os.access(self._collection.store.database, os.W_OK):
             return
         with self._collection.store.write() as writer:
             writer.set_job(job)
@@ -476,7 +483,7 @@ def _count_queries(path: Path) -> int:
     return len(load_matrix(path)) if path.suffix.lower() == ".npy" else count_rows(path)
 
 
-def _read_tasks(path: Path, default: Task) -> Iterator[Task]:
+def _read_tasks(path: Path, default: Task, *, is_foreign: bool = False) -> Iterator[Task]:
     """Yield the queries of a file; rows without a ``query_id`` are numbered from 0."""
     if path.suffix.lower() == ".npy":
         for number, vector in enumerate(load_matrix(path)):
@@ -489,7 +496,10 @@ def _read_tasks(path: Path, default: Task) -> Iterator[Task]:
         query_id = number
         try:
             query_id = _query_id(row, number)
-            yield _task(row, query_id, default, path.parent)
+            task = _task(row, query_id, default, path.parent)
+            if is_foreign:
+                _check_foreign(task)
+            yield task
         except MuomniError as error:
             yield default._replace(query_id=query_id, query=error)
 
@@ -522,6 +532,17 @@ def _task(row: Mapping[str, Any], query_id: str | int, default: Task, folder: Pa
     modality = _texts(row, "modality") or default.modality
     modalities_of(modality)
     return Task(query_id, query, _k(row.get("k"), default.k), modality, where)
+
+
+def _check_foreign(task: Task) -> None:
+    """Refuse what would open a file that a stranger names, or say where files lie."""
+    refuse_source(parse_filter(task.where))
+    if isinstance(task.query, Query):
+        for part in task.query.parts:
+            if part.kind in ("image", "audio"):
+                raise InvalidInput(
+                    f"the query names a file ({part.kind})", hint="ask with words, ids or vectors"
+                )
 
 
 def _k(value: Any, default: int) -> int:

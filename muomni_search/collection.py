@@ -69,13 +69,18 @@ class Collection:
         store = Store.create(
             Path(directory), model=full_name(model), fingerprint=loaded.fingerprint()
         )
-        collection = cls(store, _loader(store.directory, None))
+        collection = cls(store, _loader(store.directory, None, load_model))
         collection._loaded.keep(loaded)
         return collection
 
     @classmethod
     def open(
-        cls, directory: str | Path, *, model: str | Path | None = None, salvage: bool = False
+        cls,
+        directory: str | Path,
+        *,
+        model: str | Path | None = None,
+        salvage: bool = False,
+        load: Callable[[str | Path], Model] = load_model,
     ) -> Self:
         """Open a collection.
 
@@ -84,6 +89,7 @@ class Collection:
             model: The model to encode with; by default the one it was made with.
             salvage: Open one too that an earlier version made and that is too damaged to be brought
                 up to date: ``export_collection`` with ``left_out`` is all that it is good for.
+            load: What loads models, for programs in which several collections share one.
 
         Raises:
             NotFound: There is none.
@@ -91,7 +97,7 @@ class Collection:
             CorruptData: It is damaged, foreign, or of a newer version.
         """
         store = Store.open(Path(directory), salvage=salvage)
-        collection = cls(store, _loader(store.directory, model))
+        collection = cls(store, _loader(store.directory, model, load))
         try:
             try:
                 _ = collection.model
@@ -311,12 +317,17 @@ class Collection:
             return view.get([keys] if isinstance(keys, str) else keys, vectors=vectors)
 
     def items(
-        self, *, where: Where = None, modality: Modalities = None, limit: int | None = None
+        self,
+        *,
+        where: Where = None,
+        modality: Modalities = None,
+        limit: int | None = None,
+        after: str | None = None,
     ) -> Iterator[Item]:
-        """Yield items by key."""
+        """Yield items by key; with ``after`` those that come behind this key."""
         wanted = None if modality is None else modalities_of(modality)
         with self._store.snapshot() as snapshot:
-            yield from snapshot.iter_items(parse_filter(where), wanted, limit=limit)
+            yield from snapshot.iter_items(parse_filter(where), wanted, limit=limit, after=after)
 
     def to_arrow(
         self, *, where: Where = None, modality: Modalities = None, vectors: bool = True
@@ -607,7 +618,9 @@ def full_name(model: str | Path) -> str:
     return str(model) if is_name(model) else str(Path(model).resolve())
 
 
-def _loader(directory: Path, model: str | Path | None) -> Callable[[Snapshot], Model]:
+def _loader(
+    directory: Path, model: str | Path | None, load_named: Callable[[str | Path], Model]
+) -> Callable[[Snapshot], Model]:
     """Return what loads the model of a collection, by default the one that a snapshot names.
 
     What it returns raises NotFound or CheckpointError where there is no such model, and Conflict
@@ -621,7 +634,7 @@ def _loader(directory: Path, model: str | Path | None) -> Callable[[Snapshot], M
         # A collection that has moved to another model since it was opened says which one itself.
         has_moved = snapshot.fingerprint != opened_with
         try:
-            loaded = load_model(snapshot.model if model is None or has_moved else model)
+            loaded = load_named(snapshot.model if model is None or has_moved else model)
         except NotFound as error:
             if model is not None:
                 raise

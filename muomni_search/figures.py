@@ -32,6 +32,7 @@ __all__ = [
     "Placeholder",
     "Sound",
     "clip",
+    "envelope",
     "facts",
     "file_of",
     "strength",
@@ -238,13 +239,18 @@ def _ogg(samples: NDArray[np.float32]) -> io.BytesIO:
     return data
 
 
-def _wave(samples: NDArray[np.float32]) -> str:
-    """Return the envelope of a sound as an SVG path of upright strokes around 1."""
+def envelope(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return how loud a sound is along its length: (``WAVE_BARS``,), 1 for its loudest part."""
     edges = np.linspace(0, len(samples), WAVE_BARS, endpoint=False).astype(int)
     peaks = np.maximum.reduceat(np.abs(samples), edges)
-    heights = np.maximum(peaks / max(float(peaks.max()), 1e-3), 0.02)
+    return np.maximum(peaks / max(float(peaks.max()), 1e-3), 0.02)
+
+
+def _wave(samples: NDArray[np.float32]) -> str:
+    """Return the envelope of a sound as an SVG path of upright strokes around 1."""
     return "".join(
-        f"M{bar}.5 {1 - height:.2f}V{1 + height:.2f}" for bar, height in enumerate(heights.tolist())
+        f"M{bar}.5 {1 - height:.2f}V{1 + height:.2f}"
+        for bar, height in enumerate(envelope(samples).tolist())
     )
 
 

@@ -35,6 +35,7 @@ __all__ = [
     "fields_of",
     "parse_field",
     "parse_filter",
+    "refuse_source",
     "spell_field",
 ]
 
@@ -113,6 +114,21 @@ def parse_filter(expr: str | Mapping[str, Any] | Filter | None) -> Filter | None
     if isinstance(expr, Filter):
         return expr
     return _from_dict(expr, 0)
+
+
+def refuse_source(condition: Filter | None) -> None:
+    """Refuse a filter that asks where files lie, for those who may not find out letter by letter.
+
+    Raises:
+        InvalidInput: It does.
+    """
+    if isinstance(condition, And | Or):
+        for term in condition.terms:
+            refuse_source(term)
+    elif isinstance(condition, Not):
+        refuse_source(condition.term)
+    elif condition is not None and condition.field == ("source",):
+        raise InvalidInput("a server does not say where its files lie", hint="filter by key")
 
 
 # ---- the text form ---------------------------------------------------------------------------

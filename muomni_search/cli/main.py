@@ -21,6 +21,7 @@ COMMANDS = (
     "add",
     "watch",
     "search",
+    "serve",
     "explain",
     "batch",
     "neighbors",

@@ -7,7 +7,7 @@ import os
 from muomni_search.ingest.text import looks_like_text
 from muomni_search.items import Modality
 
-__all__ = ["HEAD_BYTES", "claimed_modality", "sniff"]
+__all__ = ["HEAD_BYTES", "claimed_modality", "media_type", "sniff"]
 
 HEAD_BYTES = 4096
 
@@ -62,6 +62,43 @@ def sniff(head: bytes) -> Modality | None:
     if head[4:8] == b"ftyp" and head[8:12] in AVIF_BRANDS:
         return Modality.IMAGE
     return None
+
+
+# What begins so is told to browsers as this; the containers by the four letters at byte 8.
+MEDIA_TYPES = (
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"GIF8", "image/gif"),
+    (b"BM", "image/bmp"),
+    (b"\0\0\1\0", "image/x-icon"),
+    (b"fLaC", "audio/flac"),
+    (b"OggS\0", "audio/ogg"),
+)
+CONTAINED_TYPES = {
+    b"WEBP": "image/webp",
+    b"WAVE": "audio/wav",
+    b"AIFF": "audio/aiff",
+    b"AIFC": "audio/aiff",
+    b"avif": "image/avif",
+    b"avis": "image/avif",
+}
+
+
+def media_type(head: bytes) -> str | None:
+    """Return the media type of a picture or sound; None when it is neither.
+
+    Args:
+        head: Its first ``HEAD_BYTES`` bytes.
+    """
+    modality = sniff(head)
+    if modality is None or modality == Modality.TEXT:
+        return None
+    for magic, name in MEDIA_TYPES:
+        if head.startswith(magic) and name.startswith(str(modality)):
+            return name
+    if _is_mpeg(head):
+        return "audio/mpeg"
+    return CONTAINED_TYPES.get(head[8:12], f"{modality}/octet-stream")
 
 
 def claimed_modality(name: str) -> Modality | None:

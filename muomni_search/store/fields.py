@@ -19,27 +19,37 @@ __all__ = ["lacking_fields", "summarise_fields"]
 
 TYPES = {bool: "boolean", int: "number", float: "number", str: "string", list: "array"}
 PAGE = 10_000
+MOST_DIFFERENT = 10_000
 
 
-def summarise_fields(snapshot: Snapshot, *, most: int | None = None) -> dict[str, dict[str, Any]]:
+def summarise_fields(
+    snapshot: Snapshot, *, values: int = 0, most: int | None = None
+) -> dict[str, dict[str, Any]]:
     """Return each metadata field: ``items``, ``types`` (a count each), ``indexed``; by name.
 
     Args:
-        snapshot: Whose.
+        snapshot: The state that is looked at.
+        values: How many of the commonest values to tell as well, with a count each; of a list,
+            its elements. Of a field with very many different ones, those of the first items.
         most: Look at so many items at most; at all by default.
     """
     counts: dict[tuple[str, ...], Counter[str]] = {}
+    common: dict[tuple[str, ...], Counter[Any]] = {}
     wanted = select(tables.items.c.metadata).limit(most)
     documents = snapshot.connection.execute(wanted).yield_per(PAGE)
     for (document,) in documents:
-        for names, kind in _fields(json.loads(document)):
+        for names, value in _fields(json.loads(document)):
+            kind = TYPES.get(type(value), "null")
             counts.setdefault(names, Counter())[kind] += 1
+            if values:
+                _count(common.setdefault(names, Counter()), value)
     indexed = set(snapshot.indexed_fields())
     return {
         spell_field(names): {
             "items": counts.get(names, Counter()).total(),
             "types": dict(counts.get(names, Counter()).most_common()),
             "indexed": names in indexed,
+            **({"values": _commonest(common.get(names, Counter()), values)} if values else {}),
         }
         for names in sorted(counts.keys() | indexed)
         if names not in COLUMNS  # a filter by that name looks at the item itself
@@ -58,12 +68,25 @@ def lacking_fields(snapshot: Snapshot, condition: Filter) -> dict[str, list[str]
     return lacking
 
 
+def _count(counter: Counter[Any], value: Any) -> None:
+    """Count the plain values of a field: each with its type, for 1 and true are equal."""
+    for one in value if isinstance(value, list) else [value]:
+        if isinstance(one, str | int | float):
+            known = type(one), one
+            if known in counter or len(counter) < MOST_DIFFERENT:
+                counter[known] += 1
+
+
+def _commonest(counter: Counter[Any], most: int) -> list[dict[str, Any]]:
+    return [{"value": value, "items": items} for (_, value), items in counter.most_common(most)]
+
+
 def _fields(
     document: Mapping[str, Any], above: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], str]]:
+) -> Iterator[tuple[tuple[str, ...], Any]]:
     for name, value in document.items():
         names = (*above, name)
         if isinstance(value, Mapping):
             yield from _fields(value, names)
         else:
-            yield names, TYPES.get(type(value), "null")
+            yield names, value

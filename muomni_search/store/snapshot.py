@@ -532,9 +532,12 @@ class Snapshot:
         modality: Sequence[Modality] | None = None,
         *,
         limit: int | None = None,
+        after: str | None = None,
     ) -> Iterator[Item]:
-        """Yield items by key."""
+        """Yield items by key; with ``after`` those that come behind this key."""
         query = ITEM.order_by(tables.items.c.key).limit(limit)
+        if after is not None:
+            query = query.where(tables.items.c.key > after)
         if condition is not None:
             query = query.where(filter_to_sql(condition))
         if modality is not None:

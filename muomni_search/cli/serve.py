@@ -1,0 +1,112 @@
+"""`muomni serve`: collections over HTTP, with a page for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from muomni_search.cli.options import DEFAULT_COLLECTION, DIRECTORY, Command, count_option
+from muomni_search.cli.output import note
+
+
+@click.command(
+    "serve",
+    cls=Command,
+    example="""\
+muomni serve
+muomni serve -c indexes/birds --open
+muomni serve --host 0.0.0.0 --token "a long secret" --read-only""",
+)
+@click.option(
+    "-c",
+    "--collection",
+    "directories",
+    type=DIRECTORY,
+    multiple=True,
+    help="Serve this collection; may be repeated. By default all below --root.",
+)
+@click.option(
+    "--root",
+    type=DIRECTORY,
+    default=DEFAULT_COLLECTION.parent,
+    show_default=True,
+    help="Serve the collections in this folder, as they come and go.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65_535),
+    default=8765,
+    show_default=True,
+    help="The port; 0 for any that is free.",
+)
+@click.option(
+    "--token",
+    metavar="T",
+    envvar="MUOMNI_TOKEN",
+    show_envvar=True,
+    help="What clients must show; needed where other machines can reach the address.",
+)
+@click.option(
+    "--allow-host",
+    "hosts",
+    metavar="NAME",
+    multiple=True,
+    help="A further name that requests may call this server by; may be repeated.",
+)
+@click.option(
+    "--files",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    multiple=True,
+    help="Also show files from this folder, where an import says that they lie.",
+)
+@click.option("--read-only", is_flag=True, help="Refuse to add, delete and make collections.")
+@count_option("--max-upload", default=1_000_000_000, help="Bytes of a request that brings files.")
+@count_option("--max-pixels", help="Width times height of a picture.")
+@count_option("--max-seconds", help="Length of a sound.")
+@click.option("--open", "opens", is_flag=True, help="Open the page in a browser.")
+def command(
+    directories: tuple[Path, ...],
+    root: Path,
+    host: str,
+    port: int,
+    token: str | None,
+    hosts: tuple[str, ...],
+    files: tuple[Path, ...],
+    read_only: bool,
+    max_upload: int,
+    max_pixels: int | None,
+    max_seconds: int | None,
+    opens: bool,
+) -> None:
+    """Serve collections: an HTTP API, and a page to search with.
+
+    Without -c it serves all collections in --root. The page is at the address that is printed
+    when it is ready, the API below /v1, its description at /v1/openapi.json. Ctrl-C stops it:
+    requests that are being answered are finished first.
+    """
+    from muomni_search.collection import Limits
+    from muomni_search.server.run import serve
+    from muomni_search.server.settings import Settings, name_collections
+
+    limits = {"max_pixels": max_pixels, "max_seconds": max_seconds}
+    settings = Settings(
+        collections=name_collections(directories),
+        root=root.absolute(),
+        host=host,
+        token=token,
+        read_only=read_only,
+        hosts=hosts,
+        files=tuple(one.resolve() for one in files),
+        limits=Limits(**{name: most for name, most in limits.items() if most is not None}),
+        max_upload=max_upload,
+    )
+
+    def ready(url: str) -> None:
+        click.echo(url)
+        note("Ctrl-C stops it")
+        if opens:
+            click.launch(url)
+
+    serve(settings, port=port, ready=ready)

@@ -1,0 +1,1 @@
+"""The HTTP server: collections, searches and a page for people, from one process."""

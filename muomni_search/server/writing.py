@@ -1,0 +1,384 @@
+"""Routes that change a collection: make one, add items, delete them.
+
+Files that clients add lie in a folder beside the collection, each in one of its own, and go in as
+the files of any other folder do, so that ``verify`` and ``repair`` know them. A file that no item
+refers to any more (it could not be used, or was replaced or deleted) is removed. What a client sent
+and could not be used is told to that client, and kept nowhere.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.datastructures import FormData, UploadFile
+
+from muomni_search.collection import Collection
+from muomni_search.documents import check_key, hash_content
+from muomni_search.errors import InvalidInput, MuomniError
+from muomni_search.ingest.folder import read_file_record
+from muomni_search.ingest.rows import parse_json, read_rows
+from muomni_search.items import Modality, Problem, Record
+from muomni_search.pipeline import Report
+from muomni_search.server import schemas
+from muomni_search.server.context import Context, Key, Name, problems
+from muomni_search.server.problems import Refused, without_paths
+from muomni_search.server.reading import filter_of
+from muomni_search.server.served import UPLOADS, Served
+from muomni_search.server.uploads import files_of, keep_file
+from muomni_search.store.engine import disk_errors
+from muomni_search.vectors import check_vectors
+
+__all__ = ["router"]
+
+router = APIRouter()
+
+# Of a JSON body, which is parsed as a whole; lines of JSON are read one by one.
+JSON_BYTES = 32_000_000
+EVERY_FILE = "*"
+# How many items are looked up together before they are replaced.
+LOOKED_UP = 500
+
+Entry = Record | Problem
+
+
+# ---- collections -----------------------------------------------------------------------------
+
+
+@router.post("/v1/collections", tags=["collections"], status_code=201,
+             response_model=schemas.Created, responses=problems(400, 409))  # fmt: skip
+async def create(context: Context, asked: schemas.NewCollection) -> Response:
+    """Make an empty collection."""
+    _check_writable(context)
+    await context.writes.run(lambda: context.collections.create(asked.name, asked.model))
+    return context.json({"name": asked.name}, 201)
+
+
+def _check_writable(served: Served) -> None:
+    if served.settings.read_only:
+        raise Refused(
+            "forbidden", "this server only reads", hint="start it without --read-only to add"
+        )
+
+
+# ---- adding ----------------------------------------------------------------------------------
+
+BODIES = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/NewItems"}},
+            "application/x-ndjson": {
+                "schema": {"type": "string", "description": "An item a line, as in JSON."}
+            },
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "files": {
+                            "type": "array",
+                            "items": {"type": "string", "format": "binary"},
+                        },
+                        "metadata": {
+                            "type": "string",
+                            "description": "JSON: file name → metadata; * for all files.",
+                        },
+                        "prefix": {"type": "string"},
+                    },
+                    "required": ["files"],
+                }
+            },
+        },
+    }
+}
+
+
+@router.post("/v1/collections/{name}/items", tags=["items"], response_model=schemas.Added,
+             responses=problems(400, 404, 409, 415, 507), openapi_extra=BODIES)  # fmt: skip
+async def add(context: Context, request: Request, name: Name) -> Response:
+    """Add items: texts and vectors as JSON, or a line each; or files as a form.
+
+    An item that cannot be used is one of ``failures``; the others are in. The key of a file is
+    its name, behind the prefix.
+    """
+    _check_writable(context)
+    context.collections.get(name)
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        async with files_of(request) as form:
+            told = await context.writes.run(lambda: _add_files(context, name, form))
+    elif kind in ("application/x-ndjson", "application/jsonl", "application/json"):
+        with TemporaryDirectory(dir=context.scratch) as folder:
+            path = Path(folder, "items.jsonl")
+            most = JSON_BYTES if kind == "application/json" else None
+            await _receive(request, path, most)
+            read = _listed_items if kind == "application/json" else _lines
+            told = await context.writes.run(lambda: _add(context, name, read(path)))
+    else:
+        raise Refused(
+            "unsupported-media",
+            f"no items in {kind[:100] or 'a body without a type'}",
+            hint="send application/json, application/x-ndjson or multipart/form-data",
+        )
+    return context.json(told)
+
+
+async def _receive(request: Request, path: Path, most: int | None) -> None:
+    """Write a body to a file, whole, before anything is done with it."""
+    size = 0
+    with path.open("wb") as file:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if most is not None and size > most:
+                raise Refused(
+                    "too-large",
+                    f"JSON of more than {most} bytes",
+                    hint="send application/x-ndjson, an item a line",
+                )
+            file.write(chunk)
+
+
+def _listed_items(path: Path) -> Iterator[Entry]:
+    """Yield the items of a JSON body, which is right as a whole or refused."""
+    try:
+        body = parse_json(path.read_bytes().decode())
+    except ValueError as error:  # no UTF-8 is one, too
+        raise Refused("malformed", f"no JSON: {error}") from error
+    try:
+        items = schemas.NewItems.model_validate(body).items
+    except ValidationError as error:
+        raise RequestValidationError(error.errors()) from error
+    return (_entry(f"items.{number}", one) for number, one in enumerate(items))
+
+
+def _lines(path: Path) -> Iterator[Entry]:
+    """Yield the items of lines of JSON; a line that is none is a problem of its own."""
+    for number, row in read_rows(path):
+        origin = f"line {number}"
+        if isinstance(row, str):
+            yield Problem(origin, f"{origin}: {row}", "mend the line")
+            continue
+        try:
+            new = schemas.NewRecord.model_validate(row)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            told = first["msg"].removeprefix("Value error, ")
+            what = ": ".join(filter(None, (origin, place, told)))
+            key = row.get("key")
+            yield Problem(origin, what, "mend the line", key if isinstance(key, str) else None)
+            continue
+        yield _entry(origin, new)
+
+
+def _entry(origin: str, new: schemas.NewRecord) -> Entry:
+    metadata = dict(new.metadata)
+    if new.title is not None:
+        metadata["title"] = new.title
+    key = new.key
+    try:
+        if new.vector is None:
+            key = key or f"text-{hash_content(str(new.text).encode(errors='replace'))[:16]}"
+            return Record(key, Modality.TEXT, origin, text=new.text, metadata=metadata)
+        vector = check_vectors([new.vector], "the vector")[0]
+        key = key or f"{new.modality}-{hash_content(vector.tobytes())[:16]}"
+        modality = Modality(str(new.modality))
+        return Record(key, modality, origin, vector=vector, text=new.text, metadata=metadata)
+    except MuomniError as error:
+        return Problem(origin, error.what, error.hint or "mend the item", key)
+
+
+def _add(served: Served, name: str, entries: Iterable[Entry]) -> dict[str, Any]:
+    """Add entries to a collection; return what is answered."""
+    collection = served.collections.get(name)
+    with served.writing(name):
+        replaced = _Replaced(collection)
+        report = collection.add(replaced.watching(entries), limits=served.settings.limits)
+        replaced.sweep()
+        return _told(collection, report, {})
+
+
+def _add_files(served: Served, name: str, form: FormData) -> dict[str, Any]:
+    prefix, described = _fields_of(form)
+    collection = served.collections.get(name)
+    folder = _uploads_of(collection)
+    # What a path in an error is called: the key, which is what the client knows.
+    names: dict[str, str] = {}
+    with served.writing(name), disk_errors(folder):
+        replaced = _Replaced(collection)
+
+        def entries() -> Iterator[Entry]:
+            for _, upload in form.multi_items():
+                if isinstance(upload, UploadFile):
+                    yield _file_entry(upload, prefix, described, folder, names)
+
+        try:
+            report = collection.add(replaced.watching(entries()), limits=served.settings.limits)
+        finally:
+            replaced.sweep(names)
+        return _told(collection, report, names)
+
+
+def _fields_of(form: FormData) -> tuple[str, Mapping[str, Any]]:
+    """Return what comes with files: what to put before their keys, and their metadata."""
+    values = {key: value for key, value in form.multi_items() if isinstance(value, str)}
+    unknown = values.keys() - {"prefix", "metadata"}
+    if unknown:
+        raise InvalidInput(f"unknown field {min(unknown)!r}", hint="send files, prefix, metadata")
+    if not any(isinstance(value, UploadFile) for _, value in form.multi_items()):
+        raise InvalidInput("a form without a file", hint="send at least one")
+    try:
+        described = parse_json(values.get("metadata") or "{}")
+    except ValueError as error:
+        raise InvalidInput(f"metadata is no JSON: {error}") from error
+    is_right = isinstance(described, dict) and all(
+        isinstance(one, dict) for one in described.values()
+    )
+    if not is_right:
+        raise InvalidInput(
+            "metadata is no object of objects", hint='send {"a.jpg": {"year": 2020}}'
+        )
+    prefix = values.get("prefix", "").strip("/")
+    return prefix + "/" * bool(prefix), described
+
+
+def _file_entry(
+    upload: UploadFile,
+    prefix: str,
+    described: Mapping[str, Any],
+    folder: Path,
+    names: dict[str, str],
+) -> Entry:
+    given = upload.filename or "file"
+    key = prefix + given
+    try:
+        check_key(key)
+        if len(key) > schemas.KEY_CHARACTERS:
+            raise InvalidInput(f"a name of {len(key)} characters", hint="give it a shorter one")
+    except InvalidInput as error:
+        return Problem(given[:100], error.what[:200], error.hint)
+    path = keep_file(upload, folder)
+    names[str(path)] = key
+    entry = read_file_record(path, key, folder, named=True)
+    if isinstance(entry, Record):
+        metadata = {**described.get(EVERY_FILE, {}), **described.get(given, {})}
+        return replace(entry, metadata=metadata)
+    if isinstance(entry, Problem):
+        return entry
+    return Problem(str(path), entry.reason, "give another file", key)
+
+
+def _told(collection: Collection, report: Report, names: Mapping[str, str]) -> dict[str, Any]:
+    """Return what an addition is answered with, and forget what failed of it."""
+    if report.problems:
+        with collection.store.write() as writer:
+            writer.clear_failures([one.source for one in report.problems])
+
+    def harmless(one: Problem, text: str) -> str:
+        return without_paths(text.replace(one.source, names.get(one.source, one.source)))
+
+    return {
+        **report.as_dict(),
+        "failures": [
+            {
+                "key": one.key if one.key is not None else names.get(one.source),
+                "error": harmless(one, one.error),
+                "hint": harmless(one, one.hint),
+            }
+            for one in report.problems
+        ],
+    }
+
+
+# ---- deleting --------------------------------------------------------------------------------
+
+
+@router.delete("/v1/collections/{name}/item", tags=["items"], response_model=schemas.Deleted,
+               responses=problems(404, 409))  # fmt: skip
+async def delete_item(context: Context, name: Name, key: Key) -> Response:
+    """Delete one item."""
+    _check_writable(context)
+    return context.json(await context.writes.run(lambda: _delete(context, name, [key], None)))
+
+
+@router.post("/v1/collections/{name}/delete", tags=["items"], response_model=schemas.Deleted,
+             responses=problems(400, 404, 409))  # fmt: skip
+async def delete(context: Context, name: Name, asked: schemas.Deletion) -> Response:
+    """Delete items by key, by a filter, or both; when a key is not there, none is."""
+    _check_writable(context)
+    return context.json(
+        await context.writes.run(lambda: _delete(context, name, asked.keys, asked.where))
+    )
+
+
+def _delete(
+    served: Served, name: str, keys: Sequence[str], where: str | Mapping[str, Any] | None
+) -> dict[str, Any]:
+    condition = filter_of(where)
+    collection = served.collections.get(name)
+    with served.writing(name):
+        replaced = _Replaced(collection)
+        replaced.remember(keys)
+        if condition is not None:
+            replaced.remember([item.key for item in collection.items(where=condition)])
+        deleted = collection.delete(keys, where=condition)
+        replaced.sweep()
+    return {"deleted": deleted}
+
+
+# ---- files that nothing refers to --------------------------------------------------------------
+
+
+def _uploads_of(collection: Collection) -> Path:
+    """Return the folder of a collection's uploads, links resolved as in all roots."""
+    directory = Path(os.path.realpath(collection.directory))
+    return directory.with_name(directory.name + UPLOADS)
+
+
+class _Replaced:
+    """The uploaded files of items that are about to change; those of no item go in the end."""
+
+    def __init__(self, collection: Collection) -> None:
+        self._collection = collection
+        self._folder = _uploads_of(collection)
+        self._keys: dict[str, str] = {}  # of files, the key of their item
+
+    def remember(self, keys: Sequence[str]) -> None:
+        """Write down the uploaded files that items have now."""
+        if not self._folder.is_dir():
+            return
+        with self._collection.view() as view:
+            known = view.snapshot.known(keys)
+        for key, one in known.items():
+            if one.root == str(self._folder) and one.source is not None:
+                self._keys[one.source] = key
+
+    def watching(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """Yield entries, and write down the files that they replace."""
+        rest = iter(entries)
+        while some := list(islice(rest, LOOKED_UP)):
+            self.remember([one.key for one in some if isinstance(one, Record)])
+            yield from some
+
+    def sweep(self, new: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Remove those files, and new ones, that no item has now."""
+        keys = {**self._keys, **new}
+        if not keys:
+            return
+        with self._collection.view() as view:
+            known = view.snapshot.known(set(keys.values()))
+        for source, key in keys.items():
+            is_held = key in known and known[key].source == source
+            # Each lies in a folder of its own; nothing else is touched.
+            if not is_held and Path(source).parent.parent == self._folder:
+                shutil.rmtree(Path(source).parent, ignore_errors=True)
