@@ -94,13 +94,18 @@ export function send(path, form, { progress, signal } = {}) {
 const at = (collection, rest, key, more = "") =>
   `collections/${encodeURIComponent(collection)}/${rest}${key === undefined ? "" : `?key=${encodeURIComponent(key)}`}${more}`;
 
+// A picture or a sound is named by its upload.
+const spelled = asked => ({
+  ...asked, parts: asked.parts.map(({ kind, value, weight }) => ({ kind, [kind === "text" || kind === "id" ? "value" : "upload"]: value, weight })),
+});
+
 export const collections = () => ask("collections").then(told => told.collections);
 export const health = () => ask("health");
 export const fields = collection => ask(at(collection, "fields")).then(told => told.fields);
 export const item = (collection, key) => ask(at(collection, "item", key));
 export const remove = (collection, key) => ask(at(collection, "item", key), { method: "DELETE" });
-export const search = (collection, json, signal) => ask(at(collection, "search"), { json, signal });
-export const explain = (collection, json, signal) => ask(at(collection, "explain"), { json, signal });
+export const search = (collection, asked, signal) => ask(at(collection, "search"), { json: spelled(asked), signal });
+export const explain = (collection, asked, signal) => ask(at(collection, "explain"), { json: spelled(asked), signal });
 export const map = (collection, signal) => ask(at(collection, "map"), { signal });
 export const original = (collection, key) => `/v1/${at(collection, "original", key)}`;
 export const thumbnail = (collection, key, size) => `/v1/${at(collection, "thumbnail", key, `&size=${size}`)}`;

@@ -5,21 +5,21 @@ import { Passage } from "./results.js";
 import { Player, stop } from "./sound.js";
 import { activeParts, addPart, go, onlyPart } from "./state.js";
 import { html, useEffect, useRef, useState } from "./vendor/preact.js";
-import { NAME, meaning, partName, value as shown } from "./words.js";
+import { NAME, meaning, partName, signed, value as shown } from "./words.js";
 
 export function ItemDialog({ route, found, titles, mayWrite, changed, close }) {
   const dialog = useRef();
   const at = found.hits.findIndex(hit => hit.key === route.item);
-  const [item, setItem] = useState(null), [error, setError] = useState(null);
-  useEffect(() => { if (!dialog.current.open) dialog.current.showModal(); }, []);
+  const [fetched, setFetched] = useState(null), [error, setError] = useState(null);
+  const item = at >= 0 ? found.hits[at] : fetched?.key === route.item ? fetched : null;
+  useEffect(() => { dialog.current.showModal(); }, []);
   useEffect(() => {
-    let isHere = true;
     setError(null);
-    if (at >= 0) return setItem(found.hits[at]);
-    setItem(null);
-    api.item(route.collection, route.item).then(told => isHere && setItem({ ...told, span: null }), told => isHere && setError(told));
+    if (at >= 0) return;
+    let isHere = true;
+    api.item(route.collection, route.item).then(told => isHere && setFetched({ ...told, span: null }), told => isHere && setError(told));
     return () => { isHere = false; };
-  }, [route.item, route.collection, at, found.hits[at]]);
+  }, [route.item, route.collection, at < 0]);
   const step = by => { const next = found.hits[at + by]; if (next) { stop(); go({ item: next.key }, "replace"); } };
   const keys = event => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, textarea, [contenteditable]")) return;
@@ -33,7 +33,7 @@ export function ItemDialog({ route, found, titles, mayWrite, changed, close }) {
   return html`
     <dialog ref=${dialog} class="item" aria-labelledby="item-title" onClose=${() => { stop(); close(); }} onKeyDown=${keys}
       onClick=${event => { if (event.target === dialog.current) dialog.current.close(); }}>
-      <div class="inside">
+      <div class="inside" tabindex="-1" autofocus>
         <div class="bar">
           <p class="where-at">${at >= 0 ? `${at + 1} of ${found.hits.length}${found.hasMore ? "+" : ""}` : ""}</p>
           <button type="button" disabled=${at <= 0} onClick=${() => step(-1)} aria-label="Previous" title="Previous (←)"><${Icon} name="left" /></button>
@@ -57,7 +57,7 @@ function Shown({ item, route, titles, mayWrite, changed }) {
     api.explain(route.collection, { parts: activeParts(route), key: item.key }, control.signal).then(setReason, error => control.signal.aborted || setWrong(error));
     return () => control.abort();
   }, [route.why, item.key, JSON.stringify(activeParts(route))]);
-  const explained = route.why && reason;
+  const explained = route.why ? reason : null;
   const facts = Object.entries(item.metadata).filter(([name]) => name !== "title");
   const remove = async () => {
     if (!asksDelete) return setAsks(true);
@@ -65,7 +65,7 @@ function Shown({ item, route, titles, mayWrite, changed }) {
   };
   return html`
     <div class=${`media ${item.modality}`}>
-      ${item.modality === "audio" ? html`<${Player} collection=${route.collection} hit=${item} isLarge curve=${explained?.evidence.kind === "curve" ? explained.evidence : null} />`
+      ${item.modality === "audio" ? html`<${Player} collection=${route.collection} hit=${item} isLarge curve=${explained?.evidence.windows?.length > 1 ? explained.evidence : null} />`
         : item.modality === "image" && item.has_original ? html`
           <img class="large" src=${explained?.overlay && showsHeat ? explained.overlay : api.original(route.collection, item.key)} alt=${item.title} />
           ${explained?.overlay && html`<label class="check over"><input type="checkbox" checked=${showsHeat} onChange=${event => setHeat(event.target.checked)} /> Show what carries the match</label>`}`
@@ -96,7 +96,7 @@ function Shown({ item, route, titles, mayWrite, changed }) {
 export function Score({ score, cosine }) {
   return html`
     <div class="strength" tabindex="0" role="group" aria-label=${`Score ${score.toFixed(2)}: ${meaning(score)}. Cosine ${cosine.toFixed(3)}.`}>
-      <p><b>${score.toFixed(2)}</b> ${meaning(score)} <span class="cosine">cosine ${cosine.toFixed(3)}</span></p>
+      <p><b>${signed(score, 2)}</b> ${meaning(score)} <span class="cosine">cosine ${cosine.toFixed(3)}</span></p>
       <svg viewBox="0 0 100 4" preserveAspectRatio="none" aria-hidden="true"><rect class="track" width="100" height="4" /><rect class="fill" width=${100 * Math.max(0, Math.min(1, score / 6))} height="4" /></svg>
     </div>`;
 }
@@ -134,7 +134,7 @@ function Reason({ reason, titles }) {
   const { evidence, parts, query_words: words } = reason;
   const said = {
     grid: evidence.how === "covered" ? "Bright is what the match needs: covered, the cosine falls." : "Bright are the patches nearest to the query.",
-    curve: "The line over the sound is its likeness to the query, moment by moment.",
+    curve: evidence.windows?.length > 1 ? "The line over the sound is its likeness to the query, moment by moment." : "This sound is short: it is compared as a whole.",
     words: "The stronger a word is marked, the more it adds. A click on a word adds it to the query, or subtracts it.",
   }[evidence.kind];
   return html`<h3>Why it is here</h3><p class="soft">${said}</p>
@@ -146,5 +146,5 @@ function Shares({ rows }) {
   const most = Math.max(1e-6, ...rows.map(([, share]) => Math.abs(share)));
   return html`<ul class="shares" role="list">${rows.map(([name, share, word]) => html`
     <li class=${share < 0 ? "against" : ""}><bdi>${name}</bdi><svg viewBox="0 0 100 4" preserveAspectRatio="none" aria-hidden="true"><rect class="fill" width=${100 * Math.abs(share) / most} height="4" /></svg>
-      <span class="number">${share < 0 ? "−" : "+"}${Math.abs(share).toFixed(3)}</span>${word && html`<span class="pick"><${Pick} word=${word} /></span>`}</li>`)}</ul>`;
+      <span class="number">${share < 0 ? "" : "+"}${signed(share, 3)}</span>${word && html`<span class="pick"><${Pick} word=${word} /></span>`}</li>`)}</ul>`;
 }

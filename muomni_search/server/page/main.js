@@ -1,5 +1,5 @@
 // The page: what is shown is the address (state.js); this file puts the parts of it together.
-import { AddPanel, DropZone, filesOf, isAskable, useAdding } from "./adding.js";
+import { AddPanel, DropZone, isAskable, useAdding } from "./adding.js";
 import * as api from "./api.js";
 import { Chips, Filters, Tabs } from "./filters.js";
 import { Icon } from "./icons.js";
@@ -8,21 +8,20 @@ import { MapView } from "./map.js";
 import { SearchBox, Sum } from "./query.js";
 import { Grid, forgetAnswers, label, useHits } from "./results.js";
 import { Recorder, stop, toWav } from "./sound.js";
-import { KINDS, activeParts, filterOf, go, hasFilter, isPlain, now, useRoute } from "./state.js";
+import { KINDS, activeParts, filterOf, go, hasFilter, now, useRoute } from "./state.js";
 import { html, render, useEffect, useMemo, useRef, useState } from "./vendor/preact.js";
-import { NAMES, count, plural } from "./words.js";
+import { count, plural } from "./words.js";
 
 const MOST_COUNTED = 1000, TEXT_QUERY = 2000;
 const CHOSEN = "muomni.collection";
 
 // ---- what the server has ------------------------------------------------------------------------------
 
-/** The collections, and of the chosen one its fields and counts; anew when ``version`` changes. */
+/** The collections, and of the chosen one its fields; anew when ``version`` changes. */
 function useServer(route, version) {
   const [told, setTold] = useState({ collections: null, error: null, mayWrite: false });
   const [fields, setFields] = useState({ of: "", fields: {} });
-  const [counted, setCounted] = useState({ of: "", counts: null });
-  const where = filterOf(route), { collection } = route;
+  const { collection } = route;
   useEffect(() => {
     let isHere = true;
     Promise.all([api.collections(), api.health()]).then(
@@ -36,18 +35,23 @@ function useServer(route, version) {
     api.fields(collection).then(fields => isHere && setFields({ of: collection, fields }), () => isHere && setFields({ of: collection, fields: {} }));
     return () => { isHere = false; };
   }, [collection, version]);
-  const asked = `${collection} ${where} ${version}`;
+  const known = told.collections?.find(one => one.name === collection);
+  return { ...told, known, fields: fields.of === collection ? fields.fields : {} };
+}
+
+/** How many items each tab has: of the collection, or of what the filter lets through once that is known to be one. */
+function useCounts(route, version, known, isReady) {
+  const [counted, setCounted] = useState({ of: "", counts: null });
+  const where = filterOf(route), asked = `${route.collection} ${where} ${version}`;
   useEffect(() => {
-    if (!collection || !where) return;
+    if (!where || !isReady || counted.of === asked) return;
     const control = new AbortController();
-    const one = kind => api.items(collection, { where, modality: [kind], limit: MOST_COUNTED, signal: control.signal });
+    const one = kind => api.items(route.collection, { where, modality: [kind], limit: MOST_COUNTED, signal: control.signal });
     Promise.all(KINDS.map(one)).then(pages => setCounted({ of: asked, counts: countsOf(pages) }), () => {});
     return () => control.abort();
-  }, [asked]);
-  const known = told.collections?.find(one => one.name === collection);
-  const counts = !where ? known && { all: count(known.items), ...Object.fromEntries(KINDS.map(kind => [kind, count(known[kind])])) }
-    : counted.of === asked ? counted.counts : null;
-  return { ...told, known, fields: fields.of === collection ? fields.fields : {}, counts };
+  }, [asked, isReady]);
+  if (where) return counted.of === asked ? counted.counts : null;
+  return known && { all: count(known.items), ...Object.fromEntries(KINDS.map(kind => [kind, count(known[kind])])) };
 }
 
 function countsOf(pages) {
@@ -65,9 +69,10 @@ function App() {
   const [version, setVersion] = useState(0), [notice, setNotice] = useState(null), [at, setAt] = useState(0);
   const [busy, setBusy] = useState(""), [isRecording, setRecording] = useState(false), [asksToken, setAsksToken] = useState(false), [helps, setHelps] = useState(false);
   const [trouble, setTrouble] = useState({ gone: false, busy: 0 }), [showsFilters, setShowsFilters] = useState(hasFilter(route));
-  const channel = useRef(null), file = useRef(), opener = useRef("");
+  const channel = useRef(null), file = useRef();
   const server = useServer(route, version);
   const found = useHits(server.known ? route : { ...route, collection: "" }, version);
+  const counts = useCounts(route, version, server.known, !found.isStale && !found.error);
   for (const hit of found.hits) titles.set(hit.key, hit.title);
 
   const changed = said => {
@@ -166,9 +171,10 @@ function App() {
     ${trouble.gone && server.collections && html`<p class="banner wrong" role="alert"><span class="spinner"></span> The server does not answer. This page goes on when it is back.</p>`}
     ${trouble.busy > 0 && !trouble.gone && html`<p class="banner" role="status"><span class="spinner"></span> The server has much to do; asking again in ${plural(trouble.busy, "second")}.</p>`}
     <main>
+      <h1 class="aside">Search${route.collection && html` in <bdi>${route.collection}</bdi>`}</h1>
       ${server.known ? html`
         <${Sum} route=${route} titles=${titles} busy=${busy} />
-        <div class="toolbar"><${Tabs} route=${route} counts=${server.counts} />
+        <div class="toolbar"><${Tabs} route=${route} counts=${counts} />
           <div class="views"><button type="button" aria-expanded=${showsFilters ? "true" : "false"} aria-controls="filters" onClick=${() => setShowsFilters(!showsFilters)}><${Icon} name="filter" /><span>Filter</span></button>
             <div class="switch" role="group" aria-label="View">${[["grid", "Results"], ["map", "Map"]].map(([name, said]) => html`
               <button type="button" aria-pressed=${route.view === name ? "true" : "false"} onClick=${() => go({ view: name })}><${Icon} name=${name} /><span>${said}</span></button>`)}</div></div></div>

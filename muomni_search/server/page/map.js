@@ -4,7 +4,7 @@ import { Icon } from "./icons.js";
 import { label } from "./results.js";
 import { KINDS, go } from "./state.js";
 import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/preact.js";
-import { NAME, NAMES, count, percent } from "./words.js";
+import { NAME, NAMES, count, percent, signed } from "./words.js";
 
 const REACH = 14, DRAG = 4, PICTURES = 60, LISTED = 60;
 
@@ -70,7 +70,7 @@ function Strip({ route, found, hover, setHover, at, setAt }) {
       <li key=${hit.key} data-key=${hit.key} class=${hit.key === hover || hit.key === route.at ? "on" : ""} onPointerEnter=${() => setHover(hit.key)}>
         <button type="button" class="open" aria-label=${label(hit)} onFocus=${() => { setHover(hit.key); setAt(k); }} onClick=${() => (route.at === hit.key ? go({ item: hit.key, why: false }) : go({ at: hit.key }, "replace"))}>
           <span class="thumb">${hit.modality === "image" && hit.has_original ? html`<img src=${api.thumbnail(route.collection, hit.key, 128)} alt="" loading="lazy" />` : html`<i class=${`kind ${hit.modality}`}></i>`}</span>
-          <span class="said"><bdi>${hit.title}</bdi>${hit.score !== undefined ? html`<small><b>${hit.score.toFixed(1)}</b> over ${percent(hit.score)}</small>` : html`<small>${NAME[hit.modality]}</small>`}</span></button></li>`)}
+          <span class="said"><bdi>${hit.title}</bdi>${hit.score !== undefined ? html`<small><b>${signed(hit.score)}</b> over ${percent(hit.score)}</small>` : html`<small>${NAME[hit.modality]}</small>`}</span></button></li>`)}
     </ol>`;
 }
 

@@ -3,7 +3,7 @@ import * as api from "./api.js";
 import { Icon } from "./icons.js";
 import { addPart, go, isPlain, now, wordsOf } from "./state.js";
 import { html, useEffect, useRef, useState } from "./vendor/preact.js";
-import { partName } from "./words.js";
+import { partName, signed } from "./words.js";
 
 const TYPING = 220, DRAGGING = 90;
 
@@ -62,8 +62,6 @@ export function SearchBox({ route, useFiles, record }) {
 
 // ---- the sum ----------------------------------------------------------------------------------------
 
-const told = weight => `${weight < 0 ? "−" : ""}${Math.abs(weight).toFixed(1)}`;
-
 export function Sum({ route, titles, busy }) {
   if (isPlain(route) && !busy) return null;
   return html`
@@ -80,8 +78,7 @@ function Part({ part, k, route, titles }) {
   useEffect(() => setWeight(part.weight), [part.weight]);
   const change = (to, how) => go({ parts: now().parts.map((one, at) => (at === k ? { ...one, weight: to } : one)), sum: true }, how);
   const drag = event => {
-    // It rests at zero and at ±1, so that they can be hit.
-    let to = Number(event.target.value);
+    const to = Number(event.target.value);
     setWeight(to);
     clearTimeout(timer.current);
     timer.current = setTimeout(() => { change(to, isDragging.current ? "replace" : "push"); isDragging.current = true; }, DRAGGING);
@@ -98,9 +95,9 @@ function Part({ part, k, route, titles }) {
       <span class="sign" aria-hidden="true">${weight === 0 ? "0" : weight < 0 ? "−" : k || route.parts.length > 1 ? "+" : ""}</span>
       <${Thumb} part=${part} route=${route} />
       <bdi class="name" title=${name}>${name}</bdi>
-      <input type="range" min="-2" max="2" step="0.1" value=${weight} aria-label=${`Weight of ${name}`} aria-valuetext=${weight === 0 ? "off" : told(weight)}
+      <input type="range" min="-2" max="2" step="0.1" value=${weight} aria-label=${`Weight of ${name}`} aria-valuetext=${weight === 0 ? "off" : signed(weight)}
         onInput=${drag} onChange=${() => { isDragging.current = false; }} style=${{ "--at": `${(weight + 2) * 25}%` }} />
-      <output>${told(weight)}</output>
+      <output>${signed(weight)}</output>
       <button type="button" class="remove" onClick=${remove} aria-label=${`Remove ${name}`}><${Icon} name="close" /></button>
     </li>`;
 }

@@ -2,9 +2,9 @@
 import * as api from "./api.js";
 import { Icon } from "./icons.js";
 import { Player, isPlaying, toggle } from "./sound.js";
-import { activeParts, addPart, filterOf, go, isPlain, now, onlyPart, question } from "./state.js";
+import { activeParts, addPart, filterOf, go, onlyPart, question } from "./state.js";
 import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/preact.js";
-import { NAME, isWeak, meaning, passage, percent } from "./words.js";
+import { NAME, isWeak, meaning, passage, percent, signed } from "./words.js";
 
 const PAGE = 60, KEPT = 30;
 
@@ -14,7 +14,7 @@ const PAGE = 60, KEPT = 30;
 const kept = new Map();
 export const forgetAnswers = () => kept.clear();
 
-export const request = route => ({
+const request = route => ({
   parts: activeParts(route),
   ...(route.tab === "all" ? {} : { modality: [route.tab] }),
   ...(filterOf(route) ? { where: filterOf(route) } : {}),
@@ -203,7 +203,7 @@ export function Card({ hit, route, k, isCurrent, width = 300, onFocus }) {
     <div class="told" aria-hidden="true">
       <p class="title"><i class=${`kind ${hit.modality}`}></i><bdi>${hit.title}</bdi></p>
       ${hit.score === undefined ? html`<p class="score"><bdi>${NAME[hit.modality]}</bdi></p>` : html`
-        <p class="score" title=${`Score ${hit.score.toFixed(2)}: ${meaning(hit.score)}`}><b>${hit.score.toFixed(1)}</b>
+        <p class="score" title=${`Score ${hit.score.toFixed(2)}: ${meaning(hit.score)}`}><b>${signed(hit.score)}</b>
           <span class="means">${isWeak(hit.score) ? "weaker than most pairs" : isNarrow ? `over ${percent(hit.score)}` : `stronger than ${percent(hit.score)} of pairs`}</span>
           <span class="cosine">cosine ${hit.cosine.toFixed(3)}</span></p>`}
     </div>`;

@@ -21,6 +21,8 @@ export const isWeak = score => shareBelow(score) < .5;
 export const meaning = score =>
   (isWeak(score) ? "weaker than most unrelated pairs" : `stronger than ${percent(score)} of unrelated pairs`);
 
+/** Return a number with a true minus. */
+export const signed = (number, digits = 1) => number.toFixed(digits).replace("-", "−");
 export const count = number => number.toLocaleString("en");
 export const plural = (number, one, many = `${one}s`) => `${count(number)} ${number === 1 ? one : many}`;
 export const NAMES = { image: "Pictures", audio: "Sounds", text: "Texts", all: "All" };
