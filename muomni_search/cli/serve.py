@@ -16,7 +16,7 @@ from muomni_search.cli.output import note
     example="""\
 muomni serve
 muomni serve -c indexes/birds --open
-MUOMNI_TOKEN=… muomni serve --host 0.0.0.0""",
+muomni serve --host 0.0.0.0 --token "a long secret" --read-only""",
 )
 @click.option(
     "-c",

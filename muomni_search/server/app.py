@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.staticfiles import StaticFiles
 
 from muomni_search.server import (
@@ -25,6 +25,7 @@ from muomni_search.server import (
     watching,
     writing,
 )
+from muomni_search.server.context import only_known
 from muomni_search.server.served import Served
 from muomni_search.server.settings import Settings
 
@@ -60,7 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     problems.install(app)
     for module in (front, reading, writing, media, uploads, exploring, watching, metrics):
-        app.include_router(module.router)
+        app.include_router(module.router, dependencies=[Depends(only_known)])
     app.mount("/page", StaticFiles(directory=front.PAGE), name="page")
     app.state.sessions = security.Sessions(settings.token)
     app.add_middleware(security.Guard, settings=settings, sessions=app.state.sessions)

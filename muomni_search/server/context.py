@@ -6,12 +6,14 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Query, Request
 from fastapi import Path as InPath
+from fastapi.routing import APIRoute
 
+from muomni_search.errors import InvalidInput
 from muomni_search.server import schemas
 from muomni_search.server.problems import KINDS, MEDIA_TYPE
 from muomni_search.server.served import Served
 
-__all__ = ["Context", "Key", "Name", "problems"]
+__all__ = ["Context", "Key", "Name", "only_known", "problems"]
 
 
 async def _served(request: Request) -> Served:
@@ -24,6 +26,25 @@ Name = Annotated[str, InPath(min_length=1, max_length=255, description="The name
 Key = Annotated[
     str, Query(min_length=1, max_length=schemas.KEY_CHARACTERS, description="The key of an item.")
 ]
+
+
+async def only_known(request: Request) -> None:
+    """Refuse a parameter that a route does not have: a filter that is misspelled filters nothing.
+
+    Raises:
+        InvalidInput: There is one.
+    """
+    route = request.scope.get("route")
+    if request.query_params and isinstance(route, APIRoute):
+        known = {field.alias for field in route.dependant.query_params}
+        unknown = request.query_params.keys() - known
+        if unknown:
+            raise InvalidInput(
+                f"unknown parameter {min(unknown)[:100]!r}",
+                hint=f"this takes {', '.join(sorted(known)) or 'none'}",
+            )
+
+
 ALWAYS = {401, 403, 408, 413, 421, 422, 429, 500, 503}
 
 

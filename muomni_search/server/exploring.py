@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.util import find_spec
@@ -190,32 +191,40 @@ async def batch(context: Context, request: Request, name: Name) -> Response:
             raise InvalidInput(
                 f"no queries in {upload.filename!r}", hint=f"send one of {', '.join(QUERY_FILES)}"
             )
-        kept = await context.writes.run(lambda: keep_file(upload, context.incoming))
 
-    def work(job: Job) -> Path:
-        queries = job.folder / f"queries{suffix}"
-        kept.replace(queries)
-        kept.parent.rmdir()
-        answers = job.folder / f"answers.{output}"
-        report = run_batch(
-            context.collections.get(name),
-            queries,
-            answers,
-            k=k,
-            where=where,
-            modality=modality,
-            progress=job,
-            is_foreign=True,
-        )
-        queries.unlink()
-        job.summary = {
-            "answered": report.answered,
-            "failed": report.failed,
-            "errors": _first_errors(answers.with_name(f"{answers.name}.errors.jsonl")),
-        }
-        return answers
+        def work(job: Job) -> Path:
+            [queries] = job.folder.glob("*/*")
+            answers = job.folder / f"answers.{output}"
+            report = run_batch(
+                context.collections.get(name),
+                queries,
+                answers,
+                k=k,
+                where=where,
+                modality=modality,
+                progress=job,
+                is_foreign=True,
+            )
+            shutil.rmtree(queries.parent)
+            job.summary = {
+                "answered": report.answered,
+                "failed": report.failed,
+                "errors": _first_errors(answers.with_name(f"{answers.name}.errors.jsonl")),
+            }
+            return answers
 
-    return accepted(context.jobs.submit(Job("batch", name, None, context.jobs.folder, work)))
+        job = Job("batch", name, None, context.jobs.folder, work)
+
+        def begin() -> None:
+            try:
+                keep_file(upload, job.folder)
+                context.jobs.submit(job)
+            except BaseException:
+                shutil.rmtree(job.folder, ignore_errors=True)
+                raise
+
+        await context.writes.run(begin)
+    return accepted(job)
 
 
 def _first_errors(path: Path) -> list[dict[str, Any]]:

@@ -61,7 +61,7 @@ async def session(context: Context, request: Request) -> Response:
 async def begin_session(request: Request, shown: schemas.Token) -> Response:
     """Give a cookie for the token: pictures and players of a page cannot send headers."""
     sessions: security.Sessions = request.app.state.sessions
-    if not sessions.is_token(shown.token):
+    if not sessions.is_token(shown.token.encode()):
         raise Refused("unauthorized", "this is not the token", hint="ask who started the server")
     response = Response(status_code=204)
     response.set_cookie(

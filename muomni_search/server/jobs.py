@@ -7,8 +7,8 @@ import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
 from typing import Any, Literal, get_args
 
 from muomni_search.errors import MuomniError, NotFound
@@ -18,6 +18,7 @@ __all__ = ["OVER", "Job", "Jobs"]
 
 MOST_WAITING = 32
 MOST_KEPT = 100
+CLOSE_SECONDS = 5.0
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 OVER = ("done", "failed", "cancelled")
@@ -103,7 +104,7 @@ class Job:
         try:
             self._check()
             self.state = "running"
-            self.folder.mkdir()
+            self.folder.mkdir(exist_ok=True)
             result = self.work(self)
             self._check()
             self.bytes = sum(one.stat().st_size for one in self.folder.iterdir())
@@ -140,8 +141,11 @@ class Jobs:
         self._most = most
         self._lock = threading.Lock()
         self._jobs: OrderedDict[str, Job] = OrderedDict()
-        # One: UMAP's threads bear no second caller, and searches want the other cores.
-        self._pool = ThreadPoolExecutor(1, "muomni-job")
+        # One thread: UMAP's own bear no second caller, and searches want the other cores. It dies
+        # with the process, for UMAP hears of nothing until it is done.
+        self._queue: Queue[Job | None] = Queue()
+        self._thread = threading.Thread(target=self._work, name="muomni-job", daemon=True)
+        self._thread.start()
 
     def submit(self, job: Job) -> Job:
         """Put a job in the queue.
@@ -156,8 +160,12 @@ class Jobs:
                 )
             self._forget_old()
             self._jobs[job.id] = job
-            self._pool.submit(job.run)
+            self._queue.put(job)
         return job
+
+    def _work(self) -> None:
+        while (job := self._queue.get()) is not None:
+            job.run()
 
     def _forget_old(self) -> None:
         """Let go of the oldest results, as far as there are too many."""
@@ -208,8 +216,9 @@ class Jobs:
         return {str(state): states.count(state) for state in get_args(State)}
 
     def close(self) -> None:
-        """Cancel all of them."""
+        """Cancel all of them, and wait for a moment until they have heard of it."""
         with self._lock:
             for job in self._jobs.values():
                 job.cancel()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._queue.put(None)
+        self._thread.join(CLOSE_SECONDS)

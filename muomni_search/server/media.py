@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,9 +55,11 @@ def is_shown(known: Known, settings: Settings) -> bool:
     """Whether an item has something to be sent, as far as the store tells; no file is looked at."""
     if known.source is None or known.modality == Modality.TEXT:
         return False
-    folders = [Path(known.root)] if known.root else []
-    is_below = any(Path(known.source).is_relative_to(one) for one in (*folders, *settings.files))
-    return is_below or known.size is not None
+    if known.size is not None:
+        return True
+    # As text, for this is asked of every hit.
+    folders = [str(one).rstrip(os.sep) + os.sep for one in (known.root, *settings.files) if one]
+    return known.source.startswith(tuple(folders))
 
 
 def path_of(item: Item, known: Known, settings: Settings) -> Path:
@@ -112,9 +115,10 @@ def send_file(request: Request, path: Path, *, name: str, modality: Modality) ->
         NotFound: It is gone, or something else by now.
     """
     try:
-        with path.open("rb", buffering=0) as file:
+        # Without waiting: whoever opens a pipe would wait for somebody to write into it.
+        with open(path, "rb", buffering=0, opener=_at_once) as file:
             facts = os.fstat(file.fileno())
-            head = file.read(HEAD_BYTES)
+            head = file.read(HEAD_BYTES) if stat.S_ISREG(facts.st_mode) else b""
     except OSError as error:
         raise NotFound("its file is gone", hint="bring it back, or delete the item") from error
     kind = media_type(head)
@@ -132,6 +136,10 @@ def send_file(request: Request, path: Path, *, name: str, modality: Modality) ->
         stat_result=facts,
         content_disposition_type="inline" if is_displayed else "attachment",
     )
+
+
+def _at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _etag(path: Path, facts: os.stat_result, *more: object) -> str:

@@ -21,6 +21,7 @@ router = APIRouter(tags=["server"])
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 UNKNOWN = "-"
+METHODS = {"GET", "POST", "DELETE"}
 
 
 class Metrics:
@@ -91,9 +92,10 @@ class Meter:
         try:
             await self._app(scope, receive, send_noting)
         finally:
-            # The template: names of collections and unknown paths would be numbers without end.
+            # The template, and methods that there are: whatever a client makes up would be
+            # another number, without end.
             route = getattr(scope.get("route"), "path", UNKNOWN)
-            method = scope["method"] if route != UNKNOWN else UNKNOWN
+            method = scope["method"] if scope["method"] in METHODS else UNKNOWN
             metrics.requests.labels(method, route, status).inc()
             metrics.seconds.labels(method, route).observe(time.perf_counter() - started)
 

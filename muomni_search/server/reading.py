@@ -11,8 +11,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 
 from muomni_search.collection import Collection
-from muomni_search.errors import MuomniError, NotFound
+from muomni_search.errors import InvalidInput, MuomniError, NotFound
 from muomni_search.filters import Filter, parse_filter, refuse_source
+from muomni_search.ingest.rows import parse_json
 from muomni_search.items import Hit, Item, Modality
 from muomni_search.items import Query as Asked
 from muomni_search.server import schemas
@@ -68,7 +69,7 @@ def asked_of(served: Served, parts: Sequence[schemas.Part]) -> Asked:
 def title_of(key: str, metadata: Mapping[str, Any]) -> str:
     """Return what people call an item: its title, or the last part of its key."""
     title = metadata.get("title")
-    return title if isinstance(title, str) and title.strip() else PurePosixPath(key).name
+    return title if isinstance(title, str) and title.strip() else key.rpartition("/")[2] or key
 
 
 def _shown(item: Item | Hit, known: Known, served: Served) -> dict[str, Any]:
@@ -170,7 +171,7 @@ async def list_items(
     """List items by key; ``next`` is the ``after`` of the next page, or null at the end."""
 
     def look() -> dict[str, Any]:
-        condition = filter_of(where)
+        condition = filter_of(_spelled(where))
         wanted = [Modality(one) for one in modality] if modality else None
         with context.collections.get(name).view() as view:
             items = list(view.snapshot.iter_items(condition, wanted, limit=limit + 1, after=after))
@@ -182,6 +183,17 @@ async def list_items(
         }
 
     return context.json(await context.searches.run(look))
+
+
+def _spelled(where: str | None) -> str | dict[str, Any] | None:
+    """Return the filter in a query string: as text, or as an object in JSON."""
+    if where is None or not where.lstrip().startswith("{"):
+        return where
+    try:
+        found: dict[str, Any] = parse_json(where)
+    except ValueError as error:
+        raise InvalidInput(f"where is no JSON: {error}") from error
+    return found
 
 
 @router.get("/v1/collections/{name}/item", tags=["items"], response_model=schemas.FoundItem,

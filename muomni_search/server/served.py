@@ -159,7 +159,6 @@ class Served:
         self._scratch = TemporaryDirectory(prefix="muomni-serve-")
         self.scratch = Path(self._scratch.name)
         self.query_files = QueryFiles(_made(self.scratch / "queries"), settings.upload_bytes)
-        self.incoming = _made(self.scratch / "incoming")
         self.jobs = Jobs(_made(self.scratch / "jobs"), settings.result_bytes)
         self.searches = Workers(
             "searches",

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from muomni_search.errors import InvalidInput, NotFound
+from muomni_search.collection import Collection
+from muomni_search.errors import InvalidInput
 from muomni_search.ingest.read import Limits
-from muomni_search.store.engine import DATABASE
 
 __all__ = ["Settings", "is_loopback", "name_collections"]
 
@@ -82,12 +82,12 @@ def name_collections(directories: Sequence[Path]) -> dict[str, Path]:
 
     Raises:
         NotFound: There is no collection in one of them.
+        CorruptData: One of them is damaged, foreign, or of a newer version.
         InvalidInput: Two of them have the same name.
     """
     named: dict[str, Path] = {}
     for directory in map(Path.absolute, directories):
-        if not (directory / DATABASE).is_file():
-            raise NotFound(f"no collection at {directory}", hint="`muomni add PATH` makes one")
+        Collection.open(directory).close()
         name = directory.resolve().name
         if name in named and named[name] != directory:
             raise InvalidInput(

@@ -29,6 +29,8 @@ router = APIRouter(tags=["search"])
 
 MOST_FILES = 1_000
 MOST_FIELDS = 20
+# A file to ask with is read into memory, several at once.
+MOST_QUERY_BYTES = 100_000_000
 FIELD_BYTES = 10_000_000
 UNSAFE = re.compile(r"[^\w. -]")
 NAME_CHARACTERS = 80
@@ -100,6 +102,8 @@ async def upload(context: Context, request: Request) -> Response:
             raise InvalidInput("an upload is one file", hint="send one part called file")
         [file] = files
         name = file.filename or "the upload"
+        if (file.size or 0) > MOST_QUERY_BYTES:
+            raise Refused("too-large", f"a file of more than {MOST_QUERY_BYTES} bytes to ask with")
 
         def keep() -> dict[str, Any]:
             file.file.seek(0)

@@ -13,9 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 from click.testing import Result
-from PIL import Image
+from file_helpers import write_picture, write_sound
+
+__all__ = [
+    "MUOMNI",
+    "Run",
+    "answers",
+    "on_terminal",
+    "plain",
+    "write_picture",
+    "write_sound",
+    "write_vector",
+]
 
 Run = Callable[..., Result]
 MUOMNI = [sys.executable, "-m", "muomni_search"]
@@ -25,18 +35,6 @@ def answers(result: Result) -> list[dict[str, Any]]:
     """Return the JSON objects on stdout of a command that succeeded."""
     assert result.exit_code == 0, result.stderr
     return [json.loads(line) for line in result.stdout.split("\n") if line]
-
-
-def write_picture(path: Path, seed: int, side: int = 32) -> Path:
-    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
-    return path
-
-
-def write_sound(path: Path, hertz: float, seconds: float = 1.0, rate: int = 16_000) -> Path:
-    time = np.arange(int(seconds * rate)) / rate
-    soundfile.write(path, 0.5 * np.sin(2 * np.pi * hertz * time), rate)
-    return path
 
 
 def write_vector(path: Path, seed: int) -> Path:

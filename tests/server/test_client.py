@@ -1,0 +1,175 @@
+"""The client: the same code on a server as on the disk, with the same answers and errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from server_helpers import running
+
+from muomni_search import (
+    Collection,
+    Conflict,
+    InvalidInput,
+    Modality,
+    MuomniError,
+    NotFound,
+    Query,
+    Record,
+    UnreadableFile,
+    read_corpus,
+)
+from muomni_search.client import Client, RemoteCollection
+from muomni_search.server.settings import Settings
+
+Either = Collection | RemoteCollection
+
+
+@contextmanager
+def local(folder: Path) -> Iterator[Either]:
+    with Collection.create(folder / "local/c", model="hashing") as collection:
+        yield collection
+
+
+@contextmanager
+def remote(folder: Path) -> Iterator[Either]:
+    settings = Settings(root=folder / "remote", token="secret")
+    with running(settings) as server, Client(server.url, token="secret") as client:
+        yield client.create("c", model="hashing")
+
+
+def without_source(found: Any) -> dict[str, Any]:
+    told = {name: getattr(found, name) for name in type(found).__dataclass_fields__}
+    vector = told.pop("vector", None)
+    added = told.pop("added", None)
+    assert added is None or added.endswith("Z")
+    return {**told, "source": None, "vector": None if vector is None else vector.tolist()}
+
+
+def errors(calls: list[Callable[[], Any]]) -> list[type]:
+    raised = []
+    for call in calls:
+        with pytest.raises(MuomniError) as caught:
+            call()
+        assert caught.value.what
+        raised.append(type(caught.value))
+    return raised
+
+
+def live(collection: Either, corpus: Path) -> list[Any]:
+    """What somebody does with a collection; return all that comes of it."""
+    seen: list[Any] = []
+    vector = np.random.default_rng(0).standard_normal(256)
+    for _ in range(2):
+        report = collection.add(read_corpus([corpus], prefix="p"))
+        seen.append({**report.as_dict(), "seconds": 0})
+    report = collection.add(
+        [
+            Record("t", Modality.TEXT, "here", text="an owl", metadata={"year": 2020, "ok": True}),
+            Record("v", Modality.IMAGE, "here", vector=vector, text="a caption"),
+            Record("e", Modality.TEXT, "here", text="  "),
+            Record("ü/ß ?&#", Modality.TEXT, "here", text="odd"),
+        ]
+    )
+    seen += [{**report.as_dict(), "seconds": 0}, [one.key for one in report.problems]]
+    seen += map(without_source, collection.get(["t", "ü/ß ?&#"], vectors=True))
+    seen += map(without_source, collection.items())
+    seen += map(without_source, collection.items(modality=["image", "audio"], limit=2))
+    seen += map(without_source, collection.items(where={"year": {"$gte": 2000}}))
+    seen += map(without_source, collection.items(where="year = 2020", after="a"))
+    for query, options in (
+        (Query.text("an owl"), {}),
+        ("a dog barks", {"k": np.int64(3), "offset": 1, "modality": "text"}),
+        (Query.id("p/red.png") - 0.5 * Query.text("sea"), {"include_self": True}),
+        (Query.image(corpus / "red.png") + Query.audio(corpus / "low.wav"), {"exact": True}),
+        (Query.vector(vector), {"where": "not key = 'v'", "min_score": 0.1}),
+        (Query.text("owl"), {"min_score": "auto", "segments": True, "where": {"year": 2020}}),
+    ):
+        seen += map(without_source, collection.query(query, **options))
+    many = collection.query_many(["owl", Query.text("sea")], 2)
+    seen.append([[hit.key for hit in hits] for hits in many])
+    seen += [collection.stats()["items"], collection.stats()["model"], collection.failures()]
+    fields = collection.fields()
+    seen.append({name: (one["items"], one["types"]) for name, one in fields.items()})
+    seen.append(
+        errors(
+            [
+                lambda: collection.get("none"),
+                lambda: collection.delete(["t", "none"]),
+                lambda: collection.query(Query.id("none")),
+                lambda: collection.query(Query(())),
+                lambda: collection.query("owl", k=0),
+                lambda: collection.query("owl", where="year >="),
+                lambda: collection.query("owl", modality="smell"),
+                lambda: collection.query(Query.vector([0.0] * 256)),
+                lambda: collection.query(Query.vector([np.nan] * 256)),
+                lambda: collection.query(Query.vector([1.0] * 7)),
+                lambda: collection.query(Query.image(corpus / "none.png")),
+                lambda: collection.query(Query.image(corpus / "dog.txt")),
+            ]
+        )
+    )
+    seen += [collection.delete("t"), collection.delete(where="key contains 'notes'")]
+    seen += [collection.delete(()), [item.key for item in collection.items()]]
+    return seen
+
+
+def test_a_collection_on_a_server_is_used_as_one_on_the_disk(corpus: Path, tmp_path: Path) -> None:
+    with local(tmp_path) as here, remote(tmp_path) as there:
+        expected, found = live(here, corpus), live(there, corpus)
+    failures = next(one for one in expected if isinstance(one, list) and one and one[0] == "e")
+    assert failures == ["e"]
+    # A collection remembers what failed of its folders; a server told its client.
+    assert [one for one in found if one != []] == [
+        one for one in expected if not _are_failures(one) and one != []
+    ]
+
+
+def _are_failures(one: Any) -> bool:
+    return isinstance(one, list) and bool(one) and type(one[0]).__name__ == "Failure"
+
+
+def test_errors_are_those_of_a_collection(corpus: Path, tmp_path: Path) -> None:
+    with running(Settings(root=tmp_path)) as server, Client(server.url) as client:
+        with pytest.raises(NotFound, match="'none'"):
+            client.collection("none").stats()
+        client.create("c", model="hashing")
+        with pytest.raises(Conflict):
+            client.create("c", model="hashing")
+        with pytest.raises(InvalidInput):
+            client.create("../c", model="hashing")
+        assert [one["name"] for one in client.collections()] == ["c"]
+        report = client.collection("c").add(
+            Record(str(n), Modality.IMAGE, "here", path=path)
+            for n, path in enumerate([corpus / "red.png", corpus / "gone.png", corpus / "dog.txt"])
+        )
+        assert (report.added, report.failed) == (2, 1)
+        assert [one.key for one in report.problems] == ["1"]
+        (tmp_path / "bad.png").write_bytes((corpus / "red.png").read_bytes()[:60])
+        with pytest.raises(UnreadableFile):
+            client.collection("c").query(Query.image(tmp_path / "bad.png"))
+
+
+def test_a_server_that_is_not_there_or_wants_a_token_says_so(root: Path) -> None:
+    with Client("http://127.0.0.1:9") as client, pytest.raises(MuomniError, match="muomni serve"):
+        client.collections()
+    with running(Settings(root=root, token="secret")) as server:
+        with Client(server.url) as client, pytest.raises(MuomniError, match="token"):
+            client.collections()
+        with Client(server.url + "/nowhere", token="secret") as client, pytest.raises(NotFound):
+            client.collections()
+
+
+def test_many_items_go_in_several_requests(tmp_path: Path) -> None:
+    with remote(tmp_path) as there:
+        count = 12_345
+        report = there.add(
+            Record(f"{n:05}", Modality.TEXT, "here", text=f"text {n % 7}") for n in range(count)
+        )
+        assert report.added == count
+        assert [item.key for item in there.items(limit=2_500)] == [f"{n:05}" for n in range(2_500)]
+        assert sum(1 for _ in there.items()) == count

@@ -1,0 +1,221 @@
+"""Jobs: batches and maps in the background, watched, cancelled, and forgotten in time."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from server_helpers import C, Running, events, problem, running
+
+from muomni_search import run_batch
+from muomni_search.collection import Collection
+from muomni_search.server.jobs import Job
+from muomni_search.server.settings import Settings
+
+
+def batch(http: httpx.Client, *rows: object, name: str = "q.jsonl", **options: object) -> str:
+    body = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    answer = http.post(f"{C}/batch", files={"queries": (name, body)}, data=options)
+    assert answer.status_code == 202, answer.text
+    job = answer.json()["job"]
+    assert answer.headers["location"] == f"/v1/jobs/{job}"
+    return job
+
+
+def watch(http: httpx.Client, job: str) -> list[tuple[str, dict]]:
+    answer = http.get(f"/v1/jobs/{job}/events")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    return [(name, json.loads(data)) for name, data in events(answer.text)]
+
+
+def test_a_batch_answers_as_the_command_does(
+    http: httpx.Client, root: Path, tmp_path: Path
+) -> None:
+    rows = [{"text": "a dog"}, {"id": "red.png", "k": 1}, {"plus": ["text:sea", "2*id:low.wav"]}]
+    job = batch(http, *rows, k=2, modality=["text", "audio"])
+    name, last = watch(http, job)[-1]
+    assert (name, last["state"], last["done"], last["total"]) == ("done", "done", 3, 3)
+    assert last["summary"] == {"answered": 3, "failed": 0, "errors": []}
+    queries = tmp_path / "q.jsonl"
+    queries.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with Collection.open(root / "small") as small:
+        run_batch(small, queries, tmp_path / "a.jsonl", k=2, modality=["text", "audio"])
+    answer = http.get(f"/v1/jobs/{job}/result")
+    assert answer.text == (tmp_path / "a.jsonl").read_text()
+    assert "attachment" in answer.headers["content-disposition"]
+
+
+def test_a_batch_keeps_no_books_in_the_collection(http: httpx.Client, root: Path) -> None:
+    with Collection.open(root / "small") as small:
+        before = small.store.database.stat().st_size
+        watch(http, batch(http, {"text": "a dog"}))
+        with small.view() as view:
+            rows = view.snapshot.connection.exec_driver_sql("SELECT output FROM jobs").all()
+        assert not [one for (one,) in rows if "muomni-serve" in one]
+        assert small.store.database.stat().st_size == before
+
+
+def test_a_query_of_a_batch_names_no_file_of_the_server(http: httpx.Client, corpus: Path) -> None:
+    secret = str(corpus / "red.png")
+    job = batch(
+        http,
+        {"image": secret},
+        {"audio": "/etc/passwd"},
+        {"plus": [f"image:{secret}"]},
+        {"text": "dog", "minus": ["audio:x.wav"]},
+        {"text": "dog", "where": "source contains '/'"},
+        {"text": "dog"},
+    )
+    summary = watch(http, job)[-1][1]["summary"]
+    assert (summary["answered"], summary["failed"]) == (1, 5)
+    assert [one["query_id"] for one in summary["errors"]] == [0, 1, 2, 3, 4]
+    assert str(corpus) not in json.dumps(summary)
+
+
+@pytest.mark.parametrize("output", ["parquet", "trec"])
+def test_other_formats_of_answers(http: httpx.Client, output: str) -> None:
+    job = batch(http, {"text": "a dog"}, format=output)
+    assert watch(http, job)[-1][0] == "done"
+    assert http.get(f"/v1/jobs/{job}/result").content
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("q.parquet", {}),
+        ("q", {}),
+        ("../../q.exe", {}),
+        ("q.jsonl", {"k": "0"}),
+        ("q.jsonl", {"k": "99999999999999"}),
+        ("q.jsonl", {"k": "ten"}),
+        ("q.jsonl", {"format": "exe"}),
+        ("q.jsonl", {"where": "year >="}),
+        ("q.jsonl", {"where": "source = 'x'"}),
+        ("q.jsonl", {"modality": "smell"}),
+        ("q.jsonl", {"output": "/etc/x"}),
+    ],
+)
+def test_a_bad_batch_is_refused_at_once(http: httpx.Client, name: str, options: dict) -> None:
+    files = {"queries": (name, b'{"text": "x"}\n')}
+    problem(http.post(f"{C}/batch", files=files, data=options), 422, "invalid-input")
+
+
+def test_a_file_that_is_no_file_of_queries_fails_its_job(http: httpx.Client) -> None:
+    for name, content in (("q.npy", b"\x93NUMPY rubbish"), ("q.csv", b"\xff\xfe")):
+        answer = http.post(f"{C}/batch", files={"queries": (name, content)})
+        name, last = watch(http, answer.json()["job"])[-1]
+        assert name == "failed"
+        assert last["error"]
+        assert "/tmp" not in last["error"]
+        problem(http.get(f"/v1/jobs/{last['id']}/result"), 409, "conflict")
+
+
+def test_a_map_is_made_once_for_a_state(http: httpx.Client) -> None:
+    answer = http.get(f"{C}/map")
+    assert answer.status_code == 202
+    job = answer.json()["job"]
+    assert watch(http, job)[-1][0] == "done"
+    drawn = http.get(f"{C}/map")
+    assert drawn.status_code == 200
+    points = drawn.json()["points"]
+    assert [point["key"] for point in points] == sorted(point["key"] for point in points)
+    assert all(abs(point["x"]) <= 1 and abs(point["y"]) <= 1 for point in points)
+    assert http.get(f"/v1/jobs/{job}/result").json() == drawn.json()
+
+
+def test_a_map_of_nothing_is_refused(http: httpx.Client) -> None:
+    problem(http.get("/v1/collections/empty/map"), 422, "invalid-input")
+
+
+def test_a_map_without_its_package_says_how_to_get_it(
+    http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from muomni_search.server import exploring
+
+    monkeypatch.setattr(exploring, "find_spec", lambda _: None)
+    assert "pip install" in problem(http.get(f"{C}/map"), 501, "not-installed")["hint"]
+
+
+def test_a_job_that_is_not_there_is_not_found(http: httpx.Client) -> None:
+    for path in ("x", "x/events", "x/result", "..%2fx"):
+        assert http.get(f"/v1/jobs/{path}").status_code == 404
+    problem(http.delete("/v1/jobs/x"), 404, "not-found")
+
+
+# ---- the queue -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def held(root: Path) -> Iterator[tuple[Running, Job, threading.Event]]:
+    """A server whose thread for jobs is held up by one."""
+    may_go = threading.Event()
+    with running(Settings(root=root)) as server:
+
+        def work(job: Job) -> Path:
+            job.start(2, "waiting")
+            while not may_go.wait(0.05):
+                job.advance(0)
+            (job.folder / "a.json").write_text("{}")
+            return job.folder / "a.json"
+
+        jobs = server.served.jobs
+        yield server, jobs.submit(Job("map", "small", "held", jobs.folder, work)), may_go
+
+
+def test_a_job_is_cancelled_at_its_next_step(held: tuple[Running, Job, threading.Event]) -> None:
+    server, job, _ = held
+    with httpx.Client(base_url=server.url, timeout=30) as http:
+        queued = batch(http, {"text": "dog"})
+        assert http.delete(f"/v1/jobs/{queued}").status_code == 202
+        assert http.delete(f"/v1/jobs/{job.id}").status_code == 202
+        assert watch(http, job.id)[-1][0] == "cancelled"
+        assert watch(http, queued)[-1][0] == "cancelled"
+        problem(http.get(f"/v1/jobs/{job.id}/result"), 409, "conflict")
+        for one in (job.id, queued):
+            http.delete(f"/v1/jobs/{one}")
+            problem(http.get(f"/v1/jobs/{one}"), 404, "not-found")
+        assert list(server.served.jobs.folder.iterdir()) == []
+
+
+def test_too_many_jobs_are_told_to_wait(held: tuple[Running, Job, threading.Event]) -> None:
+    server, _, may_go = held
+    with httpx.Client(base_url=server.url, timeout=30) as http:
+        while server.served.jobs.counts()["running"] == 0:
+            pass
+        accepted = [batch(http, {"text": "dog"}) for _ in range(32)]
+        files = {"queries": ("q.jsonl", b'{"text": "x"}\n')}
+        problem(http.post(f"{C}/batch", files=files), 429, "too-many-requests")
+        # Of the refused one nothing is kept.
+        assert len(list(server.served.jobs.folder.iterdir())) == 33
+        may_go.set()
+        assert watch(http, accepted[-1])[-1][0] == "done"
+
+
+def test_results_that_take_too_much_are_forgotten(root: Path) -> None:
+    with (
+        running(Settings(root=root, result_bytes=1)) as server,
+        httpx.Client(base_url=server.url) as http,
+    ):
+        first = batch(http, {"text": "dog"})
+        assert watch(http, first)[-1][0] == "done"
+        second = batch(http, {"text": "dog"})
+        assert watch(http, second)[-1][0] == "done"
+        problem(http.get(f"/v1/jobs/{first}/result"), 404, "not-found")
+        assert http.get(f"/v1/jobs/{second}/result").status_code == 200
+
+
+def test_a_server_that_stops_cancels_its_jobs(root: Path) -> None:
+    with running(Settings(root=root)) as server:
+        jobs = server.served.jobs
+
+        def work(job: Job) -> Path:
+            while True:
+                job.advance(0)
+
+        job = jobs.submit(Job("map", "small", "endless", jobs.folder, work))
+    assert job.state == "cancelled"
+    assert not server.served.scratch.exists()

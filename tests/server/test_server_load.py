@@ -1,0 +1,185 @@
+"""More than a server can do: who is too many is told so, and nothing is kept of them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from server_helpers import C, Running, problem, running
+
+from muomni_search.encoders.model import load_model
+from muomni_search.encoders.protocol import Piece
+from muomni_search.items import Modality
+from muomni_search.server.encoding import Models, Together
+from muomni_search.server.settings import Settings
+
+
+def occupy(server: Running, done: threading.Event) -> None:
+    """Have a thread for searches do nothing until ``done``."""
+    begun = threading.Event()
+
+    def wait() -> None:
+        begun.set()
+        done.wait(30)
+
+    asyncio.run_coroutine_threadsafe(server.served.searches.run(wait), server.loop)
+    assert begun.wait(10)
+
+
+def test_a_full_queue_says_when_to_come_back(root: Path) -> None:
+    settings = Settings(root=root, searches=1, waiting=1, deadline=30)
+    done = threading.Event()
+    with running(settings) as server, httpx.Client(base_url=server.url, timeout=30) as http:
+        occupy(server, done)
+        answers: list[httpx.Response] = []
+        first = threading.Thread(target=lambda: answers.append(http.get(f"{C}/search?q=dog")))
+        first.start()
+        while not server.served.searches.waiting:
+            pass
+        told = http.get(f"{C}/search?q=dog")
+        problem(told, 429, "too-many-requests")
+        assert int(told.headers["retry-after"]) >= 1
+        assert http.get("/v1/health").status_code == 200
+        done.set()
+        first.join()
+    assert [one.status_code for one in answers] == [200]
+
+
+def test_who_waits_too_long_is_told(root: Path) -> None:
+    settings = Settings(root=root, searches=1, waiting=10, deadline=0.2)
+    done = threading.Event()
+    with running(settings) as server, httpx.Client(base_url=server.url, timeout=30) as http:
+        occupy(server, done)
+        problem(http.get(f"{C}/search?q=dog"), 429, "too-many-requests")
+        done.set()
+        assert http.get(f"{C}/search?q=dog").status_code == 200
+
+
+@pytest.mark.slow
+def test_a_thousand_clients_are_all_answered(server: Running) -> None:
+    request = (
+        f"GET {C}/search?q=dog HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+    )
+    wires = [server.connect() for _ in range(1_000)]
+    for wire in wires:
+        wire.settimeout(60)
+        wire.sendall(request)
+    statuses = []
+    for wire in wires:
+        with wire:
+            statuses.append(b"".join(iter(lambda: wire.recv(65536), b"")).split()[1])  # noqa: B023
+    assert set(statuses) <= {b"200", b"429"}
+    assert b"200" in statuses
+    with httpx.Client(base_url=server.url) as http:
+        assert http.get(f"{C}/search?q=dog").status_code == 200
+    assert server.served.searches.waiting == 0
+
+
+def test_an_answer_is_not_held_back(server: Running) -> None:
+    import socket
+
+    [listener] = server.server.servers[0].sockets
+    assert listener.proto == socket.IPPROTO_TCP
+
+
+def test_a_client_that_leaves_gives_its_place_back_in_time(root: Path) -> None:
+    settings = Settings(root=root, searches=1, waiting=6, deadline=30)
+    done = threading.Event()
+    with running(settings) as server, httpx.Client(base_url=server.url, timeout=30) as http:
+        occupy(server, done)
+        for _ in range(5):
+            with server.connect() as wire:
+                wire.sendall(f"GET {C}/search?q=dog HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        done.set()
+        assert http.get(f"{C}/search?q=dog").status_code == 200
+
+
+# ---- queries that are encoded together -----------------------------------------------------------
+
+
+class Counting:
+    """A real encoder that says how many texts came together, and can be held up."""
+
+    def __init__(self) -> None:
+        self.encoder = load_model("hashing").encoder(Modality.TEXT)
+        self.modality, self.dim = self.encoder.modality, self.encoder.dim
+        self.batches: list[int] = []
+        self.may_go = threading.Event()
+        self.has_begun = threading.Event()
+
+    def fingerprint(self) -> str:
+        return self.encoder.fingerprint()
+
+    def prepare(self, content: object) -> list[Piece]:
+        return self.encoder.prepare(content)
+
+    def encode(self, batch: list[Piece]) -> np.ndarray:
+        self.batches.append(len(batch))
+        self.has_begun.set()
+        assert self.may_go.wait(20)
+        return self.encoder.encode(batch)
+
+
+def in_threads(together: Together, texts: list[str]) -> tuple[list[threading.Thread], dict]:
+    vectors: dict[str, np.ndarray] = {}
+
+    def encode(text: str) -> None:
+        vectors[text] = together.encode(together.prepare(text))[0]
+
+    threads = [threading.Thread(target=encode, args=(text,)) for text in texts]
+    for thread in threads:
+        thread.start()
+    return threads, vectors
+
+
+def test_texts_that_wait_are_encoded_together_and_each_gets_its_own() -> None:
+    encoder = Counting()
+    together = Together(encoder)
+    first, vectors = in_threads(together, ["the first"])
+    assert encoder.has_begun.wait(20)
+    texts = [f"text {number}" for number in range(9)]
+    rest, others = in_threads(together, texts)
+    while len(together._waiting) < len(texts):
+        pass
+    encoder.may_go.set()
+    for thread in (*first, *rest):
+        thread.join()
+    assert encoder.batches == [1, 9]
+    for text, vector in {**vectors, **others}.items():
+        alone = encoder.encoder.encode(encoder.encoder.prepare(text))[0]
+        np.testing.assert_array_equal(vector, alone)
+
+
+def test_an_encoder_that_fails_fails_for_those_it_was_asked_by_and_goes_on() -> None:
+    class Failing(Counting):
+        def encode(self, batch: list[Piece]) -> np.ndarray:
+            if not self.has_begun.is_set():
+                self.has_begun.set()
+                raise RuntimeError("out of order")
+            return self.encoder.encode(batch)
+
+    together = Together(Failing())
+    with pytest.raises(RuntimeError, match="out of order"):
+        together.encode(together.prepare("a text"))
+    assert together.encode(together.prepare("a text")).shape == (1, 256)
+
+
+def test_a_long_text_is_encoded_by_itself() -> None:
+    encoder = Counting()
+    encoder.may_go.set()
+    pieces = encoder.prepare("word ") * 40
+    assert Together(encoder).encode(pieces).shape == (40, 256)
+    assert encoder.batches == [40]
+
+
+def test_a_model_is_loaded_once_for_all_collections(server: Running) -> None:
+    with httpx.Client(base_url=server.url) as http:
+        for name in ("small", "empty"):
+            http.get(f"/v1/collections/{name}/search?q=x")
+    collections = server.served.collections
+    assert collections.get("small").model is collections.get("empty").model
+    assert Models().load("hashing") is not Models().load("hashing")
