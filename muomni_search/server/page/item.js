@@ -3,11 +3,11 @@ import * as api from "./api.js";
 import { Icon } from "./icons.js";
 import { Passage } from "./results.js";
 import { Player, stop } from "./sound.js";
-import { activeParts, addPart, go, onlyPart } from "./state.js";
+import { activeParts, addPart, closeItem, go, now, onlyPart } from "./state.js";
 import { html, useEffect, useRef, useState } from "./vendor/preact.js";
 import { NAME, meaning, partName, signed, value as shown } from "./words.js";
 
-export function ItemDialog({ route, found, titles, mayWrite, changed, close }) {
+export function ItemDialog({ route, found, titles, mayWrite, changed }) {
   const dialog = useRef();
   const at = found.hits.findIndex(hit => hit.key === route.item);
   const [fetched, setFetched] = useState(null), [error, setError] = useState(null);
@@ -31,7 +31,7 @@ export function ItemDialog({ route, found, titles, mayWrite, changed, close }) {
     if (act) { event.preventDefault(); act(); }
   };
   return html`
-    <dialog ref=${dialog} class="item" aria-labelledby="item-title" onClose=${() => { stop(); close(); }} onKeyDown=${keys}
+    <dialog ref=${dialog} class="item" aria-labelledby="item-title" onClose=${() => { stop(); if (now().item) closeItem(); }} onKeyDown=${keys}
       onClick=${event => { if (event.target === dialog.current) dialog.current.close(); }}>
       <div class="inside" tabindex="-1" autofocus>
         <div class="bar">
@@ -65,7 +65,7 @@ function Shown({ item, route, titles, mayWrite, changed }) {
   };
   return html`
     <div class=${`media ${item.modality}`}>
-      ${item.modality === "audio" ? html`<${Player} collection=${route.collection} hit=${item} isLarge curve=${explained?.evidence.windows?.length > 1 ? explained.evidence : null} />`
+      ${item.modality === "audio" && item.has_original ? html`<${Player} collection=${route.collection} hit=${item} isLarge curve=${explained?.evidence.windows?.length > 1 ? explained.evidence : null} />`
         : item.modality === "image" && item.has_original ? html`
           <img class="large" src=${explained?.overlay && showsHeat ? explained.overlay : api.original(route.collection, item.key)} alt=${item.title} />
           ${explained?.overlay && html`<label class="check over"><input type="checkbox" checked=${showsHeat} onChange=${event => setHeat(event.target.checked)} /> Show what carries the match</label>`}`

@@ -144,16 +144,16 @@ function App() {
     return () => { removeEventListener("paste", paste); removeEventListener("keydown", keys); };
   }, []);
 
-  const closeItem = () => {
-    if (!now().item) return;
-    const key = now().item;
-    go({ item: "", why: false });
-    requestAnimationFrame(() => {
-      const k = found.hits.findIndex(hit => hit.key === key);
-      if (k >= 0) setAt(k);
-      requestAnimationFrame(() => (document.querySelector(`.hits [data-at="${k}"]`) || document.querySelector(".map canvas"))?.focus({ preventScroll: true }));
-    });
-  };
+  // Where an item was closed, the focus goes back to its hit.
+  const opened = useRef("");
+  useEffect(() => {
+    const key = opened.current;
+    opened.current = route.item;
+    const k = found.hits.findIndex(hit => hit.key === key);
+    if (!key || route.item || k < 0) return;
+    setAt(k);
+    requestAnimationFrame(() => requestAnimationFrame(() => (document.querySelector(`.hits [data-at="${k}"]`) || document.querySelector(".map canvas"))?.focus({ preventScroll: true })));
+  }, [route.item]);
   const summary = useSummary(route, found, server);
   return html`
     <a class="skip" href="#found" onClick=${event => { event.preventDefault(); document.querySelector('.hits .open[tabindex="0"]')?.focus(); }}>Skip to the results</a>
@@ -186,7 +186,7 @@ function App() {
         </div>` : html`<${Nothing} route=${route} server=${server} created=${name => { changed(); go({ collection: name }); }} />`}
     </main>
     <p class="aside" role="status" aria-live="polite">${summary}</p>
-    ${route.item && server.known && html`<${ItemDialog} route=${route} found=${found} titles=${titles} mayWrite=${server.mayWrite} changed=${changed} close=${closeItem} />`}
+    ${route.item && server.known && html`<${ItemDialog} route=${route} found=${found} titles=${titles} mayWrite=${server.mayWrite} changed=${changed} />`}
     ${isRecording && html`<${Recorder} done=${one => { setRecording(false); useFiles([one]); }} close=${() => setRecording(false)} />`}
     ${helps && html`<${Help} mayWrite=${server.mayWrite} close=${() => setHelps(false)} />`}
     ${asksToken && html`<${TokenDialog} done=${() => { setAsksToken(false); changed(); }} />`}

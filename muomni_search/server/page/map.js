@@ -234,7 +234,7 @@ function paint(canvas, points, collection, { hover, open }) {
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     const inView = i => { const x = toX(i), y = toY(i); return x > -40 && y > -40 && x < width + 40 && y < height + 40; };
     const taken = new Set(), side = Math.min(76, 46 * Math.max(1, (scale / fitted) ** .35));
-    if (lit) for (const [rank, i] of [...lit.entries()].reverse()) if (inView(i)) dot(i, radius() * (rank < 10 ? 1.7 : 1.2), style);
+    if (lit) for (const [rank, i] of [...lit.entries()].reverse()) if (inView(i)) dot(i, Math.max(rank < 10 ? 6 : 4, radius() * (rank < 10 ? 1.7 : 1.2)), style);
     const near = lit ? lit.slice(0, PICTURES) : scale > fitted * 1.8 || n <= 4 * PICTURES ? points.keys() : [];
     let drawn = 0;
     for (const i of near) {

@@ -210,8 +210,8 @@ export function Card({ hit, route, k, isCurrent, width = 300, onFocus }) {
 }
 
 function Figure({ hit, collection, width }) {
-  if (hit.modality === "audio") return html`<${Player} collection=${collection} hit=${hit} />`;
   if (hit.modality === "text" || !hit.has_original) return html`<${Passage} hit=${hit} isShort />`;
+  if (hit.modality === "audio") return html`<${Player} collection=${collection} hit=${hit} />`;
   return html`<${Picture} src=${api.thumbnail(collection, hit.key, width * devicePixelRatio > 300 ? 512 : 256)} isCutout=${hit.media_type !== "image/jpeg"} />`;
 }
 
@@ -224,7 +224,7 @@ function Picture({ src, isCutout }) {
 }
 
 export function Passage({ hit, isShort }) {
-  if (!hit.text) return html`<p class="none">${hit.modality === "text" ? "No text is kept of this item." : "No picture is kept of this item."}</p>`;
+  if (!hit.text) return html`<p class="none">${hit.modality === "text" ? "Its text is not kept here." : `The ${NAME[hit.modality]} itself is not kept here.`}</p>`;
   const { before, marked, after } = passage(hit.text.trimEnd(), hit.span, isShort);
   return html`<p class="passage" dir="auto">${isShort ? before.slice(0, 900) : before}${marked && html`<mark>${marked}</mark>`}${after}</p>`;
 }

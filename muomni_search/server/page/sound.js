@@ -53,7 +53,7 @@ function useHead(url) {
 
 /** A play button and the envelope, with the matching span marked; a click plays from there. */
 export function Player({ collection, hit, curve, isLarge }) {
-  const url = hit.has_original ? api.original(collection, hit.key) : "";
+  const url = api.original(collection, hit.key);
   const [wave, setWave] = useState(null), [error, setError] = useState("");
   const { at, isOn, error: broken } = useHead(url);
   useEffect(() => {
@@ -68,12 +68,12 @@ export function Player({ collection, hit, curve, isLarge }) {
   const [from, to] = isPart ? span : [0, Infinity];
   return html`
     <div class=${`player ${isLarge ? "large" : ""}`}>
-      ${url && html`<button type="button" class="play" tabindex=${isLarge ? 0 : -1} onClick=${() => toggle(url, from, to)}
+      <button type="button" class="play" tabindex=${isLarge ? 0 : -1} onClick=${() => toggle(url, from, to)}
         aria-label=${isOn ? `Pause ${hit.title}` : `Play ${hit.title}${isPart ? `, the part from ${duration(from)} to ${duration(to)}` : ""}`}>
-        <${Icon} name=${isOn ? "pause" : "play"} /></button>`}
+        <${Icon} name=${isOn ? "pause" : "play"} /></button>
       <div class="wave">
         ${wave ? html`<${Wave} wave=${wave} span=${isPart ? span : null} at=${at} curve=${curve} />` : html`<div class="flat ${error ? "" : "loading"}"></div>`}
-        ${url && wave && html`<input type="range" class="seek" min="0" max=${seconds} step="0.01" value=${at} tabindex=${isLarge ? 0 : -1}
+        ${wave && html`<input type="range" class="seek" min="0" max=${seconds} step="0.01" value=${at} tabindex=${isLarge ? 0 : -1}
           aria-label=${`Place in ${hit.title}`} aria-valuetext=${`${duration(at)} of ${duration(seconds)}`}
           onInput=${event => play(url, Number(event.target.value))} />`}
       </div>

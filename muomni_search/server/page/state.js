@@ -51,8 +51,9 @@ export function go(patch, how = "push") {
   current = { ...old, ...patch };
   if (write(current) === write(old)) return;
   const isNew = how === "push";
-  if (isNew) history.replaceState({ scroll: scrollY }, "");
-  history[isNew ? "pushState" : "replaceState"]({ scroll: scrollY }, "", write(current));
+  if (isNew) history.replaceState({ ...history.state, scroll: scrollY }, "");
+  const kept = isNew ? { isOver: Boolean(current.item && !old.item) } : history.state;
+  history[isNew ? "pushState" : "replaceState"]({ ...kept, scroll: scrollY }, "", write(current));
   if (isNew && question(current) !== question(old)) scrollTo(0, 0);
   for (const one of listeners) one();
 }
@@ -63,6 +64,9 @@ addEventListener("popstate", event => {
   const to = event.state?.scroll ?? 0;
   requestAnimationFrame(() => requestAnimationFrame(() => scrollTo(0, to)));
 });
+
+/** Close the item: a step back where it was opened from here, so that the history does not grow. */
+export const closeItem = () => (history.state?.isOver ? history.back() : go({ item: "", why: false }));
 
 export const now = () => current;
 export function useRoute() {
