@@ -1,11 +1,10 @@
 // One item, large: what it is, how strongly it answers, and why.
 import * as api from "./api.js";
 import { Icon } from "./icons.js";
-import { Passage } from "./results.js";
 import { Player, stop } from "./sound.js";
 import { activeParts, addPart, closeItem, go, now, onlyPart } from "./state.js";
 import { html, useEffect, useRef, useState } from "./vendor/preact.js";
-import { NAME, meaning, partName, signed, value as shown } from "./words.js";
+import { NAME, cut, meaning, partName, signed, value as shown } from "./words.js";
 
 export function ItemDialog({ route, found, titles, mayWrite, changed }) {
   const dialog = useRef();
@@ -58,19 +57,20 @@ function Shown({ item, route, titles, mayWrite, changed }) {
     return () => control.abort();
   }, [route.why, item.key, JSON.stringify(activeParts(route))]);
   const explained = route.why ? reason : null;
+  const text = useText(route.collection, item);
   const facts = Object.entries(item.metadata).filter(([name]) => name !== "title");
   const remove = async () => {
     if (!asksDelete) return setAsks(true);
     try { await api.remove(route.collection, item.key); go({ item: "" }, "replace"); changed(`${item.title} was removed.`); } catch (error) { setWrong(error); }
   };
   return html`
-    <div class=${`media ${item.modality}`}>
+    <div class=${`media ${item.modality}`} tabindex=${item.modality === "text" ? 0 : undefined} role="group" aria-label=${item.title}>
       ${item.modality === "audio" && item.has_original ? html`<${Player} collection=${route.collection} hit=${item} isLarge curve=${explained?.evidence.windows?.length > 1 ? explained.evidence : null} />`
         : item.modality === "image" && item.has_original ? html`
           <img class="large" src=${explained?.overlay && showsHeat ? explained.overlay : api.original(route.collection, item.key)} alt=${item.title} />
           ${explained?.overlay && html`<label class="check over"><input type="checkbox" checked=${showsHeat} onChange=${event => setHeat(event.target.checked)} /> Show what carries the match</label>`}`
-        : explained?.evidence.kind === "words" ? html`<${Words} text=${explained.text ?? item.text} words=${explained.evidence.words} />`
-        : html`<${Passage} hit=${item} />`}
+        : explained?.evidence.kind === "words" && text !== null ? html`<${Words} text=${text} words=${explained.evidence.words} />`
+        : html`<${Passage} item=${item} text=${text} />`}
     </div>
     <div class="facts">
       <p class="kind-line"><i class=${`kind ${item.modality}`}></i>${NAME[item.modality]}</p>
@@ -93,7 +93,27 @@ function Shown({ item, route, titles, mayWrite, changed }) {
     </div>`;
 }
 
-export function Score({ score, cosine }) {
+/** Return an item's whole text: a hit of one of several passages has that one alone. */
+function useText(collection, item) {
+  const isPart = item.span?.unit === "char", [text, setText] = useState(isPart ? null : item.text);
+  useEffect(() => {
+    let isHere = true;
+    if (isPart) api.item(collection, item.key).then(told => isHere && setText(told.text), () => {});
+    return () => { isHere = false; };
+  }, []);
+  return text;
+}
+
+function Passage({ item, text }) {
+  const mark = useRef();
+  useEffect(() => mark.current?.scrollIntoView({ block: "center" }), [text]);
+  if (!item.text) return html`<p class="none">${item.modality === "text" ? "Its text is not kept here." : `The ${NAME[item.modality]} itself is not kept here.`}</p>`;
+  if (text === null || item.span?.unit !== "char") return html`<p class="passage" dir="auto">${item.text}</p>`;
+  const [before, marked, after] = cut(text, item.span);
+  return html`<p class="passage" dir="auto">${before}<mark ref=${mark}>${marked}</mark>${after}</p>`;
+}
+
+function Score({ score, cosine }) {
   return html`
     <div class="strength" tabindex="0" role="group" aria-label=${`Score ${score.toFixed(2)}: ${meaning(score)}. Cosine ${cosine.toFixed(3)}.`}>
       <p><b>${signed(score, 2)}</b> ${meaning(score)} <span class="cosine">cosine ${cosine.toFixed(3)}</span></p>

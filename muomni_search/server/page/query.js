@@ -5,7 +5,7 @@ import { addPart, go, isPlain, now, wordsOf } from "./state.js";
 import { html, useEffect, useRef, useState } from "./vendor/preact.js";
 import { partName, signed } from "./words.js";
 
-const TYPING = 220, DRAGGING = 90;
+const TYPING = 220, DRAGGING = 90, SOON = 1500;  // milliseconds
 
 export function SearchBox({ route, useFiles, record }) {
   const box = useRef(), file = useRef(), timer = useRef(), isTyping = useRef(false);
@@ -74,14 +74,18 @@ export function Sum({ route, titles, busy }) {
 
 function Part({ part, k, route, titles }) {
   const [weight, setWeight] = useState(part.weight);
-  const timer = useRef(), isDragging = useRef(false);
+  const timer = useRef(), changed = useRef(0);
   useEffect(() => setWeight(part.weight), [part.weight]);
   const change = (to, how) => go({ parts: now().parts.map((one, at) => (at === k ? { ...one, weight: to } : one)), sum: true }, how);
+  // A pull, and keys one soon after the other, are one step of the history.
   const drag = event => {
     const to = Number(event.target.value);
     setWeight(to);
     clearTimeout(timer.current);
-    timer.current = setTimeout(() => { change(to, isDragging.current ? "replace" : "push"); isDragging.current = true; }, DRAGGING);
+    timer.current = setTimeout(() => {
+      change(to, performance.now() - changed.current < SOON ? "replace" : "push");
+      changed.current = performance.now();
+    }, DRAGGING);
   };
   const remove = () => {
     clearTimeout(timer.current);
@@ -96,7 +100,7 @@ function Part({ part, k, route, titles }) {
       <${Thumb} part=${part} route=${route} />
       <bdi class="name" title=${name}>${name}</bdi>
       <input type="range" min="-2" max="2" step="0.1" value=${weight} aria-label=${`Weight of ${name}`} aria-valuetext=${weight === 0 ? "off" : signed(weight)}
-        onInput=${drag} onChange=${() => { isDragging.current = false; }} style=${{ "--at": `${(weight + 2) * 25}%` }} />
+        onInput=${drag} style=${{ "--at": `${(weight + 2) * 25}%` }} />
       <output>${signed(weight)}</output>
       <button type="button" class="remove" onClick=${remove} aria-label=${`Remove ${name}`}><${Icon} name="close" /></button>
     </li>`;

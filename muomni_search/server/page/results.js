@@ -4,7 +4,7 @@ import { Icon } from "./icons.js";
 import { Player, isPlaying, toggle } from "./sound.js";
 import { activeParts, addPart, filterOf, go, onlyPart, question } from "./state.js";
 import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/preact.js";
-import { NAME, isWeak, meaning, passage, percent, signed } from "./words.js";
+import { NAME, isWeak, meaning, percent, signed } from "./words.js";
 
 const PAGE = 60, KEPT = 30;
 
@@ -82,7 +82,7 @@ export function useHits(route, version) {
 
 // ---- drawing ----------------------------------------------------------------------------------------
 
-const GAP = 16, FIRST = 24;
+const GAP = 16, FIRST = 24, SHOWN = 900;
 const rem = () => parseFloat(getComputedStyle(document.documentElement).fontSize);
 
 /** Measure: how many columns of which size go into the width. */
@@ -210,7 +210,7 @@ export function Card({ hit, route, k, isCurrent, width = 300, onFocus }) {
 }
 
 function Figure({ hit, collection, width }) {
-  if (hit.modality === "text" || !hit.has_original) return html`<${Passage} hit=${hit} isShort />`;
+  if (hit.modality === "text" || !hit.has_original) return html`<${Passage} hit=${hit} />`;
   if (hit.modality === "audio") return html`<${Player} collection=${collection} hit=${hit} />`;
   return html`<${Picture} src=${api.thumbnail(collection, hit.key, width * devicePixelRatio > 300 ? 512 : 256)} isCutout=${hit.media_type !== "image/jpeg"} />`;
 }
@@ -223,8 +223,9 @@ function Picture({ src, isCutout }) {
     onError=${() => setState("missing")} />${state === "missing" && html`<p class="none">The picture is not there any more.</p>`}`;
 }
 
-export function Passage({ hit, isShort }) {
+// Of a text of several passages the hit has the one that answers.
+function Passage({ hit }) {
   if (!hit.text) return html`<p class="none">${hit.modality === "text" ? "Its text is not kept here." : `The ${NAME[hit.modality]} itself is not kept here.`}</p>`;
-  const { before, marked, after } = passage(hit.text.trimEnd(), hit.span, isShort);
-  return html`<p class="passage" dir="auto">${isShort ? before.slice(0, 900) : before}${marked && html`<mark>${marked}</mark>`}${after}</p>`;
+  const isPart = hit.span?.unit === "char";
+  return html`<p class="passage" dir="auto">${isPart && hit.span.start > 0 ? "… " : ""}${hit.text.slice(0, SHOWN).trim()}${isPart ? " …" : ""}</p>`;
 }

@@ -33,20 +33,15 @@ export function duration(seconds) {
   return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
 }
 
-const SHOWN_BEFORE = 60;
+const AROUND = 20_000;
 
-/** Cut a text at a span, which counts code points: before, marked, after. */
-export function passage(text, span, isShort = false) {
-  if (!span || span.unit !== "char") return { before: text, marked: "", after: "" };
-  const letters = Array.from(text);
-  const whole = letters.slice(span.start, span.end).join("").trim().length >= text.trim().length;
-  if (whole) return { before: text, marked: "", after: "" };
-  const from = isShort ? Math.max(0, span.start - SHOWN_BEFORE) : 0;
-  return {
-    before: (from ? "…" : "") + letters.slice(from, span.start).join(""),
-    marked: letters.slice(span.start, span.end).join(""),
-    after: letters.slice(span.end, isShort ? span.end + 600 : undefined).join(""),
-  };
+/** Cut a text at a span, which counts code points: [before, marked, after]. */
+export function cut(text, { start, end }) {
+  const letters = Array.from(text), from = Math.max(0, start - AROUND);
+  return [
+    (from ? "…" : "") + letters.slice(from, start).join(""), letters.slice(start, end).join(""),
+    letters.slice(end, end + AROUND).join("") + (letters.length > end + AROUND ? "…" : ""),
+  ];
 }
 
 export function value(one) {
