@@ -82,7 +82,7 @@ export function useHits(route, version) {
 
 // ---- drawing ----------------------------------------------------------------------------------------
 
-const GAP = 16, FIRST = 24, SHOWN = 900;
+const GAP = 16, SHOWN = 900;
 const rem = () => parseFloat(getComputedStyle(document.documentElement).fontSize);
 
 /** Measure: how many columns of which size go into the width. */
@@ -171,7 +171,7 @@ export function Grid({ route, found, at, setAt, label }) {
       ${drawn.map(k => html`
         <li key=${hits[k].key} class="card" aria-setsize=${found.hasMore ? -1 : hits.length} aria-posinset=${k + 1}
           style=${{ width: `${width}px`, height: `${row}px`, transform: `translate(${k % columns * (width + gap)}px, ${Math.floor(k / columns) * pitch}px)` }}>
-          <${Card} hit=${hits[k]} route=${route} k=${k} isCurrent=${k === current} isEarly=${k < FIRST} width=${width} onFocus=${() => setAt(k)} />
+          <${Card} hit=${hits[k]} route=${route} k=${k} isCurrent=${k === current} width=${width} onFocus=${() => setAt(k)} />
         </li>`)}
     </ul>`;
 }
