@@ -15,6 +15,10 @@ import { count, plural } from "./words.js";
 const MOST_COUNTED = 1000, TEXT_QUERY = 2000;
 const CHOSEN = "muomni.collection";
 
+// The collection that was looked at last; a browser may refuse to keep anything.
+function remembered() { try { return localStorage.getItem(CHOSEN); } catch { return null; } }
+function remember(name) { try { localStorage.setItem(CHOSEN, name); } catch { /* then not */ } }
+
 // ---- what the server has ------------------------------------------------------------------------------
 
 /** The collections, and of the chosen one its fields; anew when ``version`` changes. */
@@ -99,10 +103,10 @@ function App() {
   useEffect(() => {
     if (!server.collections) return;
     if (!route.collection && server.collections.length) {
-      const names = server.collections.map(one => one.name), last = localStorage.getItem(CHOSEN);
+      const names = server.collections.map(one => one.name), last = remembered();
       go({ collection: names.includes(last) ? last : names[0] }, "replace");
     }
-    if (server.known) localStorage.setItem(CHOSEN, route.collection);
+    if (server.known) remember(route.collection);
   }, [server.collections, route.collection]);
   useEffect(() => setAt(0), [route.collection, JSON.stringify(activeParts(route)), route.tab, filterOf(route), route.sure]);
   useEffect(() => { document.title = titleOf(route); });
