@@ -17,12 +17,19 @@ __all__ = ["PAGE", "router"]
 router = APIRouter(tags=["server"])
 
 PAGE = Path(__file__).parent / "page"
+BASE_STYLE = Path(__file__).parents[1] / "templates" / "base.css"
 
 
 @router.get("/", include_in_schema=False)
 async def page() -> Response:
     """Send the page."""
     return FileResponse(PAGE / "index.html")
+
+
+@router.get("/page/base.css", include_in_schema=False)
+async def base_style() -> Response:
+    """Send the palette that the page shares with the pages that are exported."""
+    return FileResponse(BASE_STYLE)
 
 
 @router.get("/v1/health", response_model=schemas.Health, responses=problems())
