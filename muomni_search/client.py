@@ -197,6 +197,12 @@ class RemoteCollection:
             for key in ([keys] if isinstance(keys, str) else keys)
         ]
 
+    def count(self, *, where: Where = None) -> dict[Modality, int]:
+        """Return how many items of each modality a filter lets through."""
+        asked = {} if where is None else {"where": _spelled(where)}
+        counts = self._ask("GET", "count", params=asked)
+        return {one: counts[str(one)] for one in Modality}
+
     def items(
         self,
         *,
@@ -209,7 +215,7 @@ class RemoteCollection:
         params: dict[str, Any] = {
             "modality": _names(modality) or [],
             "after": after,
-            "where": where if where is None or isinstance(where, str) else json.dumps(where),
+            "where": _spelled(where),
         }
         left = limit
         while left is None or left > 0:
@@ -409,6 +415,11 @@ def _size_of(path: Path) -> int:
 
 def _names(modality: Modalities) -> list[str] | None:
     return None if modality is None else [str(one) for one in modalities_of(modality)]
+
+
+def _spelled(where: Where) -> str | None:
+    """Return a filter as it stands in an address."""
+    return where if where is None or isinstance(where, str) else json.dumps(where)
 
 
 def _line_of(record: Record) -> str:

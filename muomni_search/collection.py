@@ -357,6 +357,11 @@ class Collection:
         """
         return frames.to_pandas(self.to_arrow(where=where, modality=modality, vectors=vectors))
 
+    def count(self, *, where: Where = None) -> dict[Modality, int]:
+        """Return how many items of each modality a filter lets through."""
+        with self._store.snapshot() as snapshot:
+            return snapshot.count_items(parse_filter(where))
+
     def query(
         self,
         query: Query | str,

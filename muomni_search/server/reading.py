@@ -196,6 +196,23 @@ def _spelled(where: str | None) -> str | dict[str, Any] | None:
     return found
 
 
+@router.get("/v1/collections/{name}/count", tags=["items"], response_model=schemas.Counts,
+            responses=problems(404))  # fmt: skip
+async def count_items(
+    context: Context,
+    name: Name,
+    where: Annotated[str | None, Query(max_length=schemas.WHERE_CHARACTERS)] = None,
+) -> Response:
+    """Count the items that a filter lets through: all, and of each modality."""
+
+    def look() -> dict[str, int]:
+        counts = context.collections.get(name).count(where=filter_of(_spelled(where)))
+        own = {str(modality): count for modality, count in counts.items()}
+        return {"items": sum(own.values()), **own}
+
+    return context.json(await context.searches.run(look))
+
+
 @router.get("/v1/collections/{name}/item", tags=["items"], response_model=schemas.FoundItem,
             responses=problems(404))  # fmt: skip
 async def get_item(context: Context, name: Name, key: Key, vectors: bool = False) -> Response:

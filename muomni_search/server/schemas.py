@@ -290,14 +290,19 @@ class ItemPage(BaseModel):
     next: str | None
 
 
-class Counted(BaseModel):
-    """A collection in a list."""
+class Counts(BaseModel):
+    """How many items there are: all, and of each modality."""
 
-    name: str
     items: int
     text: int
     image: int
     audio: int
+
+
+class Counted(Counts):
+    """A collection in a list."""
+
+    name: str
     model: str | None
     error: str | None
 

@@ -582,6 +582,16 @@ class Snapshot:
             for row in self.connection.execute(COUNTS)
         }
 
+    def count_items(self, condition: Filter | None) -> dict[Modality, int]:
+        """Return how many items of each modality a filter lets through."""
+        table = tables.items
+        found = select(table.c.modality, func.count()).group_by(table.c.modality)
+        if condition is not None:
+            found = found.where(filter_to_sql(condition))
+        counts = dict.fromkeys(Modality, 0)
+        counts |= {Modality(name): count for name, count in self.connection.execute(found)}
+        return counts
+
     def failures(self) -> list[Failure]:
         """Return the inputs that could not be used, by source."""
         return [Failure(*row) for row in self.connection.execute(FAILURES)]

@@ -81,6 +81,7 @@ def live(collection: Either, corpus: Path) -> list[Any]:
     seen += map(without_source, collection.items(modality=["image", "audio"], limit=2))
     seen += map(without_source, collection.items(where={"year": {"$gte": 2000}}))
     seen += map(without_source, collection.items(where="year = 2020", after="a"))
+    seen += [collection.count(), collection.count(where={"year": 2020})]
     for query, options in (
         (Query.text("an owl"), {}),
         ("a dog barks", {"k": np.int64(3), "offset": 1, "modality": "text"}),

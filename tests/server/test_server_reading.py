@@ -62,6 +62,8 @@ def test_items_come_page_by_page(http: httpx.Client) -> None:
 
 
 def test_items_by_modality_and_filter(http: httpx.Client) -> None:
+    counts = http.get(f"{C}/count", params={"where": "modality != 'audio'"}).json()
+    assert counts == {"items": 5, "text": 3, "image": 2, "audio": 0}
     told = http.get(f"{C}/items", params={"modality": ["image", "audio"]}).json()["items"]
     assert {item["modality"] for item in told} == {"image", "audio"}
     for where in ("key = 'dog.txt'", json.dumps({"key": "dog.txt"})):

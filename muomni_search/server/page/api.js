@@ -120,6 +120,8 @@ export function items(collection, { where, modality, after, limit, signal }) {
   return ask(`${at(collection, "items")}?${query}`, { signal });
 }
 
+export const counts = (collection, where, signal) => ask(`${at(collection, "count")}?${new URLSearchParams({ where })}`, { signal });
+
 // The envelopes of sounds, each asked for once.
 const waves = new Map();
 export function waveform(collection, key) {

@@ -12,7 +12,7 @@ import { KINDS, activeParts, filterOf, go, hasFilter, now, useRoute } from "./st
 import { html, render, useEffect, useMemo, useRef, useState } from "./vendor/preact.js";
 import { count, plural } from "./words.js";
 
-const MOST_COUNTED = 1000, TEXT_QUERY = 2000;
+const TEXT_QUERY = 2000;
 const CHOSEN = "muomni.collection";
 
 // The collection that was looked at last; a browser may refuse to keep anything.
@@ -50,18 +50,11 @@ function useCounts(route, version, known, isReady) {
   useEffect(() => {
     if (!where || !isReady || counted.of === asked) return;
     const control = new AbortController();
-    const one = kind => api.items(route.collection, { where, modality: [kind], limit: MOST_COUNTED, signal: control.signal });
-    Promise.all(KINDS.map(one)).then(pages => setCounted({ of: asked, counts: countsOf(pages) }), () => {});
+    api.counts(route.collection, where, control.signal).then(counts => setCounted({ of: asked, counts }), () => {});
     return () => control.abort();
   }, [asked, isReady]);
-  if (where) return counted.of === asked ? counted.counts : null;
-  return known && { all: count(known.items), ...Object.fromEntries(KINDS.map(kind => [kind, count(known[kind])])) };
-}
-
-function countsOf(pages) {
-  const many = pages.map(page => page.items.length), more = pages.map(page => Boolean(page.next));
-  const said = (number, isMore) => `${count(number)}${isMore ? "+" : ""}`;
-  return { all: said(many.reduce((a, b) => a + b), more.some(Boolean)), ...Object.fromEntries(KINDS.map((kind, k) => [kind, said(many[k], more[k])])) };
+  const own = where ? counted.of === asked && counted.counts : known;
+  return own && { all: count(own.items), ...Object.fromEntries(KINDS.map(kind => [kind, count(own[kind])])) };
 }
 
 // ---- the page -----------------------------------------------------------------------------------------
