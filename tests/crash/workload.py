@@ -324,8 +324,10 @@ def plan_tune(random: Random, ledger: Ledger, place: Path) -> Order:
 
 
 def run_tune(collection: Collection, place: Path, order: Order) -> None:
-    """Promise something else, and keep or forget the index of a field."""
+    """Promise something else, with less memory for a while; keep or forget the index of a field."""
     collection.tune(recall=order["recall"], memory=order["memory"])
+    # Else a later order to build an index is refused, and rightly.
+    collection.tune(memory=0)
     collection.index_fields(["n"])
     if order["memory"] == 0:
         collection.drop_field_indexes(["n"])
