@@ -32,7 +32,10 @@ from muomni_search.errors import (
     NotFound,
     UnreadableFile,
 )
+from muomni_search.hits import Hits
 from muomni_search.ingest.folder import Skipped
+from muomni_search.ingest.manifest import Corpus, read_records
+from muomni_search.ingest.rows import ArrowStream
 from muomni_search.items import Hit, Item, Modality, Part, Problem, Query, Record, Span
 from muomni_search.pipeline import Report
 from muomni_search.store.records import Failure
@@ -145,15 +148,21 @@ class RemoteCollection:
 
     # ---- writing -------------------------------------------------------------------------
 
-    def add(self, corpus: Iterable[Record | Problem | Skipped]) -> Report:
-        """Bring the collection up to date with a corpus: what ``read_corpus`` returns, or records.
+    def add(
+        self,
+        corpus: Corpus | Iterable[Record | Problem | Skipped | Mapping[str, Any]] | ArrowStream,
+    ) -> Report:
+        """Bring the collection up to date with a corpus; see ``Collection.add``.
 
         Files are sent; what is not changed is encoded no more than it would be on the disk.
+
+        Raises:
+            InvalidInput: Something in it is no record.
         """
         report = Report()
         lines = _Batch(LINES_AT_ONCE, LINE_BYTES_AT_ONCE)
         files = _Batch(FILES_AT_ONCE, FILE_BYTES_AT_ONCE)
-        for entry in corpus:
+        for entry in corpus if isinstance(corpus, Corpus) else read_records(corpus):
             if isinstance(entry, Problem):
                 report.failed += 1
                 report.problems.append(entry)
@@ -240,7 +249,7 @@ class RemoteCollection:
         exact: bool = False,
         segments: bool = False,
         include_self: bool = False,
-    ) -> list[Hit]:
+    ) -> Hits:
         """Return the best hits for a query; see ``Collection.query``."""
         asked = Query.text(query) if isinstance(query, str) else query
         if not isinstance(asked, Query) or not asked.parts:
@@ -256,11 +265,9 @@ class RemoteCollection:
             "segments": segments,
             "include_self": include_self,
         }
-        return [_hit_of(one) for one in self._ask("POST", "search", **_json(body))["hits"]]
+        return Hits(map(_hit_of, self._ask("POST", "search", **_json(body))["hits"]))
 
-    def query_many(
-        self, queries: Sequence[Query | str], k: int = 10, **options: Any
-    ) -> list[list[Hit]]:
+    def query_many(self, queries: Sequence[Query | str], k: int = 10, **options: Any) -> list[Hits]:
         """Answer several queries, one after another; see ``query``."""
         return [self.query(query, k, **options) for query in queries]
 

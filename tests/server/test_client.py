@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from server_helpers import running
 
@@ -24,6 +25,7 @@ from muomni_search import (
     read_corpus,
 )
 from muomni_search.client import Client, RemoteCollection
+from muomni_search.hits import Hits
 from muomni_search.server.settings import Settings
 
 Either = Collection | RemoteCollection
@@ -76,6 +78,12 @@ def live(collection: Either, corpus: Path) -> list[Any]:
         ]
     )
     seen += [{**report.as_dict(), "seconds": 0}, [one.key for one in report.problems]]
+    rows = [{"key": "d1", "text": "a dict", "year": 1999}, {"key": "d2", "text": 5}]
+    for given in (rows, pa.table({"key": ["d3"], "text": ["a row"], "n": [1.5]})):
+        report = collection.add(given)
+        seen += [{**report.as_dict(), "seconds": 0}, [one.source for one in report.problems]]
+    with pytest.raises(InvalidInput, match="no record"):
+        collection.add(["d4"])
     seen += map(without_source, collection.get(["t", "ü/ß ?&#"], vectors=True))
     seen += map(without_source, collection.items())
     seen += map(without_source, collection.items(modality=["image", "audio"], limit=2))
@@ -92,6 +100,9 @@ def live(collection: Either, corpus: Path) -> list[Any]:
     ):
         seen += map(without_source, collection.query(query, **options))
     many = collection.query_many(["owl", Query.text("sea")], 2)
+    assert all(isinstance(hits, Hits) for hits in [collection.query("owl"), *many])
+    assert "owl" in many[0]._repr_html_()
+    assert many[0].to_arrow().num_rows == 2
     seen.append([[hit.key for hit in hits] for hits in many])
     seen += [collection.stats()["items"], collection.stats()["model"], collection.failures()]
     fields = collection.fields()
