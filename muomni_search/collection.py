@@ -428,7 +428,8 @@ class Collection:
         whole = int | np.integer
         if not (isinstance(k, whole) and k >= 1 and isinstance(offset, whole) and offset >= 0):
             raise InvalidInput(f"k must be 1 or more and offset 0 or more, not {k} and {offset}")
-        if isinstance(min_score, str) and min_score != "auto":
+        is_number = isinstance(min_score, int | float | np.number) and not np.isnan(min_score)
+        if not (is_number or min_score is None or min_score == "auto"):
             raise InvalidInput(f"min_score is {min_score!r}", hint="give a number, or 'auto'")
         asked = [Query.text(query) if isinstance(query, str) else query for query in queries]
         for query in asked:

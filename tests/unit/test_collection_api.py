@@ -239,6 +239,9 @@ def test_an_automatic_min_score_keeps_what_stands_out_in_its_modality(shelf: Col
 def test_a_min_score_that_is_no_number_is_refused(shelf: Collection) -> None:
     with pytest.raises(InvalidInput, match="min_score is 'some': give a number, or 'auto'"):
         shelf.query(Query.vector(ASKED), 5, min_score="some")  # type: ignore[arg-type]
+    for nan in (float("nan"), np.float32("nan")):  # it would keep nothing, and say nothing
+        with pytest.raises(InvalidInput, match="min_score is"):
+            shelf.query(Query.vector(ASKED), 5, min_score=nan)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("k", [1, 3, 7, 500])
