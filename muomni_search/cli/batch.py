@@ -18,7 +18,12 @@ from muomni_search.cli.options import (
     model_option,
     where_option,
 )
-from muomni_search.cli.output import on_terminal, print_json, progress_bar
+from muomni_search.cli.output import (
+    note_lacking_fields,
+    on_terminal,
+    print_json,
+    progress_bar,
+)
 
 if TYPE_CHECKING:
     from muomni_search.batch import BatchReport
@@ -76,6 +81,7 @@ def command(
             force=force,
             progress=progress,
         )
+        note_lacking_fields(collection, where)
     print_report(report, as_json)
     if report.failed:
         raise InvalidInput(

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from muomni_search.cli.options import Command, collection_option, json_option
-from muomni_search.cli.output import note, on_terminal, print_json, print_table
+from muomni_search.cli.output import note, note_lacking_fields, on_terminal, print_json, print_table
 
 
 @click.command("fields", cls=Command, example="muomni fields --index year --index place.city")
@@ -33,6 +33,8 @@ def command(
     with Collection.open(directory) as collection:
         collection.index_fields(indexed, drop=dropped)
         fields = collection.fields()
+        for field in indexed:
+            note_lacking_fields(collection, f"{field} is not null")
     if not on_terminal(as_json):
         print_json(fields)
     elif not fields:

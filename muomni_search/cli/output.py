@@ -221,7 +221,7 @@ def item_as_dict(item: Item) -> dict[str, Any]:
 
 
 def note_lacking_fields(collection: Collection, where: str | None) -> None:
-    """Say which fields of a filter that let nothing through no item has at all."""
+    """Say which fields of a filter no item has at all."""
     for field, alike in collection.lacking_fields(where).items():
         mend = f"did you mean {' or '.join(alike)}?" if alike else "see: muomni fields"
         note(f"no item has the field {field}: {mend}")

@@ -63,7 +63,10 @@ def lacking_fields(snapshot: Snapshot, condition: Filter) -> dict[str, list[str]
         has_it = filter_to_sql(Test(names, "is not null"))
         found = select(tables.items.c.id).where(has_it).limit(1)
         if snapshot.connection.execute(found).first() is None:
-            known = summarise_fields(snapshot, most=PAGE)
+            # An index is no field: one may be kept of what no item has.
+            known = [
+                name for name, one in summarise_fields(snapshot, most=PAGE).items() if one["items"]
+            ]
             lacking[spell_field(names)] = get_close_matches(spell_field(names), known)
     return lacking
 

@@ -46,6 +46,8 @@ def test_batch_agrees_with_search(muomni: Run, shared: Path, tmp_path: Path) -> 
     ask = ("--modality", "text", "--where", "key != 'dog.txt'", "-k", "3", "-c", shared)
     answers(muomni("batch", queries, "--output", "out.jsonl", *ask))
     hits = answers(muomni("search", "owl night", *ask))
+    lacking = muomni("batch", queries, "-o", "x.jsonl", "--where", "nn = 3", "-c", shared)
+    assert "no item has the field nn" in lacking.stderr
     rows = lines(tmp_path / "out.jsonl")
     assert [(row["key"], row["score"], row["cosine"]) for row in rows] == [
         (hit["key"], hit["score"], hit["cosine"]) for hit in hits
