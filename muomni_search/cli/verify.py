@@ -9,6 +9,8 @@ import click
 from muomni_search.cli.options import Command, collection_option, json_option
 from muomni_search.cli.output import note, on_terminal, print_json, print_table
 
+BEYOND_REPAIR = "restore it from a copy, or save what is whole with muomni export --salvage"
+
 
 @click.command("verify", cls=Command, example="muomni verify --repair")
 @click.option("--repair", is_flag=True, help="Mend what can be derived, then look again.")
@@ -27,8 +29,11 @@ def command(repair: bool, as_json: bool, directory: Path) -> None:
 
     with Collection.open(directory) as collection:
         if repair:
-            for done in collection.repair():
-                note(f"repaired: {done}")
+            try:
+                for done in collection.repair():
+                    note(f"repaired: {done}")
+            except CorruptData as error:
+                raise CorruptData(error.what, hint=BEYOND_REPAIR) from error
         faults = collection.verify()
     if not on_terminal(as_json):
         problems = [
@@ -46,9 +51,6 @@ def command(repair: bool, as_json: bool, directory: Path) -> None:
     if faults:
         # What SQLite itself finds damaged, nothing here can derive.
         is_beyond = repair or any(fault.kind in ("database", "log") for fault in faults)
-        mend = (
-            "restore it from a copy, or save what is whole with muomni export --salvage"
-            if is_beyond
-            else "muomni verify --repair"
-        )
-        raise CorruptData(f"{directory}: {len(faults)} problems", hint=mend)
+        mend = BEYOND_REPAIR if is_beyond else "muomni verify --repair"
+        count = "1 problem" if len(faults) == 1 else f"{len(faults)} problems"
+        raise CorruptData(f"{directory}: {count}", hint=mend)
