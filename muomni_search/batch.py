@@ -130,8 +130,8 @@ class Source:
 
 def run_batch(
     collection: Collection,
-    queries: Path,
-    output: Path,
+    queries: str | Path,
+    output: str | Path,
     *,
     k: int = 10,
     modality: Modalities = None,
@@ -158,6 +158,7 @@ def run_batch(
         Conflict: The output belongs to another input, collection state or option.
         UnreadableFile: The query file cannot be read.
     """
+    queries, output = Path(queries), Path(output)
     _check_format(queries)
     for taken in (output, _errors_of(output)):
         if taken.exists() and queries.exists() and taken.samefile(queries):
@@ -179,7 +180,7 @@ def run_batch(
 
 def write_neighbors(
     collection: Collection,
-    output: Path,
+    output: str | Path,
     *,
     k: int = 10,
     modality: Modalities = None,
@@ -206,7 +207,7 @@ def write_neighbors(
             Task(key, Query.id(key), k, modality, None) for key in view.snapshot.iter_keys()
         ),
     )
-    return _Run(collection, output, source, force=force, progress=progress).run()
+    return _Run(collection, Path(output), source, force=force, progress=progress).run()
 
 
 def _options(k: int, modality: Modalities, where: Any) -> dict[str, Any]:
@@ -247,8 +248,7 @@ class _Run:
             )
         if output.is_dir():
             raise InvalidInput(f"{output} is a folder", hint="name a file")
-        if not output.parent.is_dir():
-            raise NotFound(f"{output.parent} does not exist", hint="make the folder first")
+        durable.check_folder(output)
         collection.check_output(output)
         self._collection = collection
         self._output = output

@@ -15,11 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from muomni_search.errors import Conflict
+from muomni_search.errors import Conflict, NotFound
 
 __all__ = [
     "PNG_HEAD",
     "WHOLE",
+    "check_folder",
     "check_kind",
     "cut",
     "disk_hint",
@@ -136,12 +137,24 @@ def held_folder(folder: Path, why: str) -> Iterator[None]:
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 
 
+def check_folder(path: Path) -> None:
+    """Refuse to write a file where there is no folder for it.
+
+    Raises:
+        NotFound: There is none.
+    """
+    if not path.absolute().parent.is_dir():
+        raise NotFound(f"{path}: there is no folder {path.parent}", hint="make it first")
+
+
 def check_kind(path: Path, magic: bytes) -> None:
     """Refuse to replace a file that does not begin as what will be written does.
 
     Raises:
         Conflict: There is a file of another kind.
+        NotFound: There is no folder for it.
     """
+    check_folder(path)
     if path.is_file():
         with path.open("rb") as file:
             head = file.read(len(magic))

@@ -76,6 +76,7 @@ def export_collection(
     Raises:
         InvalidInput: The name is not one of a Parquet file, or one of the collection's own.
         Conflict: A file of another kind has this name.
+        NotFound: There is no folder for it.
         MuomniError: It cannot be written.
     """
     target = Path(path)

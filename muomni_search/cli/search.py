@@ -96,14 +96,17 @@ def command(
     the raw similarity.
     """
     from muomni_search import Collection
+    from muomni_search.durable import check_folder
 
     query = query_of(given)
     with Collection.open(directory, model=model) as collection:
+        if html is not None:
+            collection.check_output(html)
+            check_folder(html)
         hits = collection.query(query, k, modality=modalities or None, where=where, **options)
         if not hits:
             note_lacking_fields(collection, where)
         if html is not None:
-            collection.check_output(html)
             _write_page(html, collection, query, spelled, hits)
     if on_terminal(as_json):
         _print_hits(hits)

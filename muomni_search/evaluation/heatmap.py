@@ -24,14 +24,12 @@ def check_heatmap(path: Path) -> None:
     """Refuse what cannot be written, before anything is measured.
 
     Raises:
-        InvalidInput: The name does not end in .png, or there is no such folder.
+        InvalidInput: The name does not end in .png.
         Conflict: There is a file that is no PNG.
-        NotFound: matplotlib is not installed.
+        NotFound: There is no folder for it; or matplotlib is not installed.
     """
     if path.suffix.lower() != ".png":
         raise InvalidInput(f"{path}: no picture's name", hint="name a .png file")
-    if not path.absolute().parent.is_dir():
-        raise InvalidInput(f"{path.parent} does not exist", hint="make the folder first")
     with disk_errors(path):
         durable.check_kind(path, durable.PNG_HEAD)
     load_extra("matplotlib", extra="explore")

@@ -50,6 +50,7 @@ def check_map_output(collection: Collection, path: str | Path) -> Path:
     Raises:
         InvalidInput: No map is written with this suffix, or it is one of the collection's files.
         Conflict: A file of another kind has this name.
+        NotFound: There is no folder for it.
     """
     target = Path(path)
     if target.suffix.lower() not in HEADS:
@@ -59,10 +60,6 @@ def check_map_output(collection: Collection, path: str | Path) -> Path:
     collection.check_output(target)
     with disk_errors(target):
         durable.check_kind(target, HEADS[target.suffix.lower()])
-        if not target.parent.is_dir():
-            raise InvalidInput(
-                f"{target}: there is no folder {target.parent}", hint="make it first"
-            )
     return target
 
 

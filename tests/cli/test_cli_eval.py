@@ -197,7 +197,7 @@ def test_labels_and_shape_of_a_collection(muomni: Run, tables: Run) -> None:
         (["retrieval", "--same", "folder", "--where", "key = 'none'"], "no item of"),
         (["retrieval", "--same", "folder", "--model", "none"], "no model 'none'"),
         (["retrieval", "--same", "folder", "--heatmap", "x.jpg"], "name a .png file"),
-        (["retrieval", "--same", "folder", "--heatmap", "no/x.png"], "does not exist"),
+        (["retrieval", "--same", "folder", "--heatmap", "no/x.png"], "there is no folder no"),
         (["retrieval", "--same", "folder", "--heatmap", "text.png"], "something else"),
         (["retrieval", "--qrels", "bad.qrels"], "bad.qrels:2: 3 fields"),
         (["retrieval", "--qrels", "lost.qrels"], "'no.txt'"),

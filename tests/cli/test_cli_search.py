@@ -215,7 +215,8 @@ def test_a_page_that_cannot_be_written_is_one_line_and_exits_with_1(
     result = muomni("search", "owl", "--html", "nowhere/owl.html", "-c", shared)
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
-    assert "nowhere/owl.html" in line
+    assert "nowhere/owl.html: there is no folder nowhere" in line
+    assert not result.stdout
 
 
 def test_the_model_of_another_collection_is_refused(muomni: Run, shared: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,16 @@ def test_fields_tells_what_a_filter_can_ask_for(muomni: Run, tmp_path: Path) -> 
         assert answers(muomni("fields", "-c", "c")) == [fields]
     (fields,) = answers(muomni("fields", "--index", "year", "--drop", "tags", "-c", "c"))
     assert [name for name, one in fields.items() if not one["indexed"]] == ["tags"]
+
+
+def test_an_index_of_a_field_that_nothing_has_is_told_of_and_no_field(
+    muomni: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "t.jsonl").write_text('{"key": "a", "text": "owl", "year": 2000}\n')
+    answers(muomni("add", "t.jsonl", "--model", "hashing", "-c", "c"))
+    told = "no item has the field yeer: did you mean year?\n"
+    assert muomni("fields", "--index", "yeer", "--index", "year", "-c", "c").stderr == told
+    assert muomni("list", "--where", "yeer > 3", "-c", "c").stderr == told
 
 
 def test_answers_are_the_same_after_a_rebuild(muomni: Run, collection: Path) -> None:
@@ -222,6 +233,29 @@ def test_verify_finds_what_was_altered_and_repair_mends_it(
     assert report["failed"] == 0
     assert len(answers(muomni("list", "-c", collection))) == 8
     assert answers(muomni("verify", "-c", collection))[0]["ok"]
+
+
+def test_what_repair_cannot_mend_is_told_with_the_way_out(muomni: Run, collection: Path) -> None:
+    path = collection / "collection.db"
+    with closing(sqlite3.connect(path)) as database:
+        ((page,),) = database.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'segments'")
+        ((size,),) = database.execute("PRAGMA page_size")
+    with path.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * size)
+    for command in (["verify"], ["verify", "--repair"]):
+        result = muomni(*command, "-c", collection)
+        assert result.exit_code == 1
+        assert "muomni export --salvage" in result.stderr.splitlines()[-1]
+    assert muomni("export", "saved.parquet", "--salvage", "-c", collection).exit_code == 0
+
+
+def test_an_export_needs_a_folder(muomni: Run, shared: Path) -> None:
+    result = muomni("export", "nowhere/all.parquet", "-c", shared)
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "muomni: error: nowhere/all.parquet: there is no folder nowhere: make it first\n"
+    )
 
 
 def test_what_is_exported_can_be_imported(muomni: Run, shared: Path, tmp_path: Path) -> None:

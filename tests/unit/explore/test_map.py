@@ -319,10 +319,11 @@ def test_names_that_no_map_can_have_are_refused(collection: Collection, tmp_path
     for path, message in [
         (tmp_path / "map.jpg", "no name of a map"),
         (collection.directory / "vectors" / "map.png", "keeps its own files"),
-        (tmp_path / "nowhere" / "map.png", "there is no folder"),
     ]:
         with pytest.raises(InvalidInput, match=message):
             drawing.check_map_output(collection, path)
+    with pytest.raises(NotFound, match="there is no folder"):
+        drawing.check_map_output(collection, tmp_path / "nowhere" / "map.png")
 
 
 def test_pages_need_no_matplotlib_and_pictures_say_that_they_do(
