@@ -57,7 +57,7 @@ LONGEST_TICK = 0.5
 
 def watch_folders(
     collection: Collection,
-    folders: Sequence[str | Path],
+    folders: str | Path | Sequence[str | Path],
     *,
     stop: Event | None = None,
     once: bool = False,
@@ -80,7 +80,7 @@ def watch_folders(
 
     Args:
         collection: What to keep up to date.
-        folders: The folders; read whole first.
+        folders: One or several; read whole first.
         stop: Ends the watch when it is set: at once when idle, else with a commit of what the
             batch under way has encoded.
         once: Bring the collection up to date once, and end; errors end it too.
@@ -103,7 +103,7 @@ def watch_folders(
         NotFound: A folder is not there at the beginning; or the collection was dropped meanwhile.
         Conflict: Another writer holds the collection, or too much would be removed, and ``once``.
     """
-    roots = [Path(folder) for folder in folders]
+    roots = [Path(folder) for folder in ([folders] if isinstance(folders, str | Path) else folders)]
     for root in roots:
         if not root.exists():
             raise NotFound(f"{root} does not exist", hint="check the path")

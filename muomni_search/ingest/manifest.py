@@ -63,7 +63,7 @@ class Corpus(Iterator[Entry]):
 
 
 def read_corpus(
-    paths: Sequence[str | Path],
+    paths: str | Path | Sequence[str | Path],
     *,
     prefix: str | None = None,
     vectors: str | Path | None = None,
@@ -73,9 +73,9 @@ def read_corpus(
     """Return what a corpus holds, as a stream.
 
     Args:
-        paths: Folders (read recursively), texts, pictures, sounds, and tables (``.jsonl``,
-            ``.csv``, ``.parquet``). The key of a file in a folder is its path below the folder;
-            of a file given by itself its name; of a row its ``key`` column.
+        paths: One or several: folders (read recursively), texts, pictures, sounds, and tables
+            (``.jsonl``, ``.csv``, ``.parquet``). The key of a file in a folder is its path below
+            the folder; of a file given by itself its name; of a row its ``key`` column.
         prefix: Put before each key, with a slash.
         vectors: A ``.npy`` whose row i is the vector of row i of the one table given.
         exclude: Patterns of names to leave out, as in ``.gitignore``.
@@ -88,7 +88,7 @@ def read_corpus(
             a pattern that is none.
         UnreadableFile: ``vectors`` cannot be read.
     """
-    places = [Path(path) for path in paths]
+    places = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
     for place in places:
         if not os.path.exists(place):  # noqa: PTH110  Path.exists raises for a name that is too long
             raise NotFound(f"{place} does not exist", hint="check the path")

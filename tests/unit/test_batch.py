@@ -427,6 +427,13 @@ def test_a_job_that_makes_no_sense_is_refused_before_it_begins(
     assert not list(tmp_path.glob("out*"))
 
 
+def test_paths_may_be_strings(shelf: Collection, tmp_path: Path) -> None:
+    queries = write_jsonl(tmp_path / "q.jsonl", {"id": "k001"})
+    report = run_batch(shelf, str(queries), str(tmp_path / "out.jsonl"), k=2)
+    assert (report.answered, report.output) == (1, tmp_path / "out.jsonl")
+    assert write_neighbors(shelf, str(tmp_path / "graph.jsonl"), k=2).failed == 0
+
+
 # ---- formats of the output -------------------------------------------------------------------
 
 

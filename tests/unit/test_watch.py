@@ -90,6 +90,13 @@ def test_what_cannot_be_watched_is_told_at_the_call(folder: Path, tmp_path: Path
             watch_folders(collection, [folder], debounce=float("nan"))
 
 
+def test_a_folder_alone_is_one_and_not_its_letters(folder: Path, tmp_path: Path) -> None:
+    for given in (folder, str(folder)):
+        with Collection.create(tmp_path / type(given).__name__, model="hashing") as collection:
+            (report,) = watch_folders(collection, given, once=True)
+            assert report.added == 600
+
+
 def test_two_folders_with_one_key_need_prefixes(folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()

@@ -101,6 +101,11 @@ def test_paths_come_in_the_order_given(tmp_path: Path) -> None:
     assert keys(read_corpus(given[::-1])) == ["z.txt", "x.txt", "y.txt", "one", "two", "c.txt"]
 
 
+def test_a_path_alone_is_one_and_not_its_letters(tmp_path: Path) -> None:
+    write(tmp_path, "b/x.txt")
+    assert keys(read_corpus(tmp_path / "b")) == keys(read_corpus(str(tmp_path / "b"))) == ["x.txt"]
+
+
 def test_nothing_gives_nothing(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert list(read_corpus([])) == list(read_corpus([tmp_path])) == []
