@@ -334,13 +334,14 @@ class RemoteCollection:
             _count(report, self._ask("POST", "items", content=body, headers=headers))
 
     def _send_files(self, records: Sequence[Record], report: Report) -> None:
-        metadata = {one.key: dict(one.metadata) for one in records if one.metadata}
+        metadata = {}
         sent = []
         with ExitStack() as files:
             for one in records:
                 try:
                     file = files.enter_context(_opened(Path(str(one.path))))
                     sent.append(("files", (one.key, file)))
+                    metadata[one.key] = dict(one.metadata)
                 except MuomniError as error:
                     report.failed += 1
                     report.problems.append(Problem(one.origin, error.what, error.hint, one.key))

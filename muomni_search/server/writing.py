@@ -46,6 +46,7 @@ router = APIRouter()
 # Of a JSON body, which is parsed as a whole; lines of JSON are read one by one.
 JSON_BYTES = 32_000_000
 EVERY_FILE = "*"
+NAMELESS = "file"
 # How many items are looked up together before they are replaced.
 LOOKED_UP = 500
 
@@ -235,7 +236,8 @@ def _fields_of(form: FormData) -> tuple[str, Mapping[str, Any]]:
     unknown = values.keys() - {"prefix", "metadata"}
     if unknown:
         raise InvalidInput(f"unknown field {min(unknown)!r}", hint="send files, prefix, metadata")
-    if not any(isinstance(value, UploadFile) for _, value in form.multi_items()):
+    uploads = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+    if not uploads:
         raise InvalidInput("a form without a file", hint="send at least one")
     try:
         described = parse_json(values.get("metadata") or "{}")
@@ -248,6 +250,12 @@ def _fields_of(form: FormData) -> tuple[str, Mapping[str, Any]]:
         raise InvalidInput(
             "metadata is no object of objects", hint='send {"a.jpg": {"year": 2020}}'
         )
+    unsent = described.keys() - {EVERY_FILE, *(one.filename or NAMELESS for one in uploads)}
+    if unsent:
+        raise InvalidInput(
+            f"metadata of {min(unsent)!r}, which was not sent",
+            hint="name a file as it is sent, without the prefix; * is all files",
+        )
     prefix = values.get("prefix", "").strip("/")
     return prefix + "/" * bool(prefix), described
 
@@ -259,7 +267,7 @@ def _file_entry(
     folder: Path,
     names: dict[str, str],
 ) -> Entry:
-    given = upload.filename or "file"
+    given = upload.filename or NAMELESS
     key = prefix + given
     try:
         check_key(key)

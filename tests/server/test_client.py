@@ -156,11 +156,12 @@ def test_errors_are_those_of_a_collection(corpus: Path, tmp_path: Path) -> None:
             client.create("../c", model="hashing")
         assert [one["name"] for one in client.collections()] == ["c"]
         report = client.collection("c").add(
-            Record(str(n), Modality.IMAGE, "here", path=path)
+            Record(str(n), Modality.IMAGE, "here", path=path, metadata={"n": n})
             for n, path in enumerate([corpus / "red.png", corpus / "gone.png", corpus / "dog.txt"])
         )
         assert (report.added, report.failed) == (2, 1)
         assert [one.key for one in report.problems] == ["1"]
+        assert [one.metadata for one in client.collection("c").items()] == [{"n": 0}, {"n": 2}]
         (tmp_path / "bad.png").write_bytes((corpus / "red.png").read_bytes()[:60])
         with pytest.raises(UnreadableFile):
             client.collection("c").query(Query.image(tmp_path / "bad.png"))
