@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from muomni_search.cli.options import Command, collection_option, json_option, where_option
-from muomni_search.cli.output import agreed, note, on_terminal, print_json
+from muomni_search.cli.output import agreed, note, note_lacking_fields, on_terminal, print_json
 
 if TYPE_CHECKING:
     from muomni_search import Collection
@@ -37,6 +37,9 @@ def command(
     from muomni_search.errors import Conflict, MuomniError
 
     with Collection.open(directory) as collection:
+        # Before it: afterwards no item may have a field that purged ones had.
+        if not any(collection.items(where=where, limit=1)):
+            note_lacking_fields(collection, where)
         if not force and not agreed(_question(collection, keys, where, directory)):
             raise MuomniError(f"{directory} was not purged", hint="-f purges without asking")
         done = collection.purge(keys, where=where)

@@ -145,7 +145,7 @@ def test_hostile_keys_are_deleted_like_others(
 
 @pytest.mark.parametrize(
     "command",
-    [("list",), ("search", "text", "--modality", "text"), ("delete",)],
+    [("list",), ("search", "text", "--modality", "text"), ("delete",), ("purge", "-f")],
     ids=lambda command: command[0],
 )
 def test_a_filter_on_a_field_that_nothing_has_is_told_of(
