@@ -269,6 +269,8 @@ class RemoteCollection:
 
     def query_many(self, queries: Sequence[Query | str], k: int = 10, **options: Any) -> list[Hits]:
         """Answer several queries, one after another; see ``query``."""
+        if isinstance(queries, str):
+            raise InvalidInput("a text is no list of queries", hint="ask it with query")
         return [self.query(query, k, **options) for query in queries]
 
     def fields(self) -> dict[str, dict[str, Any]]:

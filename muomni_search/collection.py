@@ -431,6 +431,8 @@ class Collection:
         is_number = isinstance(min_score, int | float | np.number) and not np.isnan(min_score)
         if not (is_number or min_score is None or min_score == "auto"):
             raise InvalidInput(f"min_score is {min_score!r}", hint="give a number, or 'auto'")
+        if isinstance(queries, str):
+            raise InvalidInput("a text is no list of queries", hint="ask it with query")
         asked = [Query.text(query) if isinstance(query, str) else query for query in queries]
         for query in asked:
             if not isinstance(query, Query) or not query.parts:

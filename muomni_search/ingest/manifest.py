@@ -138,6 +138,12 @@ def read_records(
     if isinstance(records, ArrowStream):
         # Arrow's texts are whole, and what else may be wrong with a row is told where it is read.
         return Corpus(read_row_records(stream_rows(records), prefix=start, folder=place))
+    # A text and a dict are iterable as well, by letters and names.
+    if isinstance(records, str | Mapping) or not isinstance(records, Iterable):
+        raise InvalidInput(
+            f"a {type(records).__name__} is no corpus",
+            hint="give a list of records or dicts, a table, or what read_corpus returns",
+        )
     return Corpus(map(_checked, _mixed(records, start, place)))
 
 

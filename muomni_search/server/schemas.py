@@ -188,7 +188,7 @@ class Deletion(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Deletion:
-        if not self.keys and self.where is None:
+        if not self.keys and not self.where:
             raise ValueError("give keys, or a filter")
         return self
 

@@ -115,6 +115,11 @@ def live(collection: Either, corpus: Path) -> list[Any]:
                 lambda: collection.query(Query.id("none")),
                 lambda: collection.query(Query(())),
                 lambda: collection.query("owl", k=0),
+                lambda: collection.query_many("owl"),
+                lambda: collection.delete(where=""),
+                lambda: collection.add({"key": "d", "text": "a dict alone"}),  # type: ignore[arg-type]
+                lambda: collection.add("photos"),  # type: ignore[arg-type]
+                lambda: collection.add(None),  # type: ignore[arg-type]
                 lambda: collection.query("owl", where="year >="),
                 lambda: collection.query("owl", modality="smell"),
                 lambda: collection.query(Query.vector([0.0] * 256)),
