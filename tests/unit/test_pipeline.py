@@ -388,9 +388,18 @@ def test_vectors_of_a_program_are_normalised(place: Collection) -> None:
     assert place.verify() == []
 
 
-@pytest.mark.parametrize("corpus", ["abc", [None], [42], {"key": "k"}])
-def test_what_is_no_record_is_refused(place: Collection, corpus: Any) -> None:
-    with pytest.raises(InvalidInput, match="no record"):
+@pytest.mark.parametrize(
+    ("corpus", "told"),
+    [
+        ([None], "None is no record"),
+        ([42], "42 is no record"),
+        ("abc", "a str is no corpus: give a list"),
+        ({"key": "k"}, "a dict is no corpus"),
+        (None, "a NoneType is no corpus"),
+    ],
+)
+def test_what_is_no_record_is_refused(place: Collection, corpus: Any, told: str) -> None:
+    with pytest.raises(InvalidInput, match=told):
         place.add(corpus)
 
 
