@@ -161,7 +161,7 @@ def labels_of(
         where: Only these items.
 
     Raises:
-        NotFound: No item has such a label.
+        NotFound: No item has such a label, or the filter lets none through.
     """
     found: dict[Modality, dict[str, str]] = {modality: {} for modality in Modality}
     of_key: dict[Modality, dict[str, str]] = {modality: {} for modality in Modality}
@@ -176,6 +176,11 @@ def labels_of(
     if not any(found.values()):
         found = of_key
     if not any(found.values()):
+        if where is not None and not any(collection.items(where=where, limit=1)):
+            raise NotFound(
+                f"no item of {collection.directory} is let through by the filter",
+                hint="mend it; `muomni fields` lists what it can ask for",
+            )
         raise NotFound(
             f"no item of {collection.directory} has the metadata {field!r}",
             hint=f"one of: {', '.join(sorted(names | OF_KEYS.keys()))}",

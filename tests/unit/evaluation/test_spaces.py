@@ -122,6 +122,8 @@ def test_one_label_is_no_classification(shelf: Collection) -> None:
         evaluate_labels(shelf, "one")
     with pytest.raises(NotFound, match=r"no item .* has the metadata 'nothing'"):
         evaluate_labels(shelf, "nothing")
+    with pytest.raises(NotFound, match="is let through by the filter"):
+        evaluate_labels(shelf, "stem", where="key = 'nobody'")
 
 
 # ---- shape -----------------------------------------------------------------------------------
