@@ -189,8 +189,13 @@ def install(app: FastAPI) -> None:
             return problem(KINDS["malformed"], f"no JSON: {found[0]['ctx']['error']}")
         errors = [{"field": _field(one["loc"]), "message": _message(one)} for one in found]
         first = errors[0] if errors else {"field": "", "message": "a bad request"}
+        # FastAPI takes a body of another type for a text, and says only that it is no object.
+        is_untyped = any(one["type"] == "model_attributes_type" for one in found)
         return problem(
-            KINDS["invalid-input"], f"{first['field']}: {first['message']}", errors=errors
+            KINDS["invalid-input"],
+            f"{first['field']}: {first['message']}",
+            hint="send an object, as Content-Type: application/json" if is_untyped else "",
+            errors=errors,
         )
 
     async def refused(_: Request, error: Exception) -> Response:

@@ -239,6 +239,12 @@ def test_bodies_that_are_no_items(http: httpx.Client) -> None:
         problem(answer, answer.status_code, answer.json()["type"].rpartition(":")[2])
     problem(http.post(ITEMS, content=b"{", headers={"Content-Type": "application/json"}), 400,
             "malformed")  # fmt: skip
+    # As curl -d sends it.
+    untyped = {"Content-Type": "application/x-www-form-urlencoded"}
+    answer = http.post(
+        f"{ITEMS[: -len('items')]}delete", content=b'{"keys": ["a"]}', headers=untyped
+    )
+    assert "application/json" in problem(answer, 422, "invalid-input")["hint"]
     twice = b'{"items": [{"text": "x", "text": "y"}]}'
     problem(http.post(ITEMS, content=twice, headers={"Content-Type": "application/json"}), 400,
             "malformed")  # fmt: skip
