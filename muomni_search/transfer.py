@@ -30,6 +30,7 @@ from muomni_search.errors import Conflict, CorruptData, InvalidInput, NotFound
 from muomni_search.ingest.rows import parse_json
 from muomni_search.items import DIM, Item, Modality, Span
 from muomni_search.pipeline import Progress, Report, Silent
+from muomni_search.store.check import altered_items, whole_blocks
 from muomni_search.store.engine import disk_errors
 from muomni_search.store.salvage import Salvaged, rows_left, salvage
 from muomni_search.store.snapshot import SPAN_UNITS, Snapshot
@@ -77,6 +78,7 @@ def export_collection(
         InvalidInput: The name is not one of a Parquet file, or one of the collection's own.
         Conflict: A file of another kind has this name.
         NotFound: There is no folder for it.
+        CorruptData: Something of it is damaged, and ``left_out`` was not given.
         MuomniError: It cannot be written.
     """
     target = Path(path)
@@ -87,6 +89,7 @@ def export_collection(
         durable.check_kind(target, b"PAR1")
     with disk_errors(target), durable.whole_file(target) as partial, collection.view() as view:
         if left_out is None:
+            _check_whole(view.snapshot)
             rows = {one: view.snapshot.vectors(one) for one in Modality}
             return _write(view.snapshot, _all(view.snapshot), rows, partial)
         salvaged, lost = salvage(view.snapshot)
@@ -94,6 +97,19 @@ def export_collection(
         exported = _write(view.snapshot, map(_from_salvage, salvaged), rows, partial)
         left_out += lost
         return exported
+
+
+def _check_whole(snapshot: Snapshot) -> None:
+    """Refuse to write what is damaged into a file that looks whole."""
+    altered = [key for _, key in altered_items(snapshot)]
+    if altered:
+        raise CorruptData(
+            f"damaged: {', '.join(altered[:3])}{', …' * (len(altered) > 3)}",
+            hint="run: muomni verify --repair, or export what is whole with --salvage",
+        )
+    for modality in Modality:
+        for _ in whole_blocks(snapshot, modality):
+            pass
 
 
 _Vectors = Mapping[Modality, NDArray[np.float32]]

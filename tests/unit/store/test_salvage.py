@@ -158,6 +158,9 @@ def test_an_item_that_was_altered_is_left_out_and_named(place: Path) -> None:
     left_out: list[str] = []
     with Collection.open(place) as collection:
         saved = place.with_name("saved.parquet")
+        with pytest.raises(CorruptData, match="k007"):
+            export_collection(collection, saved)
+        assert not saved.exists()
         assert export_collection(collection, saved, left_out=left_out) == COUNT - 1
     assert left_out == ["item 8 (k007): what is stored of it is not what was written"]
 
@@ -171,6 +174,17 @@ def test_items_whose_rows_are_damaged_are_left_out_and_named(place: Path) -> Non
         assert export_collection(collection, saved, left_out=left_out) == 0
     assert left_out[0] == f"{rows}: {COUNT} rows are damaged or missing"
     assert len(left_out) == COUNT + 1
+
+
+def test_a_flipped_bit_of_a_row_is_not_exported_as_if_it_were_whole(place: Path) -> None:
+    rows = bytearray((place / "vectors/text.0.f32").read_bytes())
+    rows[5 * 4 * DIM] ^= 1
+    (place / "vectors/text.0.f32").write_bytes(rows)
+    saved = place.with_name("saved.parquet")
+    with Collection.open(place) as collection:
+        with pytest.raises(CorruptData, match="damaged"):
+            export_collection(collection, saved)
+        assert not saved.exists()
 
 
 def test_the_rows_before_a_cut_come_out(tmp_path: Path) -> None:
