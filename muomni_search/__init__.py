@@ -35,13 +35,15 @@ if TYPE_CHECKING:
     from muomni_search.explore.drawing import write_map
     from muomni_search.explore.map import Map, make_map
     from muomni_search.heat import write_heat
-    from muomni_search.ingest.manifest import read_corpus
+    from muomni_search.hits import Hits
+    from muomni_search.ingest.manifest import read_corpus, read_records
     from muomni_search.items import Hit, Item, Modality, Problem, Query, Record, Span
     from muomni_search.pipeline import Report
     from muomni_search.reembed import Reembedded, reembed_collection
     from muomni_search.training.recipe import read_recipe
     from muomni_search.training.trainer import Training, train
     from muomni_search.transfer import export_collection, import_collection
+    from muomni_search.watch import watch_folders
 
 _HOMES = {
     "Alignment": "alignment",
@@ -52,6 +54,7 @@ _HOMES = {
     "Explanation": "explanation",
     "Group": "duplicates",
     "Hit": "items",
+    "Hits": "hits",
     "InvalidInput": "errors",
     "Item": "items",
     "Limits": "collection",
@@ -78,11 +81,13 @@ _HOMES = {
     "load_model": "encoders.model",
     "make_map": "explore.map",
     "read_corpus": "ingest.manifest",
+    "read_records": "ingest.manifest",
     "read_recipe": "training.recipe",
     "reembed_collection": "reembed",
     "register_encoder": "encoders.foreign.registered",
     "run_batch": "batch",
     "train": "training.trainer",
+    "watch_folders": "watch",
     "write_heat": "heat",
     "write_map": "explore.drawing",
     "write_neighbors": "batch",
@@ -97,6 +102,7 @@ __all__ = [
     "Explanation",
     "Group",
     "Hit",
+    "Hits",
     "InvalidInput",
     "Item",
     "Limits",
@@ -124,10 +130,12 @@ __all__ = [
     "make_map",
     "read_corpus",
     "read_recipe",
+    "read_records",
     "reembed_collection",
     "register_encoder",
     "run_batch",
     "train",
+    "watch_folders",
     "write_heat",
     "write_map",
     "write_neighbors",

@@ -46,9 +46,10 @@ from muomni_search.ingest.rows import (
 from muomni_search.items import Query
 from muomni_search.pipeline import Progress, Silent
 from muomni_search.query_parts import make_part, parse_part
+from muomni_search.ranked import MODALITIES, RankedLists
 from muomni_search.store.engine import disk_errors
 from muomni_search.store.store import Job
-from muomni_search.view import Modalities, Ranked, View, Where, modalities_of
+from muomni_search.view import Modalities, View, Where, modalities_of
 
 __all__ = ["BatchReport", "read_queries", "run_batch", "write_neighbors"]
 
@@ -98,11 +99,18 @@ class Task(NamedTuple):
     where: Any
 
 
-class Answer(NamedTuple):
-    """The hits of one query, or why there are none."""
+class Answers(NamedTuple):
+    """The hits of a block of queries, and why some have none.
 
-    query_id: str | int
-    found: list[Ranked] | MuomniError
+    Args:
+        query_ids: Of each query.
+        found: The hits of each; none of one that has an error.
+        errors: Why, by the number of the query.
+    """
+
+    query_ids: Sequence[str | int]
+    found: RankedLists
+    errors: Mapping[int, MuomniError]
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,25 +363,19 @@ class _Run:
             self._progress.finish()
         return number + 1
 
-    def _write_part(self, number: int, answers: Sequence[Answer]) -> None:
-        good = [(one.query_id, one.found) for one in answers if isinstance(one.found, list)]
-        bad = [(one.query_id, one.found) for one in answers if isinstance(one.found, MuomniError)]
+    def _write_part(self, number: int, answers: Answers) -> None:
         errors = "".join(
-            _json({"query_id": query_id, "error": str(error)}) + "\n" for query_id, error in bad
+            _json({"query_id": answers.query_ids[place], "error": str(error)}) + "\n"
+            for place, error in sorted(answers.errors.items())
         )
         # The answers last: a block is done when they have their name.
         _write_whole(self._part(number, ".errors"), errors.encode())
         path = self._part(number, self._output.suffix)
         if path.suffix == ".parquet":
-            _write_parquet(path, good)
+            _write_parquet(path, answers)
         else:
-            form = _jsonl_line if path.suffix == ".jsonl" else _trec_line
-            text = "".join(
-                form(query_id, rank, one)
-                for query_id, found in good
-                for rank, one in enumerate(found, start=1)
-            )
-            _write_whole(path, text.encode())
+            form = _jsonl_lines if path.suffix == ".jsonl" else _trec_lines
+            _write_whole(path, "".join(form(answers)).encode())
 
     def _part(self, number: int, suffix: str) -> Path:
         return self._parts / f"{number:06d}{suffix}"
@@ -418,38 +420,41 @@ def _blocks(tasks: Iterator[Task], items: int) -> Iterator[list[Task]]:
         yield block
 
 
-def _answer(view: View, block: Sequence[Task]) -> list[Answer]:
+def _answer(view: View, block: Sequence[Task]) -> Answers:
     """Answer a block: tasks that share a filter, modalities and k go through together."""
-    answers: dict[int, Answer] = {}
-    good: list[tuple[int, Task]] = []
+    errors: dict[int, MuomniError] = {}
+    asked: list[tuple[int, Task, Query]] = []
     for place, task in enumerate(block):
         if isinstance(task.query, MuomniError):
-            answers[place] = Answer(task.query_id, task.query)
+            errors[place] = task.query
         else:
-            good.append((place, task))
-    queries = [task.query for _, task in good if isinstance(task.query, Query)]
-    groups: dict[str, list[tuple[int, Task, NDArray[np.float32]]]] = {}
-    for (place, task), vector in zip(good, view.resolve_many(queries), strict=True):
+            asked.append((place, task, task.query))
+    groups: dict[str, list[tuple[int, Task, Query, NDArray[np.float32]]]] = {}
+    vectors = view.resolve_many([query for _, _, query in asked])
+    for (place, task, query), vector in zip(asked, vectors, strict=True):
         if isinstance(vector, MuomniError):
-            answers[place] = Answer(task.query_id, vector)
+            errors[place] = vector
             continue
-        alike = json.dumps([task.where, task.modality, task.k], default=str)
-        groups.setdefault(alike, []).append((place, task, vector))
+        alike = repr((task.where, task.modality, task.k))
+        groups.setdefault(alike, []).append((place, task, query, vector))
+    answered: list[tuple[list[int], RankedLists]] = []
     for members in groups.values():
+        places = [place for place, _, _, _ in members]
         first = members[0][1]
         try:
-            found: Sequence[list[Ranked] | MuomniError] = view.rank_many(
-                [task.query for _, task, _ in members if isinstance(task.query, Query)],
-                np.stack([vector for _, _, vector in members]),
+            found = view.rank_many(
+                [query for _, _, query, _ in members],
+                np.stack([vector for _, _, _, vector in members]),
                 first.k,
                 modality=first.modality,
                 where=first.where,
             )
         except MuomniError as error:
-            found = [error] * len(members)
-        for (place, task, _), one in zip(members, found, strict=True):
-            answers[place] = Answer(task.query_id, one)
-    return [answers[place] for place in range(len(block))]
+            errors.update(dict.fromkeys(places, error))
+        else:
+            answered.append((places, found))
+    found = RankedLists.joined(len(block), answered)
+    return Answers([task.query_id for task in block], found, errors)
 
 
 # ---- reading queries -------------------------------------------------------------------------
@@ -623,49 +628,64 @@ def _may_name_files(path: Path) -> bool:
 _json = json.JSONEncoder(ensure_ascii=False).encode
 
 
-def _jsonl_line(query_id: str | int, rank: int, one: Ranked) -> str:
-    row = {
-        "query_id": query_id,
-        "rank": rank,
-        "key": one.key,
-        "modality": str(one.modality),
-        "score": one.score,
-        "cosine": one.cosine,
-        "how": one.how,
-    }
-    return _json(row) + "\n"
+def _jsonl_lines(answers: Answers) -> Iterator[str]:
+    found = answers.found
+    query_ids = [_json(one) for one in answers.query_ids]
+    keys = [_json(one) for one in found.keys]
+    modalities = [_json(str(one)) for one in MODALITIES]
+    for query, rank, place, modality, score, cosine in _hits(found):
+        # The same text as of a dict, in a quarter of the time: names are encoded once.
+        yield (
+            f'{{"query_id": {query_ids[query]}, "rank": {rank}, "key": {keys[place]}, '
+            f'"modality": {modalities[modality]}, "score": {score}, "cosine": {cosine}, '
+            '"how": "exact"}\n'
+        )
 
 
-def _trec_line(query_id: str | int, rank: int, one: Ranked) -> str:
-    """Return a line of a TREC run; white space in names is percent-encoded.
+def _trec_lines(answers: Answers) -> Iterator[str]:
+    """Yield lines of a TREC run; white space in names is percent-encoded.
 
     The score keeps all of its digits: readers of runs rank by it anew.
     """
-    return f"{_encoded(str(query_id))} Q0 {_encoded(one.key)} {rank} {one.score} {RUN_TAG}\n"
+    query_ids = [_encoded(str(one)) for one in answers.query_ids]
+    keys = [_encoded(one) for one in answers.found.keys]
+    for query, rank, place, _, score, _ in _hits(answers.found):
+        yield f"{query_ids[query]} Q0 {keys[place]} {rank} {score} {RUN_TAG}\n"
+
+
+def _hits(found: RankedLists) -> Iterator[tuple[int, int, int, int, float, float]]:
+    """Yield number of query, rank, place of key and modality, score and cosine of each hit."""
+    return zip(
+        np.repeat(np.arange(len(found)), np.diff(found.starts)).tolist(),
+        found.ranks.tolist(),
+        found.places.tolist(),
+        found.modalities.tolist(),
+        found.scores.tolist(),
+        found.cosines.tolist(),
+        strict=True,
+    )
 
 
 def _encoded(name: str) -> str:
     return "".join(urllib.parse.quote(one) if one.isspace() or one == "%" else one for one in name)
 
 
-def _write_parquet(path: Path, answers: Sequence[tuple[str | int, Sequence[Ranked]]]) -> None:
+def _write_parquet(path: Path, answers: Answers) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = [
-        (str(query_id), rank, one)
-        for query_id, found in answers
-        for rank, one in enumerate(found, start=1)
-    ]
+    found = answers.found
+    counts = np.diff(found.starts)
+    query_ids = pa.array([str(one) for one in answers.query_ids], pa.string())
     table = pa.table(
         {
-            "query_id": pa.array([row[0] for row in rows], pa.string()),
-            "rank": pa.array([row[1] for row in rows], pa.int32()),
-            "key": pa.array([row[2].key for row in rows], pa.string()),
-            "modality": pa.array([str(row[2].modality) for row in rows], pa.string()),
-            "score": pa.array([row[2].score for row in rows], pa.float64()),
-            "cosine": pa.array([row[2].cosine for row in rows], pa.float32()),
-            "how": pa.array([row[2].how for row in rows], pa.string()),
+            "query_id": query_ids.take(pa.array(np.repeat(np.arange(len(counts)), counts))),
+            "rank": pa.array(found.ranks, pa.int32()),
+            "key": pa.array(found.keys, pa.string()).take(pa.array(found.places)),
+            "modality": pa.array(list(map(str, MODALITIES))).take(pa.array(found.modalities)),
+            "score": pa.array(found.scores),
+            "cosine": pa.array(found.cosines),
+            "how": pa.repeat(pa.scalar("exact"), len(found.scores)),
         }
     )
     with durable.whole_file(path) as partial:
@@ -676,7 +696,7 @@ def _merge_parquet(parts: Sequence[Path], target: Path) -> None:
     import pyarrow.parquet as pq
 
     if not parts:
-        _write_parquet(target, [])
+        _write_parquet(target, Answers((), RankedLists.joined(0, []), {}))
         return
     with (
         durable.whole_file(target) as partial,

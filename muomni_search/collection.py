@@ -9,7 +9,7 @@ commit or a rebuild in between is not seen by it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from muomni_search import indexing
+from muomni_search import frames, indexing
 from muomni_search.encoders.model import is_name, load_model
 from muomni_search.encoders.protocol import Model
 from muomni_search.errors import CheckpointError, Conflict, InvalidInput, MuomniError, NotFound
 from muomni_search.filters import parse_field, parse_filter
+from muomni_search.hits import Hits
 from muomni_search.ingest.read import Limits
-from muomni_search.items import Hit, Item, Modality, Problem, Query, Record
-from muomni_search.store.fields import summarise_fields
+from muomni_search.items import Item, Modality, Problem, Query, Record
+from muomni_search.store.fields import lacking_fields, summarise_fields
 from muomni_search.store.files import is_own, own_bytes
 from muomni_search.store.records import Compacted, Failure, Fault, Purged
 from muomni_search.store.snapshot import Snapshot
@@ -33,7 +34,11 @@ from muomni_search.store.store import Store
 from muomni_search.view import Loaded, Modalities, Ranked, View, Where, modalities_of
 
 if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
     from muomni_search.ingest.manifest import Corpus, Skipped
+    from muomni_search.ingest.rows import ArrowStream
     from muomni_search.pipeline import Progress, Report
 
 __all__ = ["Collection", "Limits", "Modalities", "Ranked", "View", "Where"]
@@ -141,25 +146,26 @@ class Collection:
 
     def add(
         self,
-        corpus: Corpus | Iterable[Record | Problem | Skipped],
+        corpus: Corpus | Iterable[Record | Problem | Skipped | Mapping[str, Any]] | ArrowStream,
         *,
         prune_roots: Sequence[Path] = (),
         force: bool = False,
         dry_run: bool = False,
         strict: bool = False,
         limits: Limits | None = None,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
     ) -> Report:
         """Bring the collection up to date with a corpus.
 
         Args:
-            corpus: What ``read_corpus`` returns, or records of your own.
+            corpus: What ``read_corpus`` returns; or records, dicts, an Arrow table or a data frame
+                of your own (see ``read_records``).
             prune_roots: Folders whose vanished files are removed from the collection.
             force: Remove them even when more than half of a folder vanished.
             dry_run: Say what would happen, and do nothing.
             strict: Stop at the first input that cannot be used.
             limits: What a single file may cost.
-            progress: Told of each record.
+            progress: Told of each record; True for a bar on stderr or in the notebook.
 
         Returns:
             The counts, and the inputs that could not be used with their reasons.
@@ -172,15 +178,16 @@ class Collection:
         from muomni_search.ingest.manifest import Corpus, read_records
         from muomni_search.pipeline import Pipeline, prune
 
-        pipeline = Pipeline(
-            self._store,
-            self.model,
-            limits=limits or Limits(),
-            strict=strict,
-            dry_run=dry_run,
-            progress=progress,
-        )
-        report = pipeline.run(corpus if isinstance(corpus, Corpus) else read_records(corpus))
+        with _told(progress, corpus) as told:
+            pipeline = Pipeline(
+                self._store,
+                self.model,
+                limits=limits or Limits(),
+                strict=strict,
+                dry_run=dry_run,
+                progress=told,
+            )
+            report = pipeline.run(corpus if isinstance(corpus, Corpus) else read_records(corpus))
         report.removed = prune(
             self._store,
             prune_roots,
@@ -322,6 +329,34 @@ class Collection:
         with self._store.snapshot() as snapshot:
             yield from snapshot.iter_items(parse_filter(where), wanted, limit=limit, after=after)
 
+    def to_arrow(
+        self, *, where: Where = None, modality: Modalities = None, vectors: bool = True
+    ) -> pa.Table:
+        """Return the items as an Arrow table, a row an item, by key.
+
+        The columns are those that ``add`` takes back: ``key``, ``modality``, ``source``, ``text``,
+        ``metadata`` (JSON, as in an export) and ``vector``.
+
+        Args:
+            where: Only items that this filter matches.
+            modality: Only items of these modalities.
+            vectors: With ``vector``, a FixedSizeList of 256 floats: the unit mean of the item's
+                segments. The table shares one NumPy array; nothing is copied a row.
+        """
+        wanted = None if modality is None else modalities_of(modality)
+        with self._store.snapshot() as snapshot:
+            return frames.items_to_arrow(snapshot, parse_filter(where), wanted, vectors=vectors)
+
+    def to_pandas(
+        self, *, where: Where = None, modality: Modalities = None, vectors: bool = True
+    ) -> pd.DataFrame:
+        """Return the items as a data frame; see ``to_arrow``. Here ``metadata`` holds dicts.
+
+        Raises:
+            NotFound: pandas is not installed.
+        """
+        return frames.to_pandas(self.to_arrow(where=where, modality=modality, vectors=vectors))
+
     def query(
         self,
         query: Query | str,
@@ -334,7 +369,7 @@ class Collection:
         exact: bool = False,
         segments: bool = False,
         include_self: bool = False,
-    ) -> list[Hit]:
+    ) -> Hits:
         """Return the best hits for a query: exactly min(k, what matches) of them.
 
         Args:
@@ -352,7 +387,8 @@ class Collection:
             include_self: Keep the items that the query itself names.
 
         Returns:
-            Hits by score, then key; scores never increase.
+            Hits by score, then key; scores never increase. A list that notebooks show as pictures,
+            players and passages; ``to_arrow`` and ``to_pandas`` make tables of it.
 
         Raises:
             InvalidInput: A bad query, k or filter.
@@ -382,7 +418,7 @@ class Collection:
         exact: bool = False,
         segments: bool = False,
         include_self: bool = False,
-    ) -> list[list[Hit]]:
+    ) -> list[Hits]:
         """Answer several queries from one view; see ``query``."""
         whole = int | np.integer
         if not (isinstance(k, whole) and k >= 1 and isinstance(offset, whole) and offset >= 0):
@@ -409,7 +445,7 @@ class Collection:
                     include_self=include_self,
                     min_score=min_score,
                 )[offset:]
-                answers.append(view.hits(ranked, first_rank=offset + 1))
+                answers.append(Hits(view.hits(ranked, first_rank=offset + 1)))
         return answers
 
     def resolve(self, query: Query) -> NDArray[np.float32]:
@@ -427,6 +463,17 @@ class Collection:
         """
         with self._store.snapshot() as snapshot:
             return summarise_fields(snapshot)
+
+    def lacking_fields(self, where: Where) -> dict[str, list[str]]:
+        """Return the metadata fields of a filter that no item has, and to each those spelled alike.
+
+        What to look at where a filter lets nothing through: ``yaer > 1990`` is no error.
+        """
+        condition = parse_filter(where)
+        if condition is None:
+            return {}
+        with self._store.snapshot() as snapshot:
+            return lacking_fields(snapshot, condition)
 
     def index_fields(self, fields: Sequence[str], *, drop: Sequence[str] = ()) -> None:
         """Keep an index of metadata fields, so that a filter on one need not read every item.
@@ -550,6 +597,20 @@ class Collection:
         from muomni_search.store.backup import back_up
 
         return back_up(self._store, Path(target), copied=copied)
+
+
+@contextmanager
+def _told(progress: Progress | bool | None, corpus: object) -> Iterator[Progress | None]:
+    """Give what is told of the records; a bar that knows how many there are, where they say so."""
+    if not isinstance(progress, bool):
+        yield progress
+    elif not progress:
+        yield None
+    else:
+        from muomni_search.progress import Bar
+
+        with Bar("items", lambda: len(corpus) if isinstance(corpus, Sized) else None) as bar:
+            yield bar
 
 
 def full_name(model: str | Path) -> str:

@@ -35,6 +35,7 @@ __all__ = [
     "envelope",
     "facts",
     "file_of",
+    "strength",
 ]
 
 THUMBNAIL_PIXELS = 320
@@ -45,6 +46,8 @@ WAVE_BARS = 96
 PASSAGE_CHARACTERS = 700
 CONTEXT_CHARACTERS = 120
 METADATA_CHARACTERS = 300
+# From here on a hit stands out as far as a bar can show.
+FULL_SCORE = 6.0
 # Browsers get slow on larger pages: 2,000 pictures or 300 sounds.
 PAGE_BYTES = 64_000_000
 
@@ -106,12 +109,20 @@ class Figures:
     Args:
         pixels: The longer side of a thumbnail.
         seconds: How much of a sound plays.
+        most_bytes: What all of them may take, a page's worth by default; from then on there are
+            placeholders.
     """
 
-    def __init__(self, *, pixels: int = THUMBNAIL_PIXELS, seconds: float = SOUND_SECONDS) -> None:
+    def __init__(
+        self,
+        *,
+        pixels: int = THUMBNAIL_PIXELS,
+        seconds: float = SOUND_SECONDS,
+        most_bytes: int | None = None,
+    ) -> None:
         self._pixels = pixels
         self._seconds = seconds
-        self._bytes_left = PAGE_BYTES
+        self._bytes_left = PAGE_BYTES if most_bytes is None else most_bytes
 
     def of_part(self, part: Part) -> Figure:
         """Return what shows a part of a query."""
@@ -282,6 +293,11 @@ def facts(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
         for name, value in metadata.items()
     ]
     return [(name, clip(value, METADATA_CHARACTERS)) for name, value in told]
+
+
+def strength(score: float) -> float:
+    """Return how much of a bar of 100 a score fills."""
+    return round(100 * min(max(score / FULL_SCORE, 0.0), 1.0), 1)
 
 
 def clip(text: str, length: int) -> str:

@@ -32,6 +32,7 @@ __all__ = [
     "Not",
     "Or",
     "Test",
+    "fields_of",
     "parse_field",
     "parse_filter",
     "refuse_source",
@@ -159,6 +160,17 @@ def parse_field(text: str) -> tuple[str, ...]:
     if not isinstance(test, Test):
         raise InvalidInput(f"{text!r} is no field", hint='write place.city, or "a b"')
     return test.field
+
+
+def fields_of(condition: Filter) -> set[tuple[str, ...]]:
+    """Return the fields that a filter looks at."""
+    match condition:
+        case Test(field=names):
+            return {names}
+        case Not(term=term):
+            return fields_of(term)
+        case And(terms=terms) | Or(terms=terms):
+            return set().union(*map(fields_of, terms))
 
 
 def spell_field(names: tuple[str, ...]) -> str:

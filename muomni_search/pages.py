@@ -7,14 +7,17 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
 from muomni_search import durable
 from muomni_search.store.engine import disk_errors
 
-__all__ = ["HTML_HEAD", "data_json", "write_html"]
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+__all__ = ["HTML_HEAD", "data_json", "render_fragment", "write_html"]
 
 # What such a page begins with; a file that begins otherwise is never replaced by one.
 HTML_HEAD = b"<!doctype html"
@@ -44,22 +47,13 @@ def write_html(
         Conflict: A file of another kind has this name.
         MuomniError: It cannot be written.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     target = Path(path)
     with disk_errors(target):
         durable.check_kind(target, HTML_HEAD)
-    loader = PackageLoader("muomni_search", "templates")
-    environment = Environment(
-        loader=loader,
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = _environment()
     own = {
-        "style": "".join(loader.get_source(environment, name)[0] for name in styles),
-        "script": loader.get_source(environment, script)[0] if script else "",
+        "style": _style(environment, styles),
+        "script": _source(environment, script) if script else "",
     }
     chunks = environment.get_template(template).generate(
         **{name: Markup(text) for name, text in own.items()},  # noqa: S704  our own files
@@ -73,6 +67,46 @@ def write_html(
         partial.open("w", encoding="utf-8", errors="backslashreplace") as file,
     ):
         file.writelines(chunks)
+
+
+def render_fragment(template: str, *, scope: str, styles: tuple[str, ...], **context: Any) -> str:
+    """Render a template that stands in somebody else's page, with a style of its own.
+
+    Args:
+        template: Its name in ``templates/``.
+        scope: The class of the element in which the styles hold, and nowhere else.
+        styles: Style sheets there, in order.
+        context: What the template calls; text in it is escaped.
+    """
+    environment = _environment()
+    # What the sheets say of a page, they say of the element.
+    style = _style(environment, styles).replace(":root", "&")
+    return environment.get_template(template).render(
+        style=Markup(f".{scope} {{\n{style}}}"),  # noqa: S704  our own files
+        **context,
+    )
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("muomni_search", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _style(environment: Environment, names: tuple[str, ...]) -> str:
+    return "".join(_source(environment, name) for name in names)
+
+
+def _source(environment: Environment, name: str) -> str:
+    if environment.loader is None:
+        raise TypeError("an environment without templates")
+    return environment.loader.get_source(environment, name)[0]
 
 
 def _digest(text: str) -> str:

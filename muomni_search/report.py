@@ -11,14 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from muomni_search.collection import Collection
-from muomni_search.figures import WAVE_BARS, Figures, clip, facts
+from muomni_search.figures import WAVE_BARS, Figures, clip, facts, strength
 from muomni_search.items import Hit, Part, Query
 from muomni_search.pages import write_html
 
 __all__ = ["Section", "asked_parts", "write_page"]
-
-# From here on a hit stands out as far as a bar can show.
-FULL_SCORE = 6.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +75,7 @@ def write_page(path: str | Path, title: str, sections: Sequence[Section]) -> Non
         figure_of_part=figures.of_part,
         figure_of_hit=figures.of_hit,
         facts=facts,
-        strength=_strength,
+        strength=strength,
         clip=clip,
         wave_bars=WAVE_BARS,
     )
-
-
-def _strength(score: float) -> float:
-    """Return how much of a bar of 100 a score fills."""
-    return round(100 * min(max(score / FULL_SCORE, 0.0), 1.0), 1)

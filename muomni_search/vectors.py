@@ -25,8 +25,8 @@ __all__ = [
 MIN_LENGTH = 1e-6
 # What float32 may miss of a length of 1 by rounding alone.
 UNIT_TOLERANCE = 1e-5
-# How many queries are compared with their rows at a time: some megabytes of products.
-PAIRS_AT_ONCE = 128
+# Rows that are gathered at a time to be compared: 3 MB, and 8 MB with them in float64.
+PAIRS_AT_ONCE = 2_048
 
 
 def normalise(rows: NDArray[Any]) -> NDArray[np.float32]:
@@ -96,7 +96,7 @@ def cosines(rows: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray[np
     float64, so equal rows get equal cosines whatever block, index or batch they came through; a
     matrix product gives no such promise, and ties would be ordered by chance.
     """
-    products = np.sum(rows * query.astype(np.float64), axis=1)
+    products = np.vecdot(rows.astype(np.float64), query.astype(np.float64))
     return np.asarray(products, dtype=np.float32)
 
 
@@ -129,8 +129,17 @@ def cosines_of_pairs(
 ) -> NDArray[np.float32]:
     """Return ``cosines`` of each query (n, d) with rows of its own (n, m), float32 (n, m)."""
     values = np.empty(rows.shape, np.float32)
-    for start in range(0, len(queries), PAIRS_AT_ONCE):
-        block = slice(start, start + PAIRS_AT_ONCE)
-        wide = queries[block].astype(np.float64)
-        values[block] = np.sum(vectors[rows[block]] * wide[:, None, :], axis=2)
+    width, dim = rows.shape[1], vectors.shape[1]
+    at_once = max(1, PAIRS_AT_ONCE // max(width, 1))
+    # Into the same places again and again: fresh memory takes longer than the products.
+    narrow = np.empty((at_once * width, dim), np.float32)
+    wide = np.empty((at_once, width, dim), np.float64)
+    for start in range(0, len(queries), at_once):
+        block = slice(start, start + at_once)
+        some = rows[block]
+        # "clip": else NumPy gathers elsewhere first, in case a row is not there.
+        own = np.take(vectors, some.ravel(), axis=0, out=narrow[: some.size], mode="clip")
+        wide[: len(some)] = own.reshape(*some.shape, dim)
+        asked = queries[block, None].astype(np.float64)
+        values[block] = np.vecdot(wide[: len(some)], asked)
     return values

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,6 +21,7 @@ from muomni_search.encoders.protocol import Encoder, Model, Piece
 from muomni_search.errors import (
     CheckpointError,
     Conflict,
+    CorruptData,
     InvalidInput,
     MuomniError,
     NotFound,
@@ -29,7 +31,8 @@ from muomni_search.filters import Filter, parse_filter
 from muomni_search.index import planner
 from muomni_search.index.protocol import VectorIndex
 from muomni_search.ingest.read import read_content
-from muomni_search.items import Content, Hit, Item, Modality, Part, Query, Span
+from muomni_search.items import Content, Hit, Item, Modality, Part, Query
+from muomni_search.ranked import Ranked, RankedLists, Rows
 from muomni_search.store.records import IndexFile
 from muomni_search.store.snapshot import Snapshot
 from muomni_search.vectors import check_vectors, combine, mean_vector
@@ -52,19 +55,7 @@ Where = str | Mapping[str, Any] | Filter | None
 WIDEN = 4
 # How many pieces of queries are encoded together: those of pictures take 600 KB each.
 PIECES_AT_ONCE = 128
-
-
-class Ranked(NamedTuple):
-    """A row found, before its item is looked up: what a batch job writes."""
-
-    score: float
-    cosine: float
-    key: str
-    item_id: int
-    modality: Modality
-    span: Span | None
-    how: str
-    recall: float | None = 1.0  # what is promised; None where nothing was measured
+NO_QUERIES = np.empty(0, np.int64)
 
 
 class Tuned(NamedTuple):
@@ -240,9 +231,13 @@ class View:
     def _part_vectors(self, parts: Sequence[Part]) -> dict[int, NDArray[np.float32] | MuomniError]:
         vectors: dict[int, NDArray[np.float32] | MuomniError] = {}
         rows = self.snapshot.item_rows({part.value for part in parts if part.kind == "id"})
+        ready = [part for part in parts if part.kind == "vector"]
+        with suppress(InvalidInput):  # one of them is bad: each is checked on its own
+            checked = check_vectors([part.value for part in ready], "the query vectors")
+            vectors.update(zip(map(id, ready), checked, strict=True))
         for part in parts:
             try:
-                if part.kind == "vector":
+                if part.kind == "vector" and id(part) not in vectors:
                     vectors[id(part)] = check_vectors([part.value], "the query vector")[0]
                 elif part.kind == "id":
                     vectors[id(part)] = self._item_vector(part.value, rows)
@@ -368,7 +363,7 @@ class View:
         *,
         modality: Modalities = None,
         where: Where = None,
-    ) -> list[list[Ranked]]:
+    ) -> RankedLists:
         """Return for each of many queries what ``rank`` returns when it compares every row.
 
         Args:
@@ -385,13 +380,25 @@ class View:
         left_out = [
             {ids[part.value] for part in query.parts if part.kind == "id"} for query in queries
         ]
-        ranked: list[list[Ranked]] = [[] for _ in queries]
+        parts: list[tuple[Modality, Rows, NDArray[np.float64]]] = []
         for one, allowed in self._searched(modality, condition):
+            found = self._top_many(one, vectors, k, allowed, left_out)
             backgrounds = self._backgrounds(queries, vectors, one)
-            for number, found in enumerate(self._top_many(one, vectors, k, allowed, left_out)):
-                score = backgrounds[number].score
-                ranked[number] += [match._replace(score=score(match.cosine)) for match in found]
-        return [sorted(found, key=_order)[:k] for found in ranked]
+            medians = np.array([own.median for own in backgrounds])[found.queries]
+            scales = np.array([own.scale for own in backgrounds])[found.queries]
+            parts.append((one, found, (found.cosines - medians) / scales))
+        return RankedLists.of(len(queries), k, parts, self._keys_of)
+
+    def _keys_of(self, item_ids: Sequence[int]) -> list[str]:
+        missing = [item for item in item_ids if item not in self._keys]
+        self._keys.update(self.snapshot.keys_of(missing))
+        lost = next((item for item in missing if item not in self._keys), None)
+        if lost is not None:
+            raise CorruptData(
+                f"{self._directory}: a row is of the item {lost}, which is not there",
+                hint="run: muomni verify --repair",
+            )
+        return [self._keys[item] for item in item_ids]
 
     def _backgrounds(
         self, queries: Sequence[Query], vectors: NDArray[np.float32], modality: Modality
@@ -410,37 +417,44 @@ class View:
         k: int,
         allowed: NDArray[np.int64] | None,
         left_out: Sequence[set[int]],
-    ) -> Iterator[list[Ranked]]:
-        """Yield for each query the best k items of a modality and all tied with the last."""
+    ) -> Rows:
+        """Return for each query the best k items of a modality and all tied with the last."""
         snapshot = self.snapshot
         rows, dead = snapshot.vectors(modality), snapshot.dead(modality)
         owners = self._owners(modality)
         available = len(rows) - len(dead) if allowed is None else len(allowed)
         fetch = min(available, k + max(map(len, left_out)))
-        answers = list(planner.top_rows_many(vectors, rows, k=fetch, dead=dead, allowed=allowed))
-        found = np.unique(owners[np.concatenate([best.rows for best in answers])])
-        missing = [item for item in found.tolist() if item not in self._keys]
-        self._keys.update(snapshot.keys_of(missing))
-        for number, best in enumerate(answers):
-            top: dict[int, Ranked] = {}
-            for item, cosine in zip(owners[best.rows].tolist(), best.cosines.tolist(), strict=True):
-                if item not in top and item not in left_out[number]:
-                    top[item] = Ranked(
-                        0.0, cosine, self._keys[item], item, modality, None, best.how
-                    )
-            if len(top) >= k or fetch >= available:
-                yield list(top.values())
-            else:
-                # Items of many segments took the places: ask again, wider, for this one alone.
-                yield self._top(
-                    modality,
-                    vectors[number],
-                    k,
-                    allowed,
-                    left_out[number],
-                    exact=True,
-                    segments=False,
+        best = planner.top_rows_many(vectors, rows, k=fetch, dead=dead, allowed=allowed)
+        queries = np.repeat(np.arange(len(vectors)), np.diff(best.starts))
+        found = Rows(queries, owners[best.rows], best.cosines).best_of_items()
+        if any(left_out):
+            own = np.repeat(np.arange(len(vectors)), list(map(len, left_out)))
+            found = found.without(own, np.array([one for ids in left_out for one in ids], np.int64))
+        counts = np.bincount(found.queries, minlength=len(vectors))
+        short = np.flatnonzero(counts < k) if fetch < available else NO_QUERIES
+        if not len(short):
+            return found
+        # Items of many segments took the places: ask again, wider, for these alone.
+        parts = [found.only(counts[found.queries] >= k)]
+        for number in short.tolist():
+            top = self._top(
+                modality,
+                vectors[number],
+                k,
+                allowed,
+                left_out[number],
+                exact=True,
+                segments=False,
+            )
+            self._keys.update((one.item_id, one.key) for one in top)
+            parts.append(
+                Rows(
+                    np.full(len(top), number),
+                    np.array([one.item_id for one in top], np.int64),
+                    np.array([one.cosine for one in top], np.float32),
                 )
+            )
+        return Rows(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
     def _owners(self, modality: Modality) -> NDArray[np.int64]:
         if modality not in self._row_items:

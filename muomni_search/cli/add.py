@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from muomni_search.cli.options import INPUT_FILE, Command, collection_option, json_option
+from muomni_search.cli.options import (
+    INPUT_FILE,
+    Command,
+    collection_option,
+    json_option,
+    limit_options,
+)
 from muomni_search.cli.output import note, on_terminal, print_json, progress_bar
 
 if TYPE_CHECKING:
@@ -44,13 +50,7 @@ muomni add rows.jsonl --vectors rows.npy""",
 @click.option("-f", "--force", is_flag=True, help="Prune even when more than half is gone.")
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would happen, and do nothing.")
 @click.option("--strict", is_flag=True, help="Stop at the first input that cannot be used.")
-@click.option(
-    "--max-pixels", type=click.IntRange(min=1), metavar="N", help="Refuse larger pictures."
-)
-@click.option(
-    "--max-seconds", type=click.IntRange(min=1), metavar="N", help="Refuse longer sounds."
-)
-@click.option("--max-bytes", type=click.IntRange(min=1), metavar="N", help="Refuse larger files.")
+@limit_options
 @click.option(
     "--model",
     metavar="NAME|PATH",

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from muomni_search.cli.options import Command, collection_option, json_option, where_option
-from muomni_search.cli.output import on_terminal, print_json
+from muomni_search.cli.output import note_lacking_fields, on_terminal, print_json
 
 
 @click.command("delete", cls=Command, example='muomni delete --where "year < 1990"')
@@ -27,6 +27,8 @@ def command(keys: tuple[str, ...], where: str | None, as_json: bool, directory: 
 
     with Collection.open(directory) as collection:
         deleted = collection.delete(keys, where=where)
+        if not deleted:
+            note_lacking_fields(collection, where)
     if on_terminal(as_json):
         click.echo(f"{deleted} deleted")
     else:

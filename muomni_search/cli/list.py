@@ -14,7 +14,7 @@ from muomni_search.cli.options import (
     modality_option,
     where_option,
 )
-from muomni_search.cli.output import print_items
+from muomni_search.cli.output import note_lacking_fields, print_items
 
 
 @click.command(
@@ -39,4 +39,5 @@ def command(
 
     with Collection.open(directory) as collection:
         items = collection.items(where=where, modality=modalities or None, limit=limit)
-        print_items(items, as_json)
+        if not print_items(items, as_json):
+            note_lacking_fields(collection, where)

@@ -19,6 +19,7 @@ from muomni_search.errors import MuomniError
 # In the order of `muomni --help`; each is a module of this package with an attribute `command`.
 COMMANDS = (
     "add",
+    "watch",
     "search",
     "serve",
     "explain",

@@ -30,22 +30,14 @@ def command() -> None:
 @json_option
 def list_(as_json: bool) -> None:
     """List the models that come with the package."""
-    from muomni_search.encoders.model import list_models
+    from muomni_search.encoders.model import PURPOSES, list_models
 
-    models = [_as_dict(model) for model in list_models()]
+    models = [{**_as_dict(model), "purpose": PURPOSES[model.name]} for model in list_models()]
     if on_terminal(as_json):
         print_table(
-            ("name", "kind", "fingerprint", "missing"),
-            [
-                (
-                    model["name"],
-                    model["kind"],
-                    model["fingerprint"][:12],
-                    ", ".join(model["missing"]),
-                )
-                for model in models
-            ],
-            wrap=("missing",),
+            ("name", "what it is for", "missing"),
+            [(model["name"], model["purpose"], ", ".join(model["missing"])) for model in models],
+            wrap=("what it is for", "missing"),
         )
     else:
         for model in models:

@@ -132,4 +132,20 @@ modality_option = click.option(
 where_option = click.option(
     "--where", metavar="EXPR", help='Only items that this filter matches: "year >= 2020".'
 )
+
+
+def limit_options(function: Decorated) -> Decorated:
+    """Give a command the options of what a single file may cost, as ``Limits`` calls them."""
+    for name, what in (
+        ("bytes", "larger files"),
+        ("seconds", "longer sounds"),
+        ("pixels", "larger pictures"),
+    ):
+        option = click.option(
+            f"--max-{name}", type=click.IntRange(min=1), metavar="N", help=f"Refuse {what}."
+        )
+        function = option(function)
+    return function
+
+
 k_option = count_option("-k", default=10, help="How many hits.")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from muomni_search import Item
+    from muomni_search import Collection, Item
     from muomni_search.pipeline import Progress
 
 # Control characters (also the C1 block, which some terminals obey), line and paragraph
@@ -87,7 +87,7 @@ def progress_bar(
     if not sys.stderr.isatty():
         yield None
         return
-    from muomni_search.cli.progress import Bar
+    from muomni_search.progress import Bar
 
     with Bar(unit, estimate) as bar:
         yield bar
@@ -220,14 +220,22 @@ def item_as_dict(item: Item) -> dict[str, Any]:
     return answer if item.vector is None else {**answer, "vector": item.vector.tolist()}
 
 
-def print_items(items: Iterable[Item], as_json: bool) -> None:
-    """Print items as they come: JSON lines, or tables on a terminal."""
+def note_lacking_fields(collection: Collection, where: str | None) -> None:
+    """Say which fields of a filter that let nothing through no item has at all."""
+    for field, alike in collection.lacking_fields(where).items():
+        mend = f"did you mean {' or '.join(alike)}?" if alike else "see: muomni fields"
+        note(f"no item has the field {field}: {mend}")
+
+
+def print_items(items: Iterable[Item], as_json: bool) -> int:
+    """Print items as they come, JSON lines or tables on a terminal; return how many."""
+    shown = 0
     if not on_terminal(as_json):
         for item in items:
             print_json(item_as_dict(item))
-        return
+            shown += 1
+        return shown
     rest = iter(items)
-    shown = 0
     while page := list(islice(rest, TABLE_ROWS)):
         print_table(
             ("key", "what", "content", "added"),
@@ -244,6 +252,7 @@ def print_items(items: Iterable[Item], as_json: bool) -> None:
         )
         shown += len(page)
     note(f"{shown:,} items")
+    return shown
 
 
 def print_record(answer: Mapping[str, Any]) -> None:

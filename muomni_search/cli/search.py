@@ -18,7 +18,14 @@ from muomni_search.cli.options import (
     model_option,
     where_option,
 )
-from muomni_search.cli.output import note, on_terminal, print_json, print_table, snippet
+from muomni_search.cli.output import (
+    note,
+    note_lacking_fields,
+    on_terminal,
+    print_json,
+    print_table,
+    snippet,
+)
 from muomni_search.cli.query import QueryCommand, query_of, query_options, title_of
 
 if TYPE_CHECKING:
@@ -75,6 +82,7 @@ def command(
     model: str | None,
     directory: Path,
     modalities: tuple[str, ...],
+    where: str | None,
     **options: Any,
 ) -> None:
     """Find what is nearest to a query.
@@ -91,7 +99,9 @@ def command(
 
     query = query_of(given)
     with Collection.open(directory, model=model) as collection:
-        hits = collection.query(query, k, modality=modalities or None, **options)
+        hits = collection.query(query, k, modality=modalities or None, where=where, **options)
+        if not hits:
+            note_lacking_fields(collection, where)
         if html is not None:
             collection.check_output(html)
             _write_page(html, collection, query, spelled, hits)

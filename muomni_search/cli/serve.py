@@ -15,7 +15,7 @@ from muomni_search.cli.output import note
     cls=Command,
     example="""\
 muomni serve
-muomni serve -c indexes/birds --open
+muomni serve -c indexes/birds --watch photos/birds --open
 muomni serve --host 0.0.0.0 --token "a long secret" --read-only""",
 )
 @click.option(
@@ -61,6 +61,14 @@ muomni serve --host 0.0.0.0 --token "a long secret" --read-only""",
     multiple=True,
     help="Also show files from this folder, where an import says that they lie.",
 )
+@click.option(
+    "--watch",
+    "watched",
+    metavar="PATH",
+    type=DIRECTORY,
+    multiple=True,
+    help="Keep the collection of -c in step with this folder; may be repeated.",
+)
 @click.option("--read-only", is_flag=True, help="Refuse to add, delete and make collections.")
 @count_option("--max-upload", default=1_000_000_000, help="Bytes of a request that brings files.")
 @count_option("--max-pixels", help="Width times height of a picture.")
@@ -74,6 +82,7 @@ def command(
     token: str | None,
     hosts: tuple[str, ...],
     files: tuple[Path, ...],
+    watched: tuple[Path, ...],
     read_only: bool,
     max_upload: int,
     max_pixels: int | None,
@@ -86,19 +95,26 @@ def command(
     when it is ready, the API below /v1, its description at /v1/openapi.json. Ctrl-C stops it:
     requests that are being answered are finished first.
     """
+    if watched and len(directories) != 1:
+        raise click.UsageError("--watch keeps one collection in step: name it with -c")
+    for folder in watched:
+        if not folder.is_dir():
+            raise click.BadParameter(f"{str(folder)!r} does not exist", param_hint="--watch")
     from muomni_search.collection import Limits
     from muomni_search.server.run import serve
     from muomni_search.server.settings import Settings, name_collections
 
     limits = {"max_pixels": max_pixels, "max_seconds": max_seconds}
+    collections = name_collections(directories)
     settings = Settings(
-        collections=name_collections(directories),
+        collections=collections,
         root=root.absolute(),
         host=host,
         token=token,
         read_only=read_only,
         hosts=hosts,
         files=tuple(one.resolve() for one in files),
+        watched={name: watched for name in collections if watched},
         limits=Limits(**{name: most for name, most in limits.items() if most is not None}),
         max_upload=max_upload,
     )

@@ -13,9 +13,15 @@ from muomni_search.encoders.description import DESCRIPTION, read_description
 from muomni_search.encoders.protocol import Model
 from muomni_search.errors import CheckpointError, NotFound
 
-__all__ = ["fetch_model", "is_name", "list_models", "load_model"]
+__all__ = ["PURPOSES", "fetch_model", "is_name", "list_models", "load_model"]
 
-NAMES = ("base", "base-offline", "muomni-tiny", "hashing")
+# The models that come with the package, and what each is for.
+PURPOSES = {
+    "base": "the default, and the best: its sound tower is fetched once",
+    "base-offline": "as base, with a weaker sound tower that comes with the package",
+    "muomni-tiny": "μOmni's own three encoders, trained from nothing: small and much weaker",
+    "hashing": "for tests: tells contents apart, and knows nothing of what they mean",
+}
 
 
 def load_model(name: str | Path, *, threads: int | None = None) -> Model:
@@ -81,12 +87,12 @@ def _directory(name: str) -> Path:
 
 def is_name(model: str | Path) -> bool:
     """Whether this is the name of a model that comes with the package, and no path."""
-    return str(model) in NAMES
+    return str(model) in PURPOSES
 
 
 def list_models() -> list[Model]:
     """Return the models that come with the package."""
-    return [load_model(name) for name in NAMES]
+    return [load_model(name) for name in PURPOSES]
 
 
 def fetch_model(

@@ -344,9 +344,9 @@ def _cell(
                 modality=target,
                 where=where,
             )
-            for (one, own), hits in zip(some, found, strict=True):
+            for (one, own), keys in zip(some, found.found_keys(), strict=True):
                 # An item that is named is never among its hits.
-                yield [own.grades.get(hit.key, 0) for hit in hits], own.without(one.named)
+                yield [own.grades.get(key, 0) for key in keys], own.without(one.named)
 
     of = {"asking": paired[0][0].asking, "asked": str(target or ANY)}
     return measure_rankings(rankings(), measures, of)

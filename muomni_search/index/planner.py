@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muomni_search.index.exact import best_of
-from muomni_search.index.protocol import CODES, Candidates, VectorIndex
+from muomni_search.index.protocol import CODES, CandidateLists, Candidates, VectorIndex
 from muomni_search.vectors import cosines, cosines_of_pairs
 
 if TYPE_CHECKING:
@@ -294,16 +294,18 @@ def top_rows_many(
     k: int,
     dead: NDArray[np.int64],
     allowed: NDArray[np.int64] | None = None,
-) -> list[Candidates]:
+) -> CandidateLists:
     """Return for each query (n, 256) what ``top_rows`` returns when it compares all rows.
 
     By matrix products of query blocks and row tiles; beside the answers memory stays bounded.
     See ``top_rows`` for the arguments.
     """
-    found: list[Candidates] = []
-    for start in range(0, len(queries), QUERY_BLOCK):
-        found += _top_rows_block(queries[start : start + QUERY_BLOCK], vectors, k, dead, allowed)
-    return found
+    return CandidateLists.joined(
+        [
+            _top_rows_block(queries[start : start + QUERY_BLOCK], vectors, k, dead, allowed)
+            for start in range(0, len(queries), QUERY_BLOCK)
+        ]
+    )
 
 
 def _top_rows_block(
@@ -312,25 +314,31 @@ def _top_rows_block(
     k: int,
     dead: NDArray[np.int64],
     allowed: NDArray[np.int64] | None,
-) -> Sequence[Candidates]:
+) -> CandidateLists:
     available = len(vectors) - len(dead) if allowed is None else len(allowed)
     wanted = min(k + SPARE, available)
     if wanted == 0:
-        nothing = best_of(np.empty(0, np.int64), np.empty(0, np.float32), k)
-        return [nothing] * len(queries)
+        return CandidateLists(np.zeros(len(queries) + 1, np.int64), NO_ROWS, NO_PRODUCTS)
     rough, rows = _rough_best(queries, vectors, wanted, dead, allowed)
     values = cosines_of_pairs(vectors, rows, queries)
-    last = min(k, available) - 1
+    order = np.lexsort((rows, -values), axis=1)
+    rows, values = np.take_along_axis(rows, order, 1), np.take_along_axis(values, order, 1)
     # The k-th best of those compared; a row that was not fetched is at most as good as the last
     # one that was, give or take the margin.
-    reached = -np.partition(-values, last, axis=1)[:, last]
+    reached = values[:, min(k, available) - 1]
     is_sure = (wanted == available) | (rough.min(axis=1) < reached - MARGIN)
-    return [
-        best_of(rows[number], values[number], k)
-        if is_sure[number]
-        else top_rows(query, vectors, k=k, dead=dead, allowed=allowed, exact=True)
-        for number, query in enumerate(queries)
-    ]
+    is_found = values >= reached[:, None]
+    if is_sure.all():
+        starts = np.concatenate([[0], np.cumsum(is_found.sum(axis=1))])
+        return CandidateLists(starts, rows[is_found], values[is_found])
+    return CandidateLists.joined(
+        [
+            Candidates(rows[number][own], values[number][own], "exact")
+            if is_sure[number]
+            else top_rows(query, vectors, k=k, dead=dead, allowed=allowed, exact=True)
+            for number, (query, own) in enumerate(zip(queries, is_found, strict=True))
+        ]
+    )
 
 
 def _rough_best(

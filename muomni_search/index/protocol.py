@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CODES", "Candidates", "VectorIndex"]
+__all__ = ["CODES", "CandidateLists", "Candidates", "VectorIndex"]
 
 # Codes of 4 bits a row, the most first: what memory does not hold is halved before it is left out.
 CODES = (128, 64)
@@ -27,6 +28,49 @@ class Candidates:
     rows: NDArray[np.int64]
     cosines: NDArray[np.float32]
     how: Literal["exact", "ann"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CandidateLists:
+    """``Candidates`` of many queries, end to end: all rows were compared.
+
+    Args:
+        starts: int64 (n + 1,); those of query i lie from ``starts[i]`` up to ``starts[i + 1]``.
+        rows: int64 (m,), for each query the best first; equal cosines by row.
+        cosines: float32 (m,), as ``vectors.cosines`` computes them.
+    """
+
+    starts: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    cosines: NDArray[np.float32]
+
+    @classmethod
+    def joined(cls, lists: Sequence[CandidateLists | Candidates]) -> CandidateLists:
+        """Return several as one, in their order."""
+        counts = [
+            np.diff(one.starts) if isinstance(one, CandidateLists) else [len(one.rows)]
+            for one in lists
+        ]
+        return cls(
+            np.concatenate([[0], np.cumsum(np.concatenate([[], *counts]))]).astype(np.int64),
+            np.concatenate([np.empty(0, np.int64), *(one.rows for one in lists)]),
+            np.concatenate([np.empty(0, np.float32), *(one.cosines for one in lists)]),
+        )
+
+    def __len__(self) -> int:
+        """Return of how many queries."""
+        return len(self.starts) - 1
+
+    def __getitem__(self, number: int) -> Candidates:
+        """Return those of one query."""
+        if number >= len(self):
+            raise IndexError(number)
+        own = slice(self.starts[number], self.starts[number + 1])
+        return Candidates(self.rows[own], self.cosines[own], "exact")
+
+    def __iter__(self) -> Iterator[Candidates]:
+        """Yield those of each query."""
+        return (self[number] for number in range(len(self)))
 
 
 class VectorIndex(Protocol):

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muomni_search.index import planner
-from muomni_search.index.protocol import Candidates, VectorIndex
+from muomni_search.index.protocol import CandidateLists, Candidates, VectorIndex
 from muomni_search.items import DIM
 from muomni_search.vectors import normalise
 
@@ -192,7 +192,7 @@ def _measure(
     vectors: NDArray[np.float32],
     dead: NDArray[np.int64],
     asking: Asking,
-    truth: list[Candidates],
+    truth: CandidateLists,
     fetch: int,
 ) -> Measured:
     shares = np.empty(len(truth) + 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -94,7 +94,11 @@ def _whole(regex: str) -> re.Pattern[str]:
 
 
 def read_folder(
-    root: Path, *, prefix: str = "", excluded: GitIgnoreSpec | None = None
+    root: Path,
+    *,
+    prefix: str = "",
+    excluded: GitIgnoreSpec | None = None,
+    only: Collection[Path] | None = None,
 ) -> Iterator[Entry]:
     """Yield a record for each item below a folder, and what was skipped or cannot be read.
 
@@ -104,11 +108,16 @@ def read_folder(
         root: The folder, absolute and without links.
         prefix: Put before each key.
         excluded: What to leave out, as a ``.muomniignore`` at the root would.
+        only: The files, and the folders with all that is in them, to which to keep; by default
+            the root. What is above them decides about them as ever.
     """
+    wanted = {root} if only is None else set(only)
+    # The folders on the way there.
+    above = {parent for path in wanted for parent in path.parents}
     # A stack instead of recursion: folders may be nested deeper than Python's calls.
-    stack = [(root, "", _Ignore(excluded))]
+    stack = [(root, "", _Ignore(excluded), root in wanted)]
     while stack:
-        folder, relative, ignore = stack.pop()
+        folder, relative, ignore, is_whole = stack.pop()
         try:
             ignore = ignore.below(folder, relative)
             with os.scandir(folder) as scan:
@@ -124,11 +133,14 @@ def read_folder(
         for entry in entries:
             path, place = folder / entry.name, relative + entry.name
             is_folder = entry.is_dir(follow_symlinks=False)
+            is_wanted = is_whole or path in wanted
+            if not is_wanted and not (is_folder and path in above):
+                continue
             left_out = _left_out(entry, path, place + "/" * is_folder, root, ignore)
             if left_out is not None:
                 yield left_out
             elif is_folder:
-                below.append((path, place + "/", ignore))
+                below.append((path, place + "/", ignore, is_wanted))
             else:
                 yield read_file_record(path, prefix + place, root)
         # Last in, first out.

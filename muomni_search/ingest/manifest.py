@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import count, groupby
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from muomni_search.documents import check_key, check_texts, to_json
 from muomni_search.errors import InvalidInput, NotFound
@@ -19,8 +20,8 @@ from muomni_search.ingest.folder import (
     read_folder,
     read_patterns,
 )
-from muomni_search.ingest.rows import TABLES
-from muomni_search.ingest.table import read_table
+from muomni_search.ingest.rows import TABLES, ArrowStream, stream_rows
+from muomni_search.ingest.table import read_row_records, read_table
 from muomni_search.items import Modality, Problem, Record
 from muomni_search.vectors import check_vectors, is_unit
 
@@ -67,6 +68,7 @@ def read_corpus(
     prefix: str | None = None,
     vectors: str | Path | None = None,
     exclude: Sequence[str] = (),
+    only: Collection[Path] | None = None,
 ) -> Corpus:
     """Return what a corpus holds, as a stream.
 
@@ -77,6 +79,8 @@ def read_corpus(
         prefix: Put before each key, with a slash.
         vectors: A ``.npy`` whose row i is the vector of row i of the one table given.
         exclude: Patterns of names to leave out, as in ``.gitignore``.
+        only: Of the folders only these files, and these folders with all that is in them: absolute
+            paths without links, which need not be there any more.
 
     Raises:
         NotFound: A path does not exist; nothing was yielded yet.
@@ -102,18 +106,62 @@ def read_corpus(
         for place in places
         if place.is_dir() or _is_table(place)
     ]
-    return Corpus(_read_all(places, start, matrix, excluded), roots)
+    if only is not None:
+        roots = [str(path) for path in only]
+    return Corpus(_read_all(places, start, matrix, excluded, only), roots)
 
 
-def read_records(records: Iterable[Record | Problem | Skipped]) -> Corpus:
-    """Return records that a program made as a corpus.
+def read_records(
+    records: Iterable[Record | Problem | Skipped | Mapping[str, Any]] | ArrowStream,
+    *,
+    prefix: str | None = None,
+    folder: str | Path | None = None,
+) -> Corpus:
+    """Return what a program has in memory as a corpus: records, dicts, a table, a data frame.
 
-    A record that cannot be stored becomes a problem; a vector is normalised.
+    Dicts and the rows of tables are read as those of a Parquet file are: ``key``, ``modality``,
+    one of ``text``, ``image``, ``audio``, ``path`` and ``vector``; the rest is metadata. What
+    cannot be stored becomes a problem; a vector is normalised.
+
+    Args:
+        records: Records or dicts, or what hands itself over as a stream of Arrow's, as tables of
+            pyarrow's and data frames of pandas' and polars' do.
+        prefix: Put before the keys of dicts and rows, with a slash.
+        folder: Where the files are that dicts and rows name; the working directory by default.
 
     Raises:
-        InvalidInput: Something among them is no record.
+        InvalidInput: Something among them is no record, or this is no table.
     """
-    return Corpus(map(_checked, records))
+    start = (prefix or "").strip("/")
+    start += "/" * bool(start)
+    place = None if folder is None else Path(folder)
+    if isinstance(records, ArrowStream):
+        # Arrow's texts are whole, and what else may be wrong with a row is told where it is read.
+        return Corpus(read_row_records(stream_rows(records), prefix=start, folder=place))
+    return Corpus(map(_checked, _mixed(records, start, place)))
+
+
+def _mixed(
+    records: Iterable[Record | Problem | Skipped | Mapping[str, Any]],
+    prefix: str,
+    folder: Path | None,
+) -> Iterator[Entry]:
+    """Yield records as they are, and those of dicts, which are numbered from 1."""
+    numbers = count(1)
+    for is_row, group in groupby(records, key=lambda one: isinstance(one, Mapping)):
+        if is_row:
+            rows = ((next(numbers), _row(one)) for one in group if isinstance(one, Mapping))
+            yield from read_row_records(rows, prefix=prefix, folder=folder)
+        else:
+            yield from (one for one in group if not isinstance(one, Mapping))
+
+
+def _row(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a dict that a program made as the row of a table."""
+    return {
+        str(name): os.fspath(value) if isinstance(value, os.PathLike) else value
+        for name, value in given.items()
+    }
 
 
 def _checked(entry: Record | Problem | Skipped) -> Entry:
@@ -137,11 +185,15 @@ def _checked(entry: Record | Problem | Skipped) -> Entry:
 
 
 def _read_all(
-    places: Sequence[Path], prefix: str, vectors: Path | None, excluded: GitIgnoreSpec | None
+    places: Sequence[Path],
+    prefix: str,
+    vectors: Path | None,
+    excluded: GitIgnoreSpec | None,
+    only: Collection[Path] | None,
 ) -> Iterator[Entry]:
     for place in places:
         if place.is_dir():
-            yield from read_folder(place.resolve(), prefix=prefix, excluded=excluded)
+            yield from read_folder(place.resolve(), prefix=prefix, excluded=excluded, only=only)
         elif _is_table(place):
             yield from read_table(place.absolute(), prefix=prefix, vectors=vectors)
         elif place.suffix.lower() == ".npy":

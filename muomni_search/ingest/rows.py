@@ -11,11 +11,11 @@ import csv
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO, runtime_checkable
 
-from muomni_search.errors import UnreadableFile
+from muomni_search.errors import InvalidInput, UnreadableFile
 from muomni_search.items import DIM
 
 __all__ = [
@@ -23,12 +23,14 @@ __all__ = [
     "MAX_LINE_BYTES",
     "TABLES",
     "TEXT_COLUMNS",
+    "ArrowStream",
     "Numbered",
     "Row",
     "count_rows",
     "parquet_columns",
     "parse_json",
     "read_rows",
+    "stream_rows",
 ]
 
 TABLES = (".jsonl", ".ndjson", ".csv", ".parquet")
@@ -40,6 +42,18 @@ BATCH_ROWS = 1024
 TEXT_COLUMNS = (
     *("key", "modality", "text", "image", "audio", "path", "source", "vector", "metadata"),
 )
+
+INDEX_COLUMN = re.compile(r"__index_level_[0-9]+__")
+
+
+@runtime_checkable
+class ArrowStream(Protocol):
+    """A table that hands itself over as a stream of Arrow's, as pyarrow, pandas and polars do."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Return the stream."""
+        ...
+
 
 Row = dict[str, Any]
 # A row with its number from 1, or the reason why there is none.
@@ -320,20 +334,86 @@ def _read_parquet(path: Path) -> Iterator[Numbered]:
     import pyarrow as pa
 
     with _open_parquet(path) as file:
-        names = file.schema_arrow.names
-        _check_names(path, names)
-        others = [name for name in names if name != "vector"]
-        number = 0
+        _check_names(path, file.schema_arrow.names)
         try:
-            for batch in file.iter_batches(_rows_at_once(file)):
-                vectors = _vectors_of(batch) if "vector" in names else None
-                for place, row in enumerate(_plain_rows(_plain_times(batch.select(others)))):
-                    number += 1
-                    if vectors is not None and isinstance(row, dict):
-                        row["vector"] = vectors[place]
-                    yield number, row
+            yield from _rows_of(file.iter_batches(_rows_at_once(file)))
         except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
             raise _unreadable(path, error, "write the Parquet table again") from error
+
+
+def stream_rows(table: ArrowStream) -> Iterator[Numbered]:
+    """Yield the rows of a table in memory, numbered from 1; a bad row as its reason.
+
+    Args:
+        table: A table or a reader of pyarrow's, a data frame of pandas' or polars', ….
+
+    Raises:
+        InvalidInput: It has no such form, or two columns of one name.
+    """
+    import pyarrow as pa
+
+    # The refusals of pandas are of many kinds.
+    errors = (pa.ArrowException, ValueError, TypeError, OverflowError, ImportError)
+    try:
+        reader = pa.RecordBatchReader.from_stream(_with_json(table))
+        names = reader.schema.names
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two columns are called {twice!r}")
+        # Numbers of rows that pandas makes up when a frame was filtered or sorted.
+        kept = [name for name in names if not INDEX_COLUMN.fullmatch(name)]
+        whole = (_plain_views(batch.select(kept)) for batch in reader)
+        yield from _rows_of(
+            batch.slice(start, BATCH_ROWS)
+            for batch in whole
+            for start in range(0, len(batch), BATCH_ROWS)
+        )
+    except errors as error:
+        raise InvalidInput(
+            f"a {type(table).__name__} that is no table: {' '.join(str(error).split())}",
+            hint="give each column one type, metadata as a dict or JSON, vectors as 256 numbers",
+        ) from error
+
+
+def _with_json(table: Any) -> Any:
+    """Return a data frame with JSON in the place of the dicts that its metadata are.
+
+    As Arrow's structs they would all get each other's fields.
+    """
+    is_frame = hasattr(table, "assign") and "metadata" in getattr(table, "columns", ())
+    if not is_frame or not any(isinstance(one, dict) for one in table["metadata"]):
+        return table
+    return table.assign(
+        metadata=[
+            json.dumps(one, ensure_ascii=False) if isinstance(one, dict) else one
+            for one in table["metadata"]
+        ]
+    )
+
+
+def _plain_views(batch: Any) -> Any:
+    """Return a batch without the forms in which polars and others keep texts and lists."""
+    import pyarrow as pa
+
+    for place, field in enumerate(batch.schema):
+        if pa.types.is_string_view(field.type):
+            column = batch.column(place).cast(pa.large_string())
+            batch = batch.set_column(place, field.with_type(pa.large_string()), column)
+    return batch
+
+
+def _rows_of(batches: Iterable[Any]) -> Iterator[Numbered]:
+    """Yield the rows of batches of Arrow's; vectors come as views of a batch's own memory."""
+    number = 0
+    for batch in batches:
+        names = batch.schema.names
+        vectors = _vectors_of(batch) if "vector" in names else None
+        others = batch.select([name for name in names if name != "vector"])
+        for place, row in enumerate(_plain_rows(_plain_times(others))):
+            number += 1
+            if vectors is not None and isinstance(row, dict):
+                row["vector"] = vectors[place]
+            yield number, row
 
 
 def _rows_at_once(file: Any) -> int:

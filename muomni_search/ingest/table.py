@@ -28,7 +28,7 @@ from muomni_search.ingest.rows import BATCH_ROWS, Numbered, Row, count_rows, par
 from muomni_search.items import Modality, Problem, Record
 from muomni_search.vectors import check_vectors
 
-__all__ = ["find_beside", "read_table"]
+__all__ = ["find_beside", "read_row_records", "read_table"]
 
 CONTENT_COLUMNS = ("text", "image", "audio", "path")
 RESERVED = {"key", "modality", "source", "vector", "metadata", *CONTENT_COLUMNS}
@@ -65,9 +65,25 @@ def read_table(path: Path, *, prefix: str = "", vectors: Path | None = None) -> 
         rows = _with_vectors(rows, matrix)
     try:
         for batch in _batches(rows):
-            yield from _Batch(path, prefix, batch).entries()
+            yield from _Batch(path, batch, prefix=prefix, name=path.name).entries()
     except UnreadableFile as error:
         yield Problem(str(path), error.what, error.hint)
+
+
+def read_row_records(
+    rows: Iterator[Numbered], *, prefix: str = "", folder: Path | None = None
+) -> Iterator[Entry]:
+    """Yield a record for each row that a program has in memory, by the rules of a table.
+
+    Args:
+        rows: The rows, numbered from 1. Each needs a ``key``: there is no file to name it after.
+        prefix: Put before each key.
+        folder: Where the files are that rows name; the working directory by default.
+    """
+    # Called a table in the folder, for what a row names lies beside it.
+    place = (folder or Path.cwd()).absolute() / "row"
+    for batch in _batches(rows):
+        yield from _Batch(place, batch, prefix=prefix, name=None).entries()
 
 
 def _batches(rows: Iterator[Numbered]) -> Iterator[list[Numbered]]:
@@ -94,15 +110,18 @@ def _batches(rows: Iterator[Numbered]) -> Iterator[list[Numbered]]:
 class _Batch:
     """Some rows of a table on their way to records; their vectors are checked together."""
 
-    def __init__(self, path: Path, prefix: str, rows: Sequence[Numbered]) -> None:
+    def __init__(
+        self, path: Path, rows: Sequence[Numbered], *, prefix: str, name: str | None
+    ) -> None:
         self._path = path
-        self._prefix = prefix
         self._rows = rows
+        self._prefix = prefix
+        self._name = name
         self._vectors = self._normalised()
 
     def entries(self) -> Iterator[Entry]:
         for number, row in self._rows:
-            origin = f"{self._path}:{number}"
+            origin = f"{self._path}:{number}" if self._name else f"row {number}"
             if isinstance(row, str):
                 yield Problem(origin, f"{origin}: {row}", "mend the row")
                 continue
@@ -130,9 +149,9 @@ class _Batch:
 
     def _record(self, number: int, row: Row, origin: str) -> Entry:
         key = row.get("key")
-        if key is None:
-            key = f"{self._path.name}:{number}"
-        if isinstance(key, int) and not isinstance(key, bool):
+        if key is None and self._name:
+            key = f"{self._name}:{number}"
+        if isinstance(key, int | np.integer) and not isinstance(key, bool):
             key = str(key)
         if not isinstance(key, str) or not key:
             raise InvalidInput(f"the key {key!r} is no text", hint="give each row a text as key")
@@ -295,6 +314,8 @@ def _plain(name: str, value: Any) -> Any:
         return {_plain(name, str(key)): _plain(name, one) for key, one in value.items()}
     if kind in (list, tuple):
         return [_plain(name, one) for one in value]
+    if isinstance(value, np.generic | np.ndarray) and value.dtype.kind in "biufU":
+        return _plain(name, value.tolist())
     raise InvalidInput(
         f"{name} holds {type(value).__name__}, which metadata cannot", hint="leave the column out"
     )

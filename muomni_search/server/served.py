@@ -17,6 +17,7 @@ from muomni_search.collection import Collection
 from muomni_search.errors import InvalidInput, MuomniError, NotFound
 from muomni_search.server.cache import Cache
 from muomni_search.server.encoding import Models
+from muomni_search.server.folders import Watches
 from muomni_search.server.jobs import Jobs
 from muomni_search.server.query_files import QueryFiles
 from muomni_search.server.settings import Settings
@@ -176,6 +177,7 @@ class Served:
             "changes", running=WRITERS, waiting=settings.waiting, deadline=WRITE_SECONDS
         )
         self._writing: dict[str, threading.Lock] = {}
+        self._watches = Watches(settings.watched, self.collections.get, settings.limits)
 
     def writing(self, name: str) -> threading.Lock:
         """Return the lock that changes of a collection through this server take in turn."""
@@ -193,6 +195,7 @@ class Served:
 
     def close(self) -> None:
         """Finish what was begun, and let go of everything."""
+        self._watches.close()
         self.jobs.close()
         for workers in self.workers():
             workers.close()

@@ -30,6 +30,7 @@ class Settings:
         token: What a client must show; None where everybody who reaches the address may ask.
         read_only: Whether adding, deleting and making collections are refused.
         hosts: Further names that a request may call this server by.
+        watched: Folders that a collection is kept in step with, by the name of the collection.
         files: Folders whose files may be shown although no item was added from them as a folder.
         limits: What a single file may cost.
         max_upload: Bytes of one request that brings items, queries or a file.
@@ -48,6 +49,7 @@ class Settings:
     token: str | None = None
     read_only: bool = False
     hosts: tuple[str, ...] = ()
+    watched: dict[str, tuple[Path, ...]] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     limits: Limits = field(default_factory=Limits)
     max_upload: int = 1_000 * MEGABYTE

@@ -5,33 +5,38 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from sqlalchemy import select
 
-from muomni_search.filters import spell_field
+from muomni_search.filters import Filter, Test, fields_of, spell_field
 from muomni_search.store import tables
 from muomni_search.store.snapshot import Snapshot
-from muomni_search.store.sql_filter import COLUMNS
+from muomni_search.store.sql_filter import COLUMNS, filter_to_sql
 
-__all__ = ["summarise_fields"]
+__all__ = ["lacking_fields", "summarise_fields"]
 
 TYPES = {bool: "boolean", int: "number", float: "number", str: "string", list: "array"}
 PAGE = 10_000
 MOST_DIFFERENT = 10_000
 
 
-def summarise_fields(snapshot: Snapshot, *, values: int = 0) -> dict[str, dict[str, Any]]:
+def summarise_fields(
+    snapshot: Snapshot, *, values: int = 0, most: int | None = None
+) -> dict[str, dict[str, Any]]:
     """Return each metadata field: ``items``, ``types`` (a count each), ``indexed``; by name.
 
     Args:
         snapshot: The state that is looked at.
         values: How many of the commonest values to tell as well, with a count each; of a list,
             its elements. Of a field with very many different ones, those of the first items.
+        most: Look at so many items at most; at all by default.
     """
     counts: dict[tuple[str, ...], Counter[str]] = {}
     common: dict[tuple[str, ...], Counter[Any]] = {}
-    documents = snapshot.connection.execute(select(tables.items.c.metadata)).yield_per(PAGE)
+    wanted = select(tables.items.c.metadata).limit(most)
+    documents = snapshot.connection.execute(wanted).yield_per(PAGE)
     for (document,) in documents:
         for names, value in _fields(json.loads(document)):
             kind = TYPES.get(type(value), "null")
@@ -49,6 +54,18 @@ def summarise_fields(snapshot: Snapshot, *, values: int = 0) -> dict[str, dict[s
         for names in sorted(counts.keys() | indexed)
         if names not in COLUMNS  # a filter by that name looks at the item itself
     }
+
+
+def lacking_fields(snapshot: Snapshot, condition: Filter) -> dict[str, list[str]]:
+    """Return the metadata fields of a filter that no item has, and to each those spelled alike."""
+    lacking = {}
+    for names in sorted(fields_of(condition) - COLUMNS.keys()):
+        has_it = filter_to_sql(Test(names, "is not null"))
+        found = select(tables.items.c.id).where(has_it).limit(1)
+        if snapshot.connection.execute(found).first() is None:
+            known = summarise_fields(snapshot, most=PAGE)
+            lacking[spell_field(names)] = get_close_matches(spell_field(names), known)
+    return lacking
 
 
 def _count(counter: Counter[Any], value: Any) -> None:

@@ -277,7 +277,9 @@ KNOWN = select(
 KNOWN_BY_KEY = Statement(KNOWN.where(tables.items.c.key.in_(WANTED)))
 KNOWN_BY_ROOT = KNOWN.where(tables.items.c.root == bindparam("root")).order_by(tables.items.c.key)
 KNOWN_BY_HASH = Statement(
-    KNOWN.where(tables.items.c.content_hash.in_(WANTED)).order_by(tables.items.c.key)
+    KNOWN.where(tables.items.c.content_hash.in_(WANTED), tables.items.c.size.is_not(None)).order_by(
+        tables.items.c.key
+    )
 )
 MATCHES = Statement(
     select(
@@ -565,7 +567,7 @@ class Snapshot:
             yield _known(row)
 
     def by_hash(self, hashes: Iterable[str]) -> dict[str, list[Known]]:
-        """Return the items with a content of these hashes, by key."""
+        """Return the items whose files have a content of these hashes, by key."""
         found: dict[str, list[Known]] = {}
         for row in self._for_values(KNOWN_BY_HASH, hashes):
             found.setdefault(row.content_hash, []).append(_known(row))

@@ -35,7 +35,7 @@ __all__ = [
 # which may be large, has a checksum.
 
 # The newest revision: what a collection must be at to be read.
-HEAD = "0004"
+HEAD = "0005"
 # In SQLite's header of every collection, so that no other database is taken for one: "muom".
 APPLICATION_ID = 0x6D756F6D
 
@@ -82,7 +82,7 @@ items = Table(
     Column("mtime_ns", Integer),
     Column("added", String(32), nullable=False),
     Column("checksum", Integer),  # a CRC-32, see ``documents.item_checksum``
-    Index("items_by_hash", "content_hash", sqlite_where=text("content_hash IS NOT NULL")),
+    Index("items_by_hash", "content_hash", sqlite_where=text("size IS NOT NULL")),
     Index("items_by_root", "root", sqlite_where=text("root IS NOT NULL")),
 )
 

@@ -23,10 +23,12 @@ HEAVY = {
     "faiss",
     "numpy",
     "onnxruntime",
+    "pandas",
     "pyarrow",
     "rich",
     "sqlalchemy",
     "torch",
+    "watchfiles",
 }
 
 
@@ -70,6 +72,13 @@ def test_help_imports_nothing_heavy(arguments: str) -> None:
 def test_no_help_page_imports_anything_heavy() -> None:
     modules = ", ".join(f"muomni_search.cli.{name}" for name in COMMANDS if name != "import")
     assert not imported_by(f"import muomni_search.cli.import_, {modules}") & HEAVY
+
+
+def test_a_search_and_its_collection_load_no_tables_and_no_pages(shared: Path) -> None:
+    asked = f"cli(['search', 'owl', '-c', {str(shared)!r}], 'muomni')"
+    loaded = imported_by(f"from muomni_search.cli.main import cli; {asked}")
+    assert "numpy" in loaded
+    assert not loaded & {"pyarrow", "pandas", "watchfiles", "jinja2", "PIL"}
 
 
 @pytest.mark.parametrize("context", ALL, ids=NAMES)

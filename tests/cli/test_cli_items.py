@@ -141,3 +141,21 @@ def test_hostile_keys_are_deleted_like_others(
     assert answers(muomni("delete", "-c", collection, "--", key)) == [{"deleted": 1}]
     (tmp_path / "again.jsonl").write_text(json.dumps({"key": key, "text": "again"}) + "\n")
     assert answers(muomni("add", "again.jsonl", "-c", collection))[0]["added"] == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("list",), ("search", "text", "--modality", "text"), ("delete",)],
+    ids=lambda command: command[0],
+)
+def test_a_filter_on_a_field_that_nothing_has_is_told_of(
+    muomni: Run, hostile: Path, command: tuple[str, ...]
+) -> None:
+    lacking = muomni(*command, "--where", "nn > 3 or zebra is not null", "-c", hostile)
+    told = lacking.stderr.splitlines()
+    assert lacking.exit_code == 0
+    assert "no item has the field nn: did you mean n?" in told
+    assert "no item has the field zebra: see: muomni fields" in told
+    # A field that items have is no mistake, nor one of an item itself.
+    for where in ("n > 1000", "key = 'nobody' and source is null"):
+        assert "no item has" not in muomni(*command, "--where", where, "-c", hostile).stderr

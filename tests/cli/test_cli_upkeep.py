@@ -381,16 +381,14 @@ def test_models_are_listed_and_shown(muomni: Run) -> None:
 
 
 def test_base_and_hashing_come_with_the_package(muomni: Run) -> None:
-    assert [model["name"] for model in answers(muomni("model", "list"))] == [
-        "base",
-        "base-offline",
-        "muomni-tiny",
-        "hashing",
-    ]
+    models = answers(muomni("model", "list"))
+    assert [one["name"] for one in models] == ["base", "base-offline", "muomni-tiny", "hashing"]
+    assert "default" in models[0]["purpose"]
 
 
 NEED_A_COLLECTION = [name for name in COMMANDS if name not in {"collections", "model", "train"}]
 ARGUMENTS = {
+    "watch": [".", "--once"],
     "search": ["owl"],
     "explain": ["owl", "k"],
     "map": ["map.png"],

@@ -388,7 +388,7 @@ def test_vectors_of_a_program_are_normalised(place: Collection) -> None:
     assert place.verify() == []
 
 
-@pytest.mark.parametrize("corpus", ["abc", [None], [{"key": "k"}]])
+@pytest.mark.parametrize("corpus", ["abc", [None], [42], {"key": "k"}])
 def test_what_is_no_record_is_refused(place: Collection, corpus: Any) -> None:
     with pytest.raises(InvalidInput, match="no record"):
         place.add(corpus)

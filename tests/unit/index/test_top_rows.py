@@ -72,8 +72,8 @@ def test_all_rows_tied_with_the_last_come_by_row(vectors):
     many[equal] = vectors[7_000]
     found = planner.top_rows(vectors[7_000], many, k=10, dead=NOTHING)
     assert found.rows.tolist() == equal.tolist()
-    for found in planner.top_rows_many(vectors[7_000:7_003], many, k=10, dead=NOTHING)[:1]:
-        assert found.rows.tolist() == equal.tolist()
+    found = planner.top_rows_many(vectors[7_000:7_003], many, k=10, dead=NOTHING)
+    assert found[0].rows.tolist() == equal.tolist()
 
 
 def test_rows_may_be_a_read_only_memory_map(vectors, queries, tmp_path):
@@ -262,7 +262,7 @@ def test_a_batch_survives_tiles_without_a_live_row(vectors, queries, monkeypatch
 
 
 def test_no_queries_give_no_answers(vectors):
-    assert planner.top_rows_many(vectors[:0], vectors, k=10, dead=NOTHING) == []
+    assert len(planner.top_rows_many(vectors[:0], vectors, k=10, dead=NOTHING)) == 0
 
 
 # ---- when to build ------------------------------------------------------------------------

@@ -1,9 +1,10 @@
-"""A progress bar on stderr, with rate and time left."""
+"""A progress bar, with rate and time left: on stderr, or below the cell of a notebook."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Self
 
@@ -48,6 +49,8 @@ class Bar:
     def __init__(self, unit: str, estimate: Callable[[], int | None]) -> None:
         self._estimate = estimate
         console = Console(stderr=True)
+        # What Rich draws a bar with that moves; without it there would be a warning for each step.
+        in_notebook = console.is_jupyter and find_spec("ipywidgets") is not None
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -56,7 +59,7 @@ class Bar:
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            disable=not console.is_interactive,
+            disable=not (console.is_interactive or in_notebook),
         )
         self._task = self._bars.add_task("", start=False, visible=False)
         self._pending = 0
@@ -96,8 +99,9 @@ class Bar:
         self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def finish(self) -> None:
-        """End the stage."""
+        """End the stage; what is printed now takes the bar's place."""
         self._draw()
+        self._bars.stop()
 
     def _draw(self) -> None:
         self._bars.advance(self._task, self._pending)

@@ -1,0 +1,132 @@
+"""Watching from Python: a thread's own stop, and what a batch that is stopped leaves behind."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from muomni_search import Collection, Conflict, InvalidInput, NotFound, read_corpus, watch_folders
+from muomni_search.pipeline import Report
+
+
+class StopsAfter:
+    """A progress that sets an event after so many records."""
+
+    def __init__(self, records: int, stop: threading.Event) -> None:
+        self._left = records
+        self._stop = stop
+
+    def start(self, total: int | None, label: str) -> None: ...
+
+    def advance(self, steps: int = 1) -> None:
+        self._left -= steps
+        if self._left <= 0:
+            self._stop.set()
+
+    def finish(self) -> None: ...
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for number in range(600):
+        path = folder / f"{number}.txt"
+        path.write_text(f"A text of number {number}.")
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    return folder
+
+
+def test_a_stop_in_the_middle_of_a_batch_keeps_what_is_encoded(
+    folder: Path, tmp_path: Path
+) -> None:
+    with Collection.create(tmp_path / "c", model="hashing") as collection:
+        stop = threading.Event()
+        reports = list(
+            watch_folders(collection, [folder], stop=stop, progress=StopsAfter(300, stop))
+        )
+        assert reports == []  # the batch is not done
+        held = collection.stats()["items"]
+        assert 128 <= held < 600
+        assert collection.verify() == []
+        (rest,) = watch_folders(collection, [folder], once=True)
+        assert (rest.added, rest.unchanged) == (600 - held, held)
+
+
+def test_a_thread_watches_while_another_searches(folder: Path, tmp_path: Path) -> None:
+    with Collection.create(tmp_path / "c", model="hashing") as collection:
+        stop, came = threading.Event(), threading.Semaphore(0)
+        reports: list[Report] = []
+
+        def watch() -> None:
+            for report in watch_folders(collection, [folder], stop=stop, debounce=0.2):
+                reports.append(report)
+                came.release()
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        try:
+            assert came.acquire(timeout=60)
+            (folder / "owl.txt").write_text("An owl calls in the night.")
+            assert came.acquire(timeout=60)
+            assert collection.query("An owl calls in the night.", k=1)[0].key == "owl.txt"
+        finally:
+            stop.set()
+            thread.join(60)
+        assert not thread.is_alive()
+        assert [report.added for report in reports] == [600, 1]
+
+
+def test_what_cannot_be_watched_is_told_at_the_call(folder: Path, tmp_path: Path) -> None:
+    with Collection.create(tmp_path / "c", model="hashing") as collection:
+        with pytest.raises(NotFound, match="nowhere"):
+            watch_folders(collection, [tmp_path / "nowhere"])
+        with pytest.raises(InvalidInput, match="no folder"):
+            watch_folders(collection, [folder / "0.txt"])
+        with pytest.raises(InvalidInput, match="more than 0"):
+            watch_folders(collection, [folder], debounce=float("nan"))
+
+
+def test_two_folders_with_one_key_need_prefixes(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "0.txt").write_text("Another nought.")
+    os.utime(other / "0.txt", (1_000_000_000, 1_000_000_000))
+    with Collection.create(tmp_path / "c", model="hashing") as collection:
+        (report,) = watch_folders(collection, [folder, other], once=True)
+        assert (report.added, report.failed) == (600, 1)
+
+
+def test_once_tells_what_it_did_before_it_refuses_to_prune(folder: Path, tmp_path: Path) -> None:
+    with Collection.create(tmp_path / "c", model="hashing") as collection:
+        list(watch_folders(collection, [folder], once=True))
+        for number in range(400):
+            (folder / f"{number}.txt").unlink()
+        (folder / "new.txt").write_text("New.")
+        os.utime(folder / "new.txt", (1_000_000_000, 1_000_000_000))
+        reports = watch_folders(collection, [folder], once=True)
+        assert next(reports).added == 1
+        with pytest.raises(Conflict, match="400 of 601"):
+            next(reports)
+
+
+def test_only_what_is_named_is_read(folder: Path) -> None:
+    (folder / "a/b").mkdir(parents=True)
+    for place in ("a/x.txt", "a/b/y.txt", "z.txt"):
+        (folder / place).write_text("Words.")
+    (folder / "a/.muomniignore").write_text("y*\n")
+
+    def keys(*only: str) -> list[str]:
+        corpus = read_corpus([folder], only={folder / one for one in only})
+        return [entry.key for entry in corpus if hasattr(entry, "key")]
+
+    assert keys("z.txt", "0.txt") == ["0.txt", "z.txt"]
+    assert keys("a") == ["a/x.txt"]
+    assert keys("a/b/y.txt") == []
+    assert keys("gone.txt", "a/gone") == []
+    assert keys("a", "a/x.txt") == ["a/x.txt"]
+    assert len(keys(".")) == 602
+    assert read_corpus([folder], only=[folder / "a"]).roots == (str(folder / "a"),)
