@@ -15,6 +15,7 @@ from starlette.staticfiles import StaticFiles
 from muomni_search.server import (
     exploring,
     front,
+    job_routes,
     media,
     metrics,
     problems,
@@ -22,7 +23,6 @@ from muomni_search.server import (
     schemas,
     security,
     uploads,
-    watching,
     writing,
 )
 from muomni_search.server.context import only_known
@@ -60,7 +60,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     problems.install(app)
-    for module in (front, reading, writing, media, uploads, exploring, watching, metrics):
+    for module in (front, reading, writing, media, uploads, exploring, job_routes, metrics):
         app.include_router(module.router, dependencies=[Depends(only_known)])
     app.mount("/page", StaticFiles(directory=front.PAGE), name="page")
     app.state.sessions = security.Sessions(settings.token)

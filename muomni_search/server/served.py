@@ -17,10 +17,10 @@ from muomni_search.collection import Collection
 from muomni_search.errors import InvalidInput, MuomniError, NotFound
 from muomni_search.server.cache import Cache
 from muomni_search.server.encoding import Models
-from muomni_search.server.folders import Watches
 from muomni_search.server.jobs import Jobs
 from muomni_search.server.query_files import QueryFiles
 from muomni_search.server.settings import Settings
+from muomni_search.server.watches import Watches
 from muomni_search.server.work import Workers
 from muomni_search.store.engine import DATABASE
 
