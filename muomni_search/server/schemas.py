@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from muomni_search.items import DIM, Query
+from muomni_search.items import DIM
 
 __all__ = [
     "Added",
@@ -38,7 +38,6 @@ __all__ = [
     "Token",
     "Upload",
     "Waveform",
-    "query_of",
 ]
 
 MOST_PARTS = 32
@@ -449,10 +448,3 @@ class MapOut(BaseModel):
     method: str
     found: int
     points: list[Point]
-
-
-def query_of(part: Part, value: Any) -> Query:
-    """Return the query of one part whose value is what a collection takes."""
-    make = Query.vector if part.kind == "vector" else getattr(Query, part.kind)
-    asked: Query = part.weight * make(value)
-    return asked

@@ -185,7 +185,7 @@ class Guard:
         is_foreign = site not in (None, "same-origin", "none") and not (is_page and method == "GET")
         origin = headers.get("origin")
         if origin is not None and method not in SAFE:
-            is_foreign |= urlsplit(origin).netloc.lower() != headers.get("host", "").lower()
+            is_foreign |= _place_in(origin) != headers.get("host", "").lower()
         if is_foreign:
             raise Refused("forbidden", "the request comes from a page of another origin")
 
@@ -222,13 +222,21 @@ def _too_large(limit: int) -> Refused:
     return Refused(
         "too-large",
         f"the request has more than {limit} bytes",
-        hint="send less at once, or raise the server's limit (--max-upload)",
+        hint="send less at once; --max-upload is the limit for what brings files",
     )
 
 
 def _length(headers: Headers) -> int:
     length = headers.get("content-length", "")
     return int(length) if length.isdecimal() else 0
+
+
+def _place_in(origin: str) -> str | None:
+    """Return host and port of an Origin header; None of one that is malformed."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def _host_of(header: str) -> str:

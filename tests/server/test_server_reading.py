@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import httpx
@@ -91,7 +92,8 @@ def test_no_answer_says_where_files_lie(http: httpx.Client, corpus: Path) -> Non
     ]
     for answer in answers:
         assert answer.status_code == 200
-        assert not PATH.search(answer.text.replace(f"data:image/{0}", ""))
+        # The letters of a picture may spell anything.
+        assert not PATH.search(re.sub(r"data:image/png;base64,[^\"]*", "", answer.text))
         assert "source" not in answer.text
 
 
