@@ -46,9 +46,11 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.metrics = metrics.Metrics(served)
         warm = threading.Thread(target=served.collections.warm_up, daemon=True)
         warm.start()
-        yield
-        await asyncio.to_thread(warm.join)
-        await asyncio.to_thread(served.close)
+        try:
+            yield
+        finally:  # also when it is cancelled: by a second signal, which waits for no client
+            await asyncio.to_thread(warm.join)
+            await asyncio.to_thread(served.close)
 
     app = FastAPI(
         title="muomni",
