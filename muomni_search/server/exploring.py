@@ -107,9 +107,6 @@ async def get_map(
             if not any(one["items"] for one in view.snapshot.counts().values()):
                 raise InvalidInput(f"{name} has no item to show", hint="add some")
             subject = (name, view.snapshot.state.created, view.version, limit)
-        known = context.jobs.about("map", subject)
-        if known is not None:
-            return known
 
         def work(job: Job) -> Path:
             drawn = make_map(context.collections.get(name), limit=limit, progress=job)
