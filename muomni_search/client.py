@@ -32,7 +32,8 @@ from muomni_search.errors import (
     NotFound,
     UnreadableFile,
 )
-from muomni_search.ingest.folder import Skipped
+from muomni_search.ingest.manifest import Corpus, Skipped, read_records
+from muomni_search.ingest.rows import ArrowStream
 from muomni_search.items import Hit, Item, Modality, Part, Problem, Query, Record, Span
 from muomni_search.pipeline import Report
 from muomni_search.store.records import Failure
@@ -73,11 +74,19 @@ class Client:
     Args:
         url: Where the server is: ``http://127.0.0.1:8765``.
         token: What it wants to be shown, if it wants something.
+
+    Raises:
+        InvalidInput: This is no address.
     """
 
     def __init__(self, url: str, *, token: str | None = None) -> None:
-        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        self._http = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=TIMEOUT)
+        headers = {} if token is None else {b"Authorization": b"Bearer " + token.encode()}
+        try:
+            self._http = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=TIMEOUT)
+        except httpx.InvalidURL as error:
+            raise InvalidInput(
+                f"{url} is no address: {error}", hint="give one as http://127.0.0.1:8765"
+            ) from error
 
     def collections(self) -> list[dict[str, Any]]:
         """Return name, model and counts of each collection."""
@@ -145,15 +154,18 @@ class RemoteCollection:
 
     # ---- writing -------------------------------------------------------------------------
 
-    def add(self, corpus: Iterable[Record | Problem | Skipped]) -> Report:
-        """Bring the collection up to date with a corpus: what ``read_corpus`` returns, or records.
+    def add(
+        self,
+        corpus: Corpus | Iterable[Record | Problem | Skipped | Mapping[str, Any]] | ArrowStream,
+    ) -> Report:
+        """Bring the collection up to date with a corpus; see ``Collection.add``.
 
         Files are sent; what is not changed is encoded no more than it would be on the disk.
         """
         report = Report()
         lines = _Batch(LINES_AT_ONCE, LINE_BYTES_AT_ONCE)
         files = _Batch(FILES_AT_ONCE, FILE_BYTES_AT_ONCE)
-        for entry in corpus:
+        for entry in corpus if isinstance(corpus, Corpus) else read_records(corpus):
             if isinstance(entry, Problem):
                 report.failed += 1
                 report.problems.append(entry)
@@ -322,17 +334,18 @@ class RemoteCollection:
 
     def _send_files(self, records: Sequence[Record], report: Report) -> None:
         metadata = {one.key: dict(one.metadata) for one in records if one.metadata}
-        sent = []
+        sent, names = [], []
         with ExitStack() as files:
             for one in records:
                 try:
                     file = files.enter_context(_opened(Path(str(one.path))))
                     sent.append(("files", (one.key, file)))
+                    names.append(one.key)
                 except MuomniError as error:
                     report.failed += 1
                     report.problems.append(Problem(one.origin, error.what, error.hint, one.key))
             if sent:
-                data = {"metadata": json.dumps(metadata)}
+                data = {"metadata": json.dumps(metadata), "names": json.dumps(names)}
                 _count(report, self._ask("POST", "items", files=sent, data=data))
 
 

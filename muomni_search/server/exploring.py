@@ -214,7 +214,7 @@ async def batch(context: Context, request: Request, name: Name) -> Response:
 
         def begin() -> None:
             try:
-                keep_file(upload, job.folder)
+                keep_file(upload, str(upload.filename), job.folder)
                 context.jobs.submit(job)
             except BaseException:
                 shutil.rmtree(job.folder, ignore_errors=True)
