@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 
 from muomni_search.collection import Collection
-from muomni_search.documents import check_key, hash_content
+from muomni_search.documents import check_key, hash_content, key_prefix
 from muomni_search.errors import InvalidInput, MuomniError
 from muomni_search.ingest.folder import read_file_record
 from muomni_search.ingest.rows import parse_json, read_rows
@@ -260,8 +260,8 @@ def _fields_of(form: FormData) -> tuple[list[tuple[str, UploadFile]], str, Mappi
         raise InvalidInput(
             "metadata is no object of objects", hint='send {"a.jpg": {"year": 2020}}'
         )
-    prefix = values.get("prefix", "").strip("/")
-    return list(zip(names, uploads, strict=True)), prefix + "/" * bool(prefix), described
+    prefix = key_prefix(values.get("prefix"))
+    return list(zip(names, uploads, strict=True)), prefix, described
 
 
 def _json_of(field: str, text: str) -> Any:

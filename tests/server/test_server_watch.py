@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from server_helpers import C, running
 
 from muomni_search import Collection
-from muomni_search.cli.serve import command
+from muomni_search.cli.main import cli
 from muomni_search.server.settings import Settings
 
 WAIT_SECONDS = 60.0
@@ -57,6 +57,6 @@ def test_what_comes_and_goes_in_a_folder_is_found_and_lost(tmp_path: Path) -> No
 def test_a_watch_needs_a_collection_and_a_folder(
     args: list[str], told: str, tmp_path: Path
 ) -> None:
-    result = CliRunner().invoke(command, [one.format(folder=tmp_path) for one in args])
+    result = CliRunner().invoke(cli, ["serve", *(one.format(folder=tmp_path) for one in args)])
     assert result.exit_code == 2
     assert told in result.stderr
