@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from muomni_search.batch import FOREIGN_HITS
 from muomni_search.items import DIM
 
 __all__ = [
@@ -41,7 +42,7 @@ __all__ = [
 ]
 
 MOST_PARTS = 32
-MOST_HITS = 10_000
+MOST_HITS = FOREIGN_HITS
 MOST_OFFSET = 100_000
 MOST_KEYS = 10_000
 MOST_ITEMS = 10_000

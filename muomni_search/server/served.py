@@ -157,7 +157,8 @@ class Served:
         self.models = Models()
         self.cache = Cache()
         self.collections = Collections(settings, self.models)
-        self._scratch = TemporaryDirectory(prefix="muomni-serve-")
+        # A job that hears of nothing until it is done may write there still.
+        self._scratch = TemporaryDirectory(prefix="muomni-serve-", ignore_cleanup_errors=True)
         self.scratch = Path(self._scratch.name)
         self.query_files = QueryFiles(_made(self.scratch / "queries"), settings.upload_bytes)
         self.jobs = Jobs(_made(self.scratch / "jobs"), settings.result_bytes)

@@ -59,7 +59,9 @@ def test_a_batch_keeps_no_books_in_the_collection(http: httpx.Client, root: Path
         assert small.store.database.stat().st_size == before
 
 
-def test_a_query_of_a_batch_names_no_file_of_the_server(http: httpx.Client, corpus: Path) -> None:
+def test_a_query_of_a_batch_names_no_file_and_wants_no_end_of_hits(
+    http: httpx.Client, corpus: Path
+) -> None:
     secret = str(corpus / "red.png")
     job = batch(
         http,
@@ -68,11 +70,12 @@ def test_a_query_of_a_batch_names_no_file_of_the_server(http: httpx.Client, corp
         {"plus": [f"image:{secret}"]},
         {"text": "dog", "minus": ["audio:x.wav"]},
         {"text": "dog", "where": "source contains '/'"},
-        {"text": "dog"},
+        {"text": "dog", "k": 10_001},
+        {"text": "dog", "k": 10_000},
     )
     summary = watch(http, job)[-1][1]["summary"]
-    assert (summary["answered"], summary["failed"]) == (1, 5)
-    assert [one["query_id"] for one in summary["errors"]] == [0, 1, 2, 3, 4]
+    assert (summary["answered"], summary["failed"]) == (1, 6)
+    assert [one["query_id"] for one in summary["errors"]] == [0, 1, 2, 3, 4, 5]
     assert str(corpus) not in json.dumps(summary)
 
 
