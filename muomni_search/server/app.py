@@ -44,11 +44,13 @@ def create_app(settings: Settings) -> FastAPI:
         served = Served(settings)
         app.state.served = served
         app.state.metrics = metrics.Metrics(served)
-        warm = threading.Thread(target=served.collections.warm_up, daemon=True)
+        stop = threading.Event()
+        warm = threading.Thread(target=served.collections.warm_up, args=(stop,), daemon=True)
         warm.start()
         try:
             yield
         finally:  # also when it is cancelled: by a second signal, which waits for no client
+            stop.set()
             await asyncio.to_thread(warm.join)
             await asyncio.to_thread(served.close)
 

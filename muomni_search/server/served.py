@@ -116,9 +116,11 @@ class Collections:
             return None
         return self._settings.root / name
 
-    def warm_up(self) -> None:
-        """Load what the first search will need."""
+    def warm_up(self, stop: threading.Event) -> None:
+        """Load what the first search will need, one collection after another until ``stop``."""
         for name in self.names():
+            if stop.is_set():
+                return
             with suppress(MuomniError, OSError):
                 self.get(name).query("warm", 1)
 
