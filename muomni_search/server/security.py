@@ -32,7 +32,7 @@ SESSION_SECONDS = 7 * 86_400
 OPEN = ("/", "/favicon.ico", "/v1/health", "/v1/session")
 OPEN_BELOW = "/page/"
 # Paths that bring files, and their limit is the one for uploads.
-UPLOADS = ("/items", "/batch", "/uploads")
+UPLOAD_PATHS = ("/items", "/batch", "/uploads")
 SAFE = ("GET", "HEAD", "OPTIONS")
 
 API_POLICY = "default-src 'none'; frame-ancestors 'none'; sandbox"
@@ -190,7 +190,7 @@ class Guard:
             raise Refused("forbidden", "the request comes from a page of another origin")
 
     def _limit(self, path: str) -> int:
-        is_upload = path.endswith(UPLOADS)
+        is_upload = path.endswith(UPLOAD_PATHS)
         return self._settings.max_upload if is_upload else self._settings.max_body
 
     def _limited(self, receive: Receive, limit: int) -> Receive:
