@@ -32,6 +32,7 @@ from muomni_search.errors import (
     NotFound,
     UnreadableFile,
 )
+from muomni_search.hits import Hits
 from muomni_search.ingest.manifest import Corpus, Skipped, read_records
 from muomni_search.ingest.rows import ArrowStream
 from muomni_search.items import Hit, Item, Modality, Part, Problem, Query, Record, Span
@@ -246,7 +247,7 @@ class RemoteCollection:
         exact: bool = False,
         segments: bool = False,
         include_self: bool = False,
-    ) -> list[Hit]:
+    ) -> Hits:
         """Return the best hits for a query; see ``Collection.query``."""
         asked = Query.text(query) if isinstance(query, str) else query
         if not isinstance(asked, Query) or not asked.parts:
@@ -262,11 +263,9 @@ class RemoteCollection:
             "segments": segments,
             "include_self": include_self,
         }
-        return [_hit_of(one) for one in self._ask("POST", "search", **_json(body))["hits"]]
+        return Hits(map(_hit_of, self._ask("POST", "search", **_json(body))["hits"]))
 
-    def query_many(
-        self, queries: Sequence[Query | str], k: int = 10, **options: Any
-    ) -> list[list[Hit]]:
+    def query_many(self, queries: Sequence[Query | str], k: int = 10, **options: Any) -> list[Hits]:
         """Answer several queries, one after another; see ``query``."""
         return [self.query(query, k, **options) for query in queries]
 

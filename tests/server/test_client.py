@@ -92,6 +92,7 @@ def live(collection: Either, corpus: Path) -> list[Any]:
         (Query.text("owl"), {"min_score": "auto", "segments": True, "where": {"year": 2020}}),
     ):
         seen += map(without_source, collection.query(query, **options))
+    seen.append(type(collection.query("owl")))
     many = collection.query_many(["owl", Query.text("sea")], 2)
     seen.append([[hit.key for hit in hits] for hits in many])
     seen += [collection.stats()["items"], collection.stats()["model"], collection.failures()]
