@@ -220,7 +220,7 @@ async def batch(context: Context, request: Request, name: Name) -> Response:
                 shutil.rmtree(job.folder, ignore_errors=True)
                 raise
 
-        await context.writes.run(begin)
+        await context.figures.run(begin)
     return accepted(job)
 
 
