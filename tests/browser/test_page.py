@@ -141,7 +141,7 @@ def search(page: Any, words: str) -> None:
 
 
 def card(page: Any, title: str) -> Any:
-    return page.locator(".card", has=page.locator(f'.title bdi:text-is({json.dumps(title)})'))
+    return page.locator(".card", has=page.locator(f".title bdi:text-is({json.dumps(title)})"))
 
 
 def parts(page: Any) -> list[str]:
