@@ -51,11 +51,13 @@ from muomni_search.store.engine import disk_errors
 from muomni_search.store.store import Job
 from muomni_search.view import Modalities, View, Where, modalities_of
 
-__all__ = ["BatchReport", "read_queries", "run_batch", "write_neighbors"]
+__all__ = ["FOREIGN_HITS", "BatchReport", "read_queries", "run_batch", "write_neighbors"]
 
 # A block is a second or so of work at 100,000 rows, and its answers are some 100 MB at most.
 BLOCK_QUERIES = 2_048
 BLOCK_HITS = 100 * BLOCK_QUERIES
+# How many hits a query of a stranger's may have: a row may ask for every item there is.
+FOREIGN_HITS = 10_000
 FORMATS = (".jsonl", ".parquet", ".trec")
 RUN_TAG = "muomni"
 # What lies in the folder of a job's parts, whole or half written.
@@ -152,7 +154,8 @@ def run_batch(
         force: Replace an output that another job made.
         progress: Told of each query.
         is_foreign: The file came from somebody who may name no files of this machine: a query
-            with a picture or a sound fails. The collection keeps no books of the output.
+            with a picture or a sound fails, and one for more than ``FOREIGN_HITS``. The collection
+            keeps no books of the output.
 
     Raises:
         Conflict: The output belongs to another input, collection state or option.
@@ -535,8 +538,10 @@ def _task(row: Mapping[str, Any], query_id: str | int, default: Task, folder: Pa
 
 
 def _check_foreign(task: Task) -> None:
-    """Refuse what would open a file that a stranger names, or say where files lie."""
+    """Refuse what would open a file that a stranger names, say where files lie, or fill a disk."""
     refuse_source(parse_filter(task.where))
+    if task.k > FOREIGN_HITS:
+        raise InvalidInput(f"k is {task.k}", hint=f"ask for {FOREIGN_HITS} hits at most")
     if isinstance(task.query, Query):
         for part in task.query.parts:
             if part.kind in ("image", "audio"):

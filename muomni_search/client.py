@@ -33,8 +33,7 @@ from muomni_search.errors import (
     UnreadableFile,
 )
 from muomni_search.hits import Hits
-from muomni_search.ingest.folder import Skipped
-from muomni_search.ingest.manifest import Corpus, read_records
+from muomni_search.ingest.manifest import Corpus, Skipped, read_records
 from muomni_search.ingest.rows import ArrowStream
 from muomni_search.items import Hit, Item, Modality, Part, Problem, Query, Record, Span
 from muomni_search.pipeline import Report
@@ -76,11 +75,19 @@ class Client:
     Args:
         url: Where the server is: ``http://127.0.0.1:8765``.
         token: What it wants to be shown, if it wants something.
+
+    Raises:
+        InvalidInput: This is no address.
     """
 
     def __init__(self, url: str, *, token: str | None = None) -> None:
-        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        self._http = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=TIMEOUT)
+        headers = {} if token is None else {b"Authorization": b"Bearer " + token.encode()}
+        try:
+            self._http = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=TIMEOUT)
+        except httpx.InvalidURL as error:
+            raise InvalidInput(
+                f"{url} is no address: {error}", hint="give one as http://127.0.0.1:8765"
+            ) from error
 
     def collections(self) -> list[dict[str, Any]]:
         """Return name, model and counts of each collection."""
@@ -336,19 +343,21 @@ class RemoteCollection:
             _count(report, self._ask("POST", "items", content=body, headers=headers))
 
     def _send_files(self, records: Sequence[Record], report: Report) -> None:
-        metadata = {}
-        sent = []
+        metadata: dict[str, Any] = {}
+        sent, names = [], []
         with ExitStack() as files:
             for one in records:
                 try:
                     file = files.enter_context(_opened(Path(str(one.path))))
                     sent.append(("files", (one.key, file)))
-                    metadata[one.key] = dict(one.metadata)
+                    names.append(one.key)
+                    if one.metadata:
+                        metadata[one.key] = dict(one.metadata)
                 except MuomniError as error:
                     report.failed += 1
                     report.problems.append(Problem(one.origin, error.what, error.hint, one.key))
             if sent:
-                data = {"metadata": json.dumps(metadata)}
+                data = {"metadata": json.dumps(metadata), "names": json.dumps(names)}
                 _count(report, self._ask("POST", "items", files=sent, data=data))
 
 

@@ -16,6 +16,7 @@ __all__ = [
     "check_texts",
     "hash_content",
     "item_checksum",
+    "key_prefix",
     "legible",
     "to_json",
     "value_of",
@@ -94,6 +95,17 @@ def value_of(metadata: Mapping[str, Any], field: str) -> Any:
             return None
         value = value[name]
     return value
+
+
+def key_prefix(prefix: str | None) -> str:
+    """Return what is put before keys: a prefix with one slash behind it, or nothing.
+
+    Example:
+        >>> key_prefix("birds/"), key_prefix(None)
+        ('birds/', '')
+    """
+    bare = (prefix or "").strip("/")
+    return bare + "/" * bool(bare)
 
 
 def check_key(key: str) -> None:

@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,9 @@ from muomni_search.errors import MuomniError, NotFound
 from muomni_search.ingest.audio import SAMPLE_RATE
 from muomni_search.ingest.read import Limits, decode, read_file
 from muomni_search.items import Hit, Item, Modality, Part, Span
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = [
     "WAVE_BARS",
@@ -35,6 +38,7 @@ __all__ = [
     "envelope",
     "facts",
     "file_of",
+    "shrink",
     "strength",
 ]
 
@@ -184,13 +188,19 @@ def file_of(source: str | None) -> Path:
     return Path(source)
 
 
-def _picture(pixels: NDArray[np.uint8], side: int) -> Picture:
+def shrink(pixels: NDArray[np.uint8], side: int) -> tuple[Image.Image, io.BytesIO]:
+    """Return a picture whose longer side is ``side`` pixels at most, and it as WebP."""
     from PIL import Image
 
     image = Image.fromarray(pixels)
     image.thumbnail((side, side), reducing_gap=3.0)
     data = io.BytesIO()
     image.save(data, "WEBP", quality=80)
+    return image, data
+
+
+def _picture(pixels: NDArray[np.uint8], side: int) -> Picture:
+    image, data = shrink(pixels, side)
     is_cutout = image.mode == "RGBA"
     return Picture(_data_uri("image/webp", data), image.width, image.height, is_cutout)
 

@@ -66,8 +66,8 @@ class Rows(NamedTuple):
 
 
 def _pairs(queries: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return a number for each pair."""
-    return queries * np.int64(items.max(initial=0) + 1) + items
+    """Return a number for each pair; the item of a row that is nobody's is -1."""
+    return queries * np.int64(items.max(initial=0) + 2) + items
 
 
 def _end_to_end(columns: Sequence[NDArray[Any]], kind: type[np.generic]) -> NDArray[Any]:
@@ -85,7 +85,7 @@ class RankedLists:
         cosines: float32 (m,).
         modalities: int8 (m,), places in ``MODALITIES``.
         places: int64 (m,), the place of each hit's key in ``keys``.
-        keys: The keys, each once.
+        keys: The keys; those of lists that were joined may be there several times.
     """
 
     starts: NDArray[np.int64]

@@ -17,6 +17,7 @@ from muomni_search.cli.options import (
     collection_option,
     json_option,
     limit_options,
+    limits_of,
 )
 from muomni_search.cli.output import note, on_terminal, print_json, progress_bar
 
@@ -87,7 +88,7 @@ def command(
     missing = [path for path in paths if not os.path.exists(path)]  # noqa: PTH110  never raises
     if missing and not (prune and force):
         raise click.BadParameter(f"{str(missing[0])!r} does not exist", param_hint="PATH")
-    from muomni_search import Limits, read_corpus
+    from muomni_search import read_corpus
 
     present = [path for path in paths if path not in missing]
     corpus = read_corpus(present, prefix=prefix, vectors=vectors, exclude=exclude)
@@ -102,7 +103,7 @@ def command(
                 force=force,
                 dry_run=dry_run,
                 strict=strict,
-                limits=Limits(**{name: most for name, most in limits.items() if most is not None}),
+                limits=limits_of(limits),
                 progress=progress,
             )
     except KeyboardInterrupt:

@@ -6,11 +6,14 @@ Imports click alone, as every module of commands does at its top: `--help` answe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from muomni_search import Limits
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -146,6 +149,24 @@ def limit_options(function: Decorated) -> Decorated:
         )
         function = option(function)
     return function
+
+
+def check_folders(folders: Sequence[Path], option: str) -> None:
+    """Refuse folders that are not there; not their type's check, for examples name made-up ones.
+
+    Raises:
+        BadParameter: One of them is not.
+    """
+    for folder in folders:
+        if not folder.is_dir():
+            raise click.BadParameter(f"{str(folder)!r} does not exist", param_hint=option)
+
+
+def limits_of(asked: Mapping[str, int | None]) -> Limits:
+    """Return what ``limit_options`` were given; what was not has its default."""
+    from muomni_search import Limits
+
+    return Limits(**{name: most for name, most in asked.items() if most is not None})
 
 
 k_option = count_option("-k", default=10, help="How many hits.")

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import click
 
-from muomni_search.cli.options import DEFAULT_COLLECTION, DIRECTORY, Command, count_option
+from muomni_search.cli.options import (
+    DEFAULT_COLLECTION,
+    DIRECTORY,
+    Command,
+    check_folders,
+    count_option,
+    limit_options,
+    limits_of,
+)
 from muomni_search.cli.output import note
 
 
@@ -71,8 +79,7 @@ muomni serve --host 0.0.0.0 --token "a long secret" --read-only""",
 )
 @click.option("--read-only", is_flag=True, help="Refuse to add, delete and make collections.")
 @count_option("--max-upload", default=1_000_000_000, help="Bytes of a request that brings files.")
-@count_option("--max-pixels", help="Width times height of a picture.")
-@count_option("--max-seconds", help="Length of a sound.")
+@limit_options
 @click.option("--open", "opens", is_flag=True, help="Open the page in a browser.")
 def command(
     directories: tuple[Path, ...],
@@ -85,9 +92,8 @@ def command(
     watched: tuple[Path, ...],
     read_only: bool,
     max_upload: int,
-    max_pixels: int | None,
-    max_seconds: int | None,
     opens: bool,
+    **limits: int | None,
 ) -> None:
     """Serve collections: an HTTP API, and a page to search with.
 
@@ -97,14 +103,10 @@ def command(
     """
     if watched and len(directories) != 1:
         raise click.UsageError("--watch keeps one collection in step: name it with -c")
-    for folder in watched:
-        if not folder.is_dir():
-            raise click.BadParameter(f"{str(folder)!r} does not exist", param_hint="--watch")
-    from muomni_search.collection import Limits
+    check_folders(watched, "--watch")
     from muomni_search.server.run import serve
     from muomni_search.server.settings import Settings, name_collections
 
-    limits = {"max_pixels": max_pixels, "max_seconds": max_seconds}
     collections = name_collections(directories)
     settings = Settings(
         collections=collections,
@@ -115,7 +117,7 @@ def command(
         hosts=hosts,
         files=tuple(one.resolve() for one in files),
         watched={name: watched for name in collections if watched},
-        limits=Limits(**{name: most for name, most in limits.items() if most is not None}),
+        limits=limits_of(limits),
         max_upload=max_upload,
     )
 

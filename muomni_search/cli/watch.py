@@ -17,9 +17,11 @@ from muomni_search.cli.options import (
     DIRECTORY,
     Command,
     FiniteNumber,
+    check_folders,
     collection_option,
     json_option,
     limit_options,
+    limits_of,
 )
 from muomni_search.cli.output import note, progress_bar
 
@@ -84,10 +86,8 @@ def command(
 
     A folder that goes away, as a disk does, is waited for: nothing of it is removed.
     """
-    for folder in folders:
-        if not folder.is_dir():
-            raise click.BadParameter(f"{str(folder)!r} does not exist", param_hint="PATH")
-    from muomni_search import Collection, Limits, watch_folders
+    check_folders(folders, "PATH")
+    from muomni_search import Collection, watch_folders
 
     with (
         Collection.open(directory) as collection,
@@ -102,7 +102,7 @@ def command(
             prefix=prefix,
             exclude=exclude,
             force=force,
-            limits=Limits(**{name: most for name, most in limits.items() if most is not None}),
+            limits=limits_of(limits),
             debounce=debounce,
             rescan=rescan,
             poll=poll,

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
-from muomni_search.documents import check_key, check_texts, to_json
+from muomni_search.documents import check_key, check_texts, key_prefix, to_json
 from muomni_search.errors import InvalidInput, NotFound
 from muomni_search.ingest.folder import (
     Entry,
@@ -97,8 +97,7 @@ def read_corpus(
             "--vectors belongs to exactly one table",
             hint="muomni add rows.jsonl --vectors rows.npy",
         )
-    start = (prefix or "").strip("/")
-    start += "/" * bool(start)
+    start = key_prefix(prefix)
     matrix = None if vectors is None else Path(vectors)
     excluded = read_patterns(exclude) if exclude else None
     roots = [
@@ -132,8 +131,7 @@ def read_records(
     Raises:
         InvalidInput: Something among them is no record, or this is no table.
     """
-    start = (prefix or "").strip("/")
-    start += "/" * bool(start)
+    start = key_prefix(prefix)
     place = None if folder is None else Path(folder)
     if isinstance(records, ArrowStream):
         # Arrow's texts are whole, and what else may be wrong with a row is told where it is read.

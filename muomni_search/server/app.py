@@ -15,6 +15,7 @@ from starlette.staticfiles import StaticFiles
 from muomni_search.server import (
     exploring,
     front,
+    job_routes,
     media,
     metrics,
     problems,
@@ -22,7 +23,6 @@ from muomni_search.server import (
     schemas,
     security,
     uploads,
-    watching,
     writing,
 )
 from muomni_search.server.context import only_known
@@ -44,11 +44,15 @@ def create_app(settings: Settings) -> FastAPI:
         served = Served(settings)
         app.state.served = served
         app.state.metrics = metrics.Metrics(served)
-        warm = threading.Thread(target=served.collections.warm_up, daemon=True)
+        stop = threading.Event()
+        warm = threading.Thread(target=served.collections.warm_up, args=(stop,), daemon=True)
         warm.start()
-        yield
-        await asyncio.to_thread(warm.join)
-        await asyncio.to_thread(served.close)
+        try:
+            yield
+        finally:  # also when it is cancelled: by a second signal, which waits for no client
+            stop.set()
+            await asyncio.to_thread(warm.join)
+            await asyncio.to_thread(served.close)
 
     app = FastAPI(
         title="muomni",
@@ -60,7 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     problems.install(app)
-    for module in (front, reading, writing, media, uploads, exploring, watching, metrics):
+    for module in (front, reading, writing, media, uploads, exploring, job_routes, metrics):
         app.include_router(module.router, dependencies=[Depends(only_known)])
     app.mount("/page", StaticFiles(directory=front.PAGE), name="page")
     app.state.sessions = security.Sessions(settings.token)

@@ -1,8 +1,9 @@
 """Queries that come at the same time are encoded together.
 
 A text of a few words costs an encoder little more in company than alone. Each thread that wants
-texts encoded puts them on a list; whoever finds nobody at work takes all that are waiting, and so
-on until none is left. Nobody waits for company, so that a lone query is as fast as without.
+texts encoded puts them on a list; whoever finds nobody at work takes all that are waiting, encodes
+them, and hands the turn to one of those that came meanwhile. Nobody waits for company, so that a
+lone query is as fast as without; and nobody works on for those who come later.
 """
 
 from __future__ import annotations
@@ -26,7 +27,19 @@ __all__ = ["Models", "Together"]
 FEW_PIECES = 16
 PIECES_AT_ONCE = 128
 
-Waiting = tuple[Sequence[Piece], "Future[NDArray[np.float32]]"]
+
+class _Call:
+    """What one thread wants encoded.
+
+    Args:
+        batch: The pieces.
+    """
+
+    def __init__(self, batch: Sequence[Piece]) -> None:
+        self.batch = batch
+        self.answer: Future[NDArray[np.float32]] = Future()
+        # Set when there is an answer, or when it is this thread's turn to encode.
+        self.is_up = threading.Event()
 
 
 class Together:
@@ -39,7 +52,7 @@ class Together:
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         self._lock = threading.Lock()
-        self._waiting: list[Waiting] = []
+        self._waiting: list[_Call] = []
         self._is_busy = False
 
     @property
@@ -64,43 +77,47 @@ class Together:
         """Return unit rows (n, dim), encoded with what others want encoded now."""
         if len(batch) > FEW_PIECES:
             return self._encoder.encode(batch)
-        own: Future[NDArray[np.float32]] = Future()
+        own = _Call(batch)
         with self._lock:
-            self._waiting.append((batch, own))
+            self._waiting.append(own)
             is_first, self._is_busy = not self._is_busy, True
-        if is_first:
-            self._encode_waiting()
-        return own.result()
+        if not is_first:
+            own.is_up.wait()
+        if not own.answer.done():
+            self._take_turn()
+        return own.answer.result()
 
-    def _encode_waiting(self) -> None:
-        while True:
-            with self._lock:
-                taken, self._waiting = self._taken()
-                if not taken:
-                    self._is_busy = False
-                    return
-            self._encode(taken)
+    def _take_turn(self) -> None:
+        """Encode what waits, the call of this thread first, and hand the turn on."""
+        with self._lock:
+            taken, self._waiting = self._taken()
+        self._encode(taken)
+        with self._lock:
+            following = self._waiting[:1]
+            self._is_busy = bool(following)
+        for call in (*taken, *following):
+            call.is_up.set()
 
-    def _taken(self) -> tuple[list[Waiting], list[Waiting]]:
+    def _taken(self) -> tuple[list[_Call], list[_Call]]:
         """Return those that go together now, and those that wait on."""
         size = 0
-        for number, (batch, _) in enumerate(self._waiting):
-            size += len(batch)
+        for number, call in enumerate(self._waiting):
+            size += len(call.batch)
             if number and size > PIECES_AT_ONCE:
                 return self._waiting[:number], self._waiting[number:]
         return self._waiting, []
 
-    def _encode(self, taken: Sequence[Waiting]) -> None:
+    def _encode(self, taken: Sequence[_Call]) -> None:
         try:
-            vectors = self._encoder.encode([piece for batch, _ in taken for piece in batch])
+            vectors = self._encoder.encode([piece for call in taken for piece in call.batch])
         except BaseException as error:  # noqa: BLE001  each caller raises it in its own thread
-            for _, future in taken:
-                future.set_exception(error)
+            for call in taken:
+                call.answer.set_exception(error)
             return
         start = 0
-        for batch, future in taken:
-            future.set_result(vectors[start : start + len(batch)])
-            start += len(batch)
+        for call in taken:
+            call.answer.set_result(vectors[start : start + len(call.batch)])
+            start += len(call.batch)
 
 
 class _Shared(Model):

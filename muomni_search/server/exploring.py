@@ -24,11 +24,11 @@ from muomni_search.filters import Filter
 from muomni_search.heat import write_heat
 from muomni_search.server import schemas
 from muomni_search.server.context import Context, Name, problems
+from muomni_search.server.job_routes import accepted
 from muomni_search.server.jobs import Job
 from muomni_search.server.problems import Refused, without_paths
 from muomni_search.server.reading import asked_of, filter_of, title_of
 from muomni_search.server.uploads import files_of, keep_file
-from muomni_search.server.watching import accepted
 from muomni_search.view import modalities_of
 
 __all__ = ["router"]
@@ -107,9 +107,6 @@ async def get_map(
             if not any(one["items"] for one in view.snapshot.counts().values()):
                 raise InvalidInput(f"{name} has no item to show", hint="add some")
             subject = (name, view.snapshot.state.created, view.version, limit)
-        known = context.jobs.about("map", subject)
-        if known is not None:
-            return known
 
         def work(job: Job) -> Path:
             drawn = make_map(context.collections.get(name), limit=limit, progress=job)
@@ -217,13 +214,13 @@ async def batch(context: Context, request: Request, name: Name) -> Response:
 
         def begin() -> None:
             try:
-                keep_file(upload, job.folder)
+                keep_file(upload, str(upload.filename), job.folder)
                 context.jobs.submit(job)
             except BaseException:
                 shutil.rmtree(job.folder, ignore_errors=True)
                 raise
 
-        await context.writes.run(begin)
+        await context.figures.run(begin)
     return accepted(job)
 
 

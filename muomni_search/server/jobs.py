@@ -34,7 +34,8 @@ class Job:
     Args:
         kind: What it makes: ``batch`` or ``map``.
         collection: Of which collection.
-        subject: What it is about: a job that is about the same need not run again.
+        subject: What it is about: a job that is about the same need not run again. None for
+            nothing that two could share.
         folder: Where it puts its files.
         work: Does it, and returns the file with the result.
     """
@@ -81,6 +82,10 @@ class Job:
     def is_over(self) -> bool:
         """Whether nothing will change any more."""
         return self.state in OVER
+
+    def is_same(self, other: Job) -> bool:
+        """Whether another one makes the same."""
+        return (self.kind, self.subject) == (other.kind, other.subject)
 
     def cancel(self) -> None:
         """Have it end at its next step."""
@@ -148,12 +153,15 @@ class Jobs:
         self._thread.start()
 
     def submit(self, job: Job) -> Job:
-        """Put a job in the queue.
+        """Put a job in the queue; return it, or the one that makes or has made the same.
 
         Raises:
             Refused: Too many are waiting.
         """
         with self._lock:
+            for one in reversed(self._jobs.values()):
+                if job.subject is not None and job.is_same(one) and one.state not in OVER[1:]:
+                    return one
             if sum(one.state == "queued" for one in self._jobs.values()) >= MOST_WAITING:
                 raise Refused(
                     "too-many-requests", "too many jobs are waiting", hint="wait for some to end"
@@ -200,14 +208,6 @@ class Jobs:
                 shutil.rmtree(job.folder, ignore_errors=True)
         job.cancel()
         return job
-
-    def about(self, kind: str, subject: Any) -> Job | None:
-        """Return the job that makes this, or has made it."""
-        with self._lock:
-            for job in reversed(self._jobs.values()):
-                if (job.kind, job.subject) == (kind, subject) and job.state not in OVER[1:]:
-                    return job
-        return None
 
     def counts(self) -> dict[str, int]:
         """Return how many jobs there are in each state."""

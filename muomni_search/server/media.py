@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import stat
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from fastapi.responses import FileResponse, JSONResponse
 
 from muomni_search.collection import Collection
 from muomni_search.errors import MuomniError, NotFound
-from muomni_search.figures import envelope, file_of
+from muomni_search.figures import envelope, file_of, shrink
 from muomni_search.ingest.audio import SAMPLE_RATE
 from muomni_search.ingest.read import Limits, decode, read_file
 from muomni_search.ingest.sniff import HEAD_BYTES, media_type
@@ -199,7 +198,7 @@ async def thumbnail(
             raise NotFound(f"{item.key!r} is no picture", hint="a sound has a waveform")
         return _made(
             context, request, path, "image/webp", size,
-            lambda: _small(path, item, size, context.settings.limits),
+            lambda: shrink(_content(path, item, context.settings.limits), size)[1].getvalue(),
         )  # fmt: skip
 
     return await context.figures.run(make)
@@ -246,16 +245,6 @@ def _content(path: Path, item: Item, limits: Limits) -> Any:
         return decode(item.modality, read_file(item.modality, path, limits), item.key, limits)
     except MuomniError as error:
         raise NotFound(f"it cannot be shown: {error.what}", hint=error.hint) from error
-
-
-def _small(path: Path, item: Item, side: int, limits: Limits) -> bytes:
-    from PIL import Image
-
-    image = Image.fromarray(_content(path, item, limits))
-    image.thumbnail((side, side), reducing_gap=3.0)
-    data = io.BytesIO()
-    image.save(data, "WEBP", quality=80)
-    return data.getvalue()
 
 
 def _wave(path: Path, item: Item, limits: Limits) -> bytes:

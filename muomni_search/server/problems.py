@@ -166,7 +166,9 @@ def answer(error: Exception) -> Response:
         if kind.status >= HTTPStatus.INTERNAL_SERVER_ERROR and kind.retry_after is None:
             log.error("%s", error)
         return problem(kind, error.what, hint=error.hint)
-    if kind is not UNEXPECTED:
+    if kind is BUSY:
+        return problem(kind, "another process writes there", hint="try again when it is done")
+    if kind is DISK_FULL:
         return problem(kind, "the server's disk refuses", hint="free some space and try again")
     number = secrets.token_hex(4)
     log.error("unexpected error %s", number, exc_info=error)

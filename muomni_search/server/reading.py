@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
-from muomni_search.collection import Collection
 from muomni_search.errors import InvalidInput, MuomniError, NotFound
 from muomni_search.filters import Filter, parse_filter, refuse_source
 from muomni_search.ingest.rows import parse_json
@@ -42,7 +41,7 @@ def filter_of(where: str | Mapping[str, Any] | None) -> Filter | None:
     Raises:
         InvalidInput: It is malformed, or asks where files lie.
     """
-    condition = parse_filter(where) if where else None
+    condition = parse_filter(where)
     refuse_source(condition)
     return condition
 
@@ -59,7 +58,8 @@ def asked_of(served: Served, parts: Sequence[schemas.Part]) -> Asked:
         value: Any = part.value if part.kind in ("text", "id") else part.vector
         if part.kind in ("image", "audio"):
             value, _ = served.query_files.find(str(part.upload), part.kind)
-        asked += schemas.query_of(part, value).parts
+        make = Asked.vector if part.kind == "vector" else getattr(Asked, part.kind)
+        asked += (part.weight * make(value)).parts
     return Asked(tuple(asked))
 
 
@@ -323,9 +323,3 @@ def _own_words(error: MuomniError, parts: Sequence[schemas.Part]) -> MuomniError
     if isinstance(error, NotFound) and keys:
         return NotFound(f"no item {' or '.join(map(str, keys))} in the collection")
     return error
-
-
-def known_of(collection: Collection, key: str) -> Known | None:
-    """Return what the store knows of an item, or None when it is not there."""
-    with collection.view() as view:
-        return view.snapshot.known([key]).get(key)

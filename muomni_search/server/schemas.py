@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from muomni_search.items import DIM, Query
+from muomni_search.batch import FOREIGN_HITS
+from muomni_search.items import DIM
 
 __all__ = [
     "Added",
@@ -38,11 +39,10 @@ __all__ = [
     "Token",
     "Upload",
     "Waveform",
-    "query_of",
 ]
 
 MOST_PARTS = 32
-MOST_HITS = 10_000
+MOST_HITS = FOREIGN_HITS
 MOST_OFFSET = 100_000
 MOST_KEYS = 10_000
 MOST_ITEMS = 10_000
@@ -454,10 +454,3 @@ class MapOut(BaseModel):
     method: str
     found: int
     points: list[Point]
-
-
-def query_of(part: Part, value: Any) -> Query:
-    """Return the query of one part whose value is what a collection takes."""
-    make = Query.vector if part.kind == "vector" else getattr(Query, part.kind)
-    asked: Query = part.weight * make(value)
-    return asked

@@ -32,7 +32,7 @@ SESSION_SECONDS = 7 * 86_400
 OPEN = ("/", "/favicon.ico", "/v1/health", "/v1/session")
 OPEN_BELOW = "/page/"
 # Paths that bring files, and their limit is the one for uploads.
-UPLOADS = ("/items", "/batch", "/uploads")
+UPLOAD_PATHS = ("/items", "/batch", "/uploads")
 SAFE = ("GET", "HEAD", "OPTIONS")
 
 API_POLICY = "default-src 'none'; frame-ancestors 'none'; sandbox"
@@ -185,12 +185,12 @@ class Guard:
         is_foreign = site not in (None, "same-origin", "none") and not (is_page and method == "GET")
         origin = headers.get("origin")
         if origin is not None and method not in SAFE:
-            is_foreign |= urlsplit(origin).netloc.lower() != headers.get("host", "").lower()
+            is_foreign |= _place_in(origin) != headers.get("host", "").lower()
         if is_foreign:
             raise Refused("forbidden", "the request comes from a page of another origin")
 
     def _limit(self, path: str) -> int:
-        is_upload = path.endswith(UPLOADS)
+        is_upload = path.endswith(UPLOAD_PATHS)
         return self._settings.max_upload if is_upload else self._settings.max_body
 
     def _limited(self, receive: Receive, limit: int) -> Receive:
@@ -222,13 +222,21 @@ def _too_large(limit: int) -> Refused:
     return Refused(
         "too-large",
         f"the request has more than {limit} bytes",
-        hint="send less at once, or raise the server's limit (--max-upload)",
+        hint="send less at once; --max-upload is the limit for what brings files",
     )
 
 
 def _length(headers: Headers) -> int:
     length = headers.get("content-length", "")
     return int(length) if length.isdecimal() else 0
+
+
+def _place_in(origin: str) -> str | None:
+    """Return host and port of an Origin header; None of one that is malformed."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def _host_of(header: str) -> str:

@@ -17,10 +17,10 @@ from muomni_search.collection import Collection
 from muomni_search.errors import InvalidInput, MuomniError, NotFound
 from muomni_search.server.cache import Cache
 from muomni_search.server.encoding import Models
-from muomni_search.server.folders import Watches
 from muomni_search.server.jobs import Jobs
 from muomni_search.server.query_files import QueryFiles
 from muomni_search.server.settings import Settings
+from muomni_search.server.watches import Watches
 from muomni_search.server.work import Workers
 from muomni_search.store.engine import DATABASE
 
@@ -116,9 +116,11 @@ class Collections:
             return None
         return self._settings.root / name
 
-    def warm_up(self) -> None:
-        """Load what the first search will need."""
+    def warm_up(self, stop: threading.Event) -> None:
+        """Load what the first search will need, one collection after another until ``stop``."""
         for name in self.names():
+            if stop.is_set():
+                return
             with suppress(MuomniError, OSError):
                 self.get(name).query("warm", 1)
 
@@ -157,7 +159,8 @@ class Served:
         self.models = Models()
         self.cache = Cache()
         self.collections = Collections(settings, self.models)
-        self._scratch = TemporaryDirectory(prefix="muomni-serve-")
+        # A job that hears of nothing until it is done may write there still.
+        self._scratch = TemporaryDirectory(prefix="muomni-serve-", ignore_cleanup_errors=True)
         self.scratch = Path(self._scratch.name)
         self.query_files = QueryFiles(_made(self.scratch / "queries"), settings.upload_bytes)
         self.jobs = Jobs(_made(self.scratch / "jobs"), settings.result_bytes)

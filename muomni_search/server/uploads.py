@@ -6,6 +6,7 @@ limits before anything else is done with it, and known by its content, whatever 
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import shutil
@@ -33,7 +34,9 @@ MOST_FIELDS = 20
 MOST_QUERY_BYTES = 100_000_000
 FIELD_BYTES = 10_000_000
 UNSAFE = re.compile(r"[^\w. -]")
-NAME_CHARACTERS = 80
+# Together well below the 255 bytes that file systems take.
+NAME_BYTES = 160
+SUFFIX_CHARACTERS = 10
 
 
 @asynccontextmanager
@@ -51,17 +54,14 @@ async def files_of(request: Request) -> AsyncIterator[FormData]:
         yield form
 
 
-def keep_file(upload: UploadFile, folder: Path) -> Path:
+def keep_file(upload: UploadFile, name: str, folder: Path) -> Path:
     """Write an upload to a folder of its own below ``folder``; return its path.
 
-    Its own name is kept as far as it is harmless, for those who look into the folder.
+    Its name is kept as far as it is harmless, for those who look into the folder.
     """
-    name = (upload.filename or "").replace("\\", "/").rpartition("/")[2]
-    stem, dot, suffix = UNSAFE.sub("_", name).rpartition(".")
-    safe = f"{stem[:NAME_CHARACTERS]}{dot}{suffix[:10]}".lstrip(".") or "file"
     place = folder / secrets.token_hex(8)
     place.mkdir(parents=True)
-    path = place / safe
+    path = place / _harmless(name)
     upload.file.seek(0)
     try:
         with path.open("xb") as file:
@@ -70,6 +70,14 @@ def keep_file(upload: UploadFile, folder: Path) -> Path:
         shutil.rmtree(place, ignore_errors=True)
         raise
     return path
+
+
+def _harmless(name: str) -> str:
+    """Return what a file may be called here: short, visible, and in one folder."""
+    last = UNSAFE.sub("_", name.replace("\\", "/").rpartition("/")[2]).lstrip(".")
+    stem, suffix = os.path.splitext(last)  # noqa: PTH122  what a client says, no path
+    kept = stem.encode(errors="replace")[:NAME_BYTES].decode(errors="ignore")
+    return f"{kept}{suffix[:SUFFIX_CHARACTERS]}" or "file"
 
 
 FORM = {

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 
 from muomni_search.collection import Collection
-from muomni_search.documents import check_key, hash_content
+from muomni_search.documents import check_key, hash_content, key_prefix
 from muomni_search.errors import InvalidInput, MuomniError
 from muomni_search.ingest.folder import read_file_record
 from muomni_search.ingest.rows import parse_json, read_rows
@@ -95,6 +95,11 @@ BODIES = {
                             "description": "JSON: file name → metadata; * for all files.",
                         },
                         "prefix": {"type": "string"},
+                        "names": {
+                            "type": "string",
+                            "description": "JSON: the file names in their order, where a form "
+                            "cannot spell them (quotes, line breaks).",
+                        },
                     },
                     "required": ["files"],
                 }
@@ -204,13 +209,15 @@ def _add(served: Served, name: str, entries: Iterable[Entry]) -> dict[str, Any]:
     collection = served.collections.get(name)
     with served.writing(name):
         replaced = _Replaced(collection)
-        report = collection.add(replaced.watching(entries), limits=served.settings.limits)
-        replaced.sweep()
+        try:
+            report = collection.add(replaced.watching(entries), limits=served.settings.limits)
+        finally:
+            replaced.sweep()
         return _told(collection, report, {})
 
 
 def _add_files(served: Served, name: str, form: FormData) -> dict[str, Any]:
-    prefix, described = _fields_of(form)
+    uploads, prefix, described = _fields_of(form)
     collection = served.collections.get(name)
     folder = _uploads_of(collection)
     # What a path in an error is called: the key, which is what the client knows.
@@ -218,31 +225,35 @@ def _add_files(served: Served, name: str, form: FormData) -> dict[str, Any]:
     with served.writing(name), disk_errors(folder):
         replaced = _Replaced(collection)
 
-        def entries() -> Iterator[Entry]:
-            for _, upload in form.multi_items():
-                if isinstance(upload, UploadFile):
-                    yield _file_entry(upload, prefix, described, folder, names)
-
+        entries = (
+            _file_entry(upload, given, prefix, described, folder, names)
+            for given, upload in uploads
+        )
         try:
-            report = collection.add(replaced.watching(entries()), limits=served.settings.limits)
+            report = collection.add(replaced.watching(entries), limits=served.settings.limits)
         finally:
             replaced.sweep(names)
         return _told(collection, report, names)
 
 
-def _fields_of(form: FormData) -> tuple[str, Mapping[str, Any]]:
-    """Return what comes with files: what to put before their keys, and their metadata."""
+def _fields_of(form: FormData) -> tuple[list[tuple[str, UploadFile]], str, Mapping[str, Any]]:
+    """Return files by their names, what to put before their keys, and metadata by name."""
     values = {key: value for key, value in form.multi_items() if isinstance(value, str)}
-    unknown = values.keys() - {"prefix", "metadata"}
+    unknown = values.keys() - {"prefix", "metadata", "names"}
     if unknown:
-        raise InvalidInput(f"unknown field {min(unknown)!r}", hint="send files, prefix, metadata")
+        raise InvalidInput(
+            f"unknown field {min(unknown)!r}", hint="send files, prefix, metadata, names"
+        )
     uploads = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
     if not uploads:
         raise InvalidInput("a form without a file", hint="send at least one")
-    try:
-        described = parse_json(values.get("metadata") or "{}")
-    except ValueError as error:
-        raise InvalidInput(f"metadata is no JSON: {error}") from error
+    names = [one.filename or NAMELESS for one in uploads]
+    if "names" in values:
+        names = _json_of("names", values["names"])
+        is_one_each = isinstance(names, list) and len(names) == len(uploads)
+        if not is_one_each or not all(isinstance(one, str) for one in names):
+            raise InvalidInput(f"names is no list of {len(uploads)} texts", hint='send ["a.jpg"]')
+    described = _json_of("metadata", values.get("metadata") or "{}")
     is_right = isinstance(described, dict) and all(
         isinstance(one, dict) for one in described.values()
     )
@@ -250,24 +261,31 @@ def _fields_of(form: FormData) -> tuple[str, Mapping[str, Any]]:
         raise InvalidInput(
             "metadata is no object of objects", hint='send {"a.jpg": {"year": 2020}}'
         )
-    unsent = described.keys() - {EVERY_FILE, *(one.filename or NAMELESS for one in uploads)}
+    unsent = described.keys() - {EVERY_FILE, *names}
     if unsent:
         raise InvalidInput(
             f"metadata of {min(unsent)!r}, which was not sent",
             hint="name a file as it is sent, without the prefix; * is all files",
         )
-    prefix = values.get("prefix", "").strip("/")
-    return prefix + "/" * bool(prefix), described
+    prefix = key_prefix(values.get("prefix"))
+    return list(zip(names, uploads, strict=True)), prefix, described
+
+
+def _json_of(field: str, text: str) -> Any:
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise InvalidInput(f"{field} is no JSON: {error}") from error
 
 
 def _file_entry(
     upload: UploadFile,
+    given: str,
     prefix: str,
     described: Mapping[str, Any],
     folder: Path,
     names: dict[str, str],
 ) -> Entry:
-    given = upload.filename or NAMELESS
     key = prefix + given
     try:
         check_key(key)
@@ -275,7 +293,7 @@ def _file_entry(
             raise InvalidInput(f"a name of {len(key)} characters", hint="give it a shorter one")
     except InvalidInput as error:
         return Problem(given[:100], error.what[:200], error.hint)
-    path = keep_file(upload, folder)
+    path = keep_file(upload, given, folder)
     names[str(path)] = key
     entry = read_file_record(path, key, folder, named=True)
     if isinstance(entry, Record):

@@ -141,7 +141,7 @@ def search(page: Any, words: str) -> None:
 
 
 def card(page: Any, title: str) -> Any:
-    return page.locator(".card", has=page.locator(f'.title bdi:text-is("{title}")'))
+    return page.locator(".card", has=page.locator(f".title bdi:text-is({json.dumps(title)})"))
 
 
 def parts(page: Any) -> list[str]:
@@ -470,14 +470,16 @@ def test_files_are_added_and_failures_are_told_in_both_tabs(opened: Open, tmp_pa
         tab.locator(".card").nth(1).wait_for()
         assert titles(tab) == ["dog.jpg", "dog.ogg"]
     page.locator(".adding").get_by_role("button", name="Close").click()
-    page.locator("#add-files").set_input_files(CORPUS / "owl.txt")
+    quoted = tmp_path / 'an "owl".txt'
+    quoted.write_text((CORPUS / "owl.txt").read_text())
+    page.locator("#add-files").set_input_files(quoted)
     page.locator(".adding", has_text="1 added").wait_for()
-    card(page, "owl.txt").locator(".open").click()
+    card(page, quoted.name).locator(".open").click()
     page.get_by_role("button", name="Remove from the collection").click()
     page.get_by_role("button", name="Really remove it?").click()
-    page.locator(".notice", has_text="owl.txt was removed").wait_for()
-    card(page, "owl.txt").wait_for(state="detached")
-    card(other, "owl.txt").wait_for(state="detached")
+    page.locator(".notice", has_text=f"{quoted.name} was removed").wait_for()
+    card(page, quoted.name).wait_for(state="detached")
+    card(other, quoted.name).wait_for(state="detached")
 
 
 # ---- addresses ---------------------------------------------------------------------------------

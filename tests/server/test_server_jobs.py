@@ -13,7 +13,7 @@ from server_helpers import C, Running, events, problem, running
 
 from muomni_search import run_batch
 from muomni_search.collection import Collection
-from muomni_search.server.jobs import Job
+from muomni_search.server.jobs import Job, Jobs
 from muomni_search.server.settings import Settings
 
 
@@ -59,7 +59,9 @@ def test_a_batch_keeps_no_books_in_the_collection(http: httpx.Client, root: Path
         assert small.store.database.stat().st_size == before
 
 
-def test_a_query_of_a_batch_names_no_file_of_the_server(http: httpx.Client, corpus: Path) -> None:
+def test_a_query_of_a_batch_names_no_file_and_wants_no_end_of_hits(
+    http: httpx.Client, corpus: Path
+) -> None:
     secret = str(corpus / "red.png")
     job = batch(
         http,
@@ -68,11 +70,12 @@ def test_a_query_of_a_batch_names_no_file_of_the_server(http: httpx.Client, corp
         {"plus": [f"image:{secret}"]},
         {"text": "dog", "minus": ["audio:x.wav"]},
         {"text": "dog", "where": "source contains '/'"},
-        {"text": "dog"},
+        {"text": "dog", "k": 10_001},
+        {"text": "dog", "k": 10_000},
     )
     summary = watch(http, job)[-1][1]["summary"]
-    assert (summary["answered"], summary["failed"]) == (1, 5)
-    assert [one["query_id"] for one in summary["errors"]] == [0, 1, 2, 3, 4]
+    assert (summary["answered"], summary["failed"]) == (1, 6)
+    assert [one["query_id"] for one in summary["errors"]] == [0, 1, 2, 3, 4, 5]
     assert str(corpus) not in json.dumps(summary)
 
 
@@ -206,6 +209,31 @@ def test_results_that_take_too_much_are_forgotten(root: Path) -> None:
         assert watch(http, second)[-1][0] == "done"
         problem(http.get(f"/v1/jobs/{first}/result"), 404, "not-found")
         assert http.get(f"/v1/jobs/{second}/result").status_code == 200
+
+
+def test_those_who_ask_for_the_same_at_once_share_a_job(tmp_path: Path) -> None:
+    jobs = Jobs(tmp_path, 1)
+    may_go = threading.Event()
+
+    def work(job: Job) -> Path:
+        assert may_go.wait(20)
+        (job.folder / "a.json").write_text("{}")
+        return job.folder / "a.json"
+
+    def ask(subject: object) -> Job:
+        return jobs.submit(Job("map", "small", subject, tmp_path, work))
+
+    first = ask("this")
+    assert ask("this") is first
+    assert ask("that") is not first
+    assert ask(None) is not ask(None)
+    may_go.set()
+    while not first.is_over:
+        pass
+    assert ask("this") is first
+    jobs.drop(first.id)
+    assert ask("this") is not first
+    jobs.close()
 
 
 def test_a_server_that_stops_cancels_its_jobs(root: Path) -> None:

@@ -154,6 +154,30 @@ def test_texts_that_wait_are_encoded_together_and_each_gets_its_own() -> None:
         np.testing.assert_array_equal(vector, alone)
 
 
+def test_nobody_encodes_for_those_who_come_later() -> None:
+    class Held(Counting):
+        """Holds up its second batch until whoever encoded the first has gone."""
+
+        def encode(self, batch: list[Piece]) -> np.ndarray:
+            if self.batches:
+                first.join(20)
+                assert not first.is_alive()
+            return super().encode(batch)
+
+    encoder = Held()
+    together = Together(encoder)
+    [first], vectors = in_threads(together, ["the first"])
+    assert encoder.has_begun.wait(20)
+    rest, others = in_threads(together, ["another"])
+    while not together._waiting:
+        pass
+    encoder.may_go.set()
+    for thread in rest:
+        thread.join()
+    assert encoder.batches == [1, 1]
+    assert [*vectors, *others] == ["the first", "another"]
+
+
 def test_an_encoder_that_fails_fails_for_those_it_was_asked_by_and_goes_on() -> None:
     class Failing(Counting):
         def encode(self, batch: list[Piece]) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import sqlite3
 
 import pytest
@@ -16,7 +17,7 @@ from muomni_search import (
     NotFound,
     UnreadableFile,
 )
-from muomni_search.server.problems import Refused, kind_of, without_paths
+from muomni_search.server.problems import Refused, answer, kind_of, without_paths
 
 
 @pytest.mark.parametrize(
@@ -69,3 +70,10 @@ def locked() -> sqlite3.OperationalError:
 def test_each_error_has_its_status(error: Exception, name: str, status: int) -> None:
     kind = kind_of(error)
     assert (kind.name, kind.status) == (name, status)
+
+
+def test_a_lock_is_not_called_a_full_disk() -> None:
+    told = json.loads(answer(locked()).body)
+    assert (told["status"], told["detail"]) == (503, "another process writes there")
+    told = json.loads(answer(OSError(errno.ENOSPC, "full")).body)
+    assert (told["status"], told["hint"]) == (507, "free some space and try again")

@@ -59,6 +59,35 @@ def test_it_finishes_what_it_has_and_ends_well(root: Path, number: signal.Signal
     assert "Traceback" not in errors
 
 
+def test_a_second_signal_waits_for_no_client_and_ends_a_watch(root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    with serving("-c", root / "empty", "--watch", folder) as (process, url):
+        port = int(url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as wire:
+            wire.sendall(
+                b"POST /v1/collections/empty/search HTTP/1.1\r\nHost: localhost\r\n"
+                b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+            )
+            assert httpx.get(f"{url}/v1/health").status_code == 200
+            process.send_signal(signal.SIGINT)
+            # It listens no more when it has heard the first one.
+            while is_open(port):
+                pass
+            process.send_signal(signal.SIGINT)
+            code, errors = ended(process)
+    assert code == 0
+    assert "Traceback" not in errors
+
+
+def is_open(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
 def test_a_collection_by_its_directory(root: Path) -> None:
     with serving("-c", root / "small", "-c", root / "empty") as (_, url):
         told = httpx.get(f"{url}/v1/collections").json()["collections"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import httpx
@@ -62,6 +63,8 @@ def test_items_come_page_by_page(http: httpx.Client) -> None:
 
 
 def test_items_by_modality_and_filter(http: httpx.Client) -> None:
+    # An empty filter is no filter that everything passes: it is none at all, and refused.
+    problem(http.get(f"{C}/items", params={"where": ""}), 422, "invalid-input")
     counts = http.get(f"{C}/count", params={"where": "modality != 'audio'"}).json()
     assert counts == {"items": 5, "text": 3, "image": 2, "audio": 0}
     told = http.get(f"{C}/items", params={"modality": ["image", "audio"]}).json()["items"]
@@ -93,7 +96,8 @@ def test_no_answer_says_where_files_lie(http: httpx.Client, corpus: Path) -> Non
     ]
     for answer in answers:
         assert answer.status_code == 200
-        assert not PATH.search(answer.text.replace(f"data:image/{0}", ""))
+        # The letters of a picture may spell anything.
+        assert not PATH.search(re.sub(r"data:image/png;base64,[^\"]*", "", answer.text))
         assert "source" not in answer.text
 
 

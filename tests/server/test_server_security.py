@@ -60,6 +60,7 @@ def test_a_page_of_another_origin_can_neither_write_nor_read(http: httpx.Client)
     for headers in (
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
+        {"Origin": "http://["},
         {"Origin": "http://127.0.0.1:1"},
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "same-site"},
@@ -71,7 +72,8 @@ def test_a_page_of_another_origin_can_neither_write_nor_read(http: httpx.Client)
     problem(read, 403, "forbidden")
     assert http.get("/", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 200
     own = {"Origin": str(http.base_url).rstrip("/"), "Sec-Fetch-Site": "same-origin"}
-    assert http.post(f"{C}/search", json={"parts": [{"kind": "text", "value": "x"}]}, headers=own)
+    asked = {"parts": [{"kind": "text", "value": "x"}]}
+    assert http.post(f"{C}/search", json=asked, headers=own).status_code == 200
     assert http.get(f"{C}/item?key=dog.txt").status_code == 200
 
 
@@ -266,8 +268,8 @@ def test_headers_without_end_are_cut_off(narrow: Running) -> None:
             for _ in range(2_000):
                 wire.sendall(b"x" * 1_000)
             answer = wire.recv(1_000)
-        except OSError:
-            pass
+        except ConnectionError:
+            pass  # but no wait in vain
         else:
             assert b" 431 " in answer or b" 400 " in answer
 

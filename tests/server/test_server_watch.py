@@ -11,8 +11,10 @@ from click.testing import CliRunner
 from server_helpers import C, running
 
 from muomni_search import Collection
-from muomni_search.cli.serve import command
+from muomni_search.cli.main import cli
+from muomni_search.server import watches
 from muomni_search.server.settings import Settings
+from muomni_search.store.files import remove_store
 
 WAIT_SECONDS = 60.0
 
@@ -47,6 +49,25 @@ def test_what_comes_and_goes_in_a_folder_is_found_and_lost(tmp_path: Path) -> No
         assert keys_until(http, left) == left
 
 
+def test_a_watch_goes_on_with_a_collection_that_was_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watches, "AGAIN_SECONDS", 0.2)
+    folder, directory = tmp_path / "notes", tmp_path / "small"
+    folder.mkdir()
+    (folder / "dog.txt").write_text("A note on the dog.")
+    Collection.create(directory, model="hashing").close()
+    settings = Settings(collections={"small": directory}, watched={"small": (folder,)})
+    with running(settings) as server, httpx.Client(base_url=server.url, timeout=60) as http:
+        assert keys_until(http, {"dog.txt"}) == {"dog.txt"}
+        remove_store(directory)
+        assert http.get(f"{C}/items").status_code == 404
+        Collection.create(directory, model="hashing").close()
+        assert keys_until(http, {"dog.txt"}) == {"dog.txt"}
+        (folder / "owl.txt").write_text("A note on the owl.")
+        assert keys_until(http, {"dog.txt", "owl.txt"}) == {"dog.txt", "owl.txt"}
+
+
 @pytest.mark.parametrize(
     ("args", "told"),
     [
@@ -57,6 +78,6 @@ def test_what_comes_and_goes_in_a_folder_is_found_and_lost(tmp_path: Path) -> No
 def test_a_watch_needs_a_collection_and_a_folder(
     args: list[str], told: str, tmp_path: Path
 ) -> None:
-    result = CliRunner().invoke(command, [one.format(folder=tmp_path) for one in args])
+    result = CliRunner().invoke(cli, ["serve", *(one.format(folder=tmp_path) for one in args)])
     assert result.exit_code == 2
     assert told in result.stderr

@@ -173,7 +173,8 @@ def test_a_replacement_that_cannot_be_used_replaces_nothing(
 
 @pytest.mark.parametrize(
     "name", ["../../../evil.txt", "/etc/evil.txt", "..\\..\\evil.txt", "a/../../evil.txt", "..",
-             ".hidden", "ev\u202eil.txt", "x" * 300 + ".txt", "évil.txt", "a b;c'd`$(e).txt"],
+             ".hidden", "ev\u202eil.txt", "x" * 300 + ".txt", "évil.txt", "a b;c'd`$(e).txt",
+             "\U0001d400" * 99 + ".txt", "漢" * 99 + "." + "字" * 9, "no dot " * 9],
 )  # fmt: skip
 def test_no_name_of_a_file_leads_out_of_the_folder(
     http: httpx.Client, tmp_path: Path, name: str
@@ -248,10 +249,14 @@ def test_bodies_that_are_no_items(http: httpx.Client) -> None:
     twice = b'{"items": [{"text": "x", "text": "y"}]}'
     problem(http.post(ITEMS, content=twice, headers={"Content-Type": "application/json"}), 400,
             "malformed")  # fmt: skip
-    # The last is of a file that is called otherwise: its metadata would be lost.
-    for metadata in ("[", "[1]", '{"a": 1}', '{"*": {}, "b.txt": {"year": 2020}}'):
-        answer = http.post(ITEMS, files=[("files", ("a.txt", b"x"))], data={"metadata": metadata})
-        problem(answer, 422, "invalid-input")
+    for field, values in (
+        # The last is of a file that is called otherwise: its metadata would be lost.
+        ("metadata", ("[", "[1]", '{"a": 1}', '{"*": {}, "b.txt": {"year": 2020}}')),
+        ("names", ("[", "{}", "[]", "[1]", '["a", "b"]')),
+    ):
+        for value in values:
+            answer = http.post(ITEMS, files=[("files", ("a.txt", b"x"))], data={field: value})
+            problem(answer, 422, "invalid-input")
     assert keys(http) == []
 
 

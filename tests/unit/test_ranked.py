@@ -80,6 +80,11 @@ def test_the_first_row_of_an_item_stands_for_it(hits):
     assert rows_of(hits).best_of_items().items.tolist() == [item for _, item, _ in expected]
 
 
+def test_a_row_that_is_nobodys_is_no_other_row():
+    rows = rows_of([(0, 5, 0.3), (1, -1, 0.2), (1, 5, 0.1)])
+    assert rows.best_of_items().items.tolist() == [5, -1, 5]
+
+
 @given(st.lists(HIT, max_size=30), st.sets(st.tuples(st.integers(0, 3), st.integers(1, 40))))
 def test_items_are_left_out_of_the_queries_that_name_them_alone(hits, named):
     queries, items = (np.array([pair[at] for pair in named], np.int64) for at in (0, 1))

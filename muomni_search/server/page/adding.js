@@ -86,6 +86,7 @@ export function useAdding(changed) {
       }
       const form = new FormData();
       for (const { file, name } of batch) form.append("files", file, name);
+      form.append("names", JSON.stringify(batch.map(({ name }) => name)));  // a form spells " as %22
       try {
         const report = await sendPatiently(batch[0].collection, form, part => setTold(old => ({ ...old, part: part * batch.length })));
         setTold(old => ({
