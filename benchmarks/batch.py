@@ -34,6 +34,9 @@ DEAD_SHARE = 0.1
 ALL_K = (10, 100)
 # Small tiles stay in the caches; large ones wait less for one another on a busy machine.
 TILES = (1_024, 4_096)
+# Queries of a small batch; the numbers from which on FAISS, as installed, multiplies by BLAS.
+FEW = (16, 64, 256)
+FAISS_THRESHOLD = 128_000
 INSTALLED = "`faiss.knn`, as installed"
 # Run in a child that does not import this package, whose import mends what is measured here.
 AS_INSTALLED = """
@@ -131,6 +134,28 @@ def batches(
         )  # fmt: skip
 
 
+def small_batches(rows: np.ndarray, queries: np.ndarray, rounds: int) -> Iterator[Sequence[str]]:
+    options = faiss_index.faiss.cvar
+    ours = int(options.distance_compute_blas_threshold)
+
+    def ask(few: int, threshold: int) -> float:
+        options.distance_compute_blas_threshold = threshold
+        try:
+            return seconds(faiss_index.nearest, queries[:few], rows, ALL_K[0])
+        finally:
+            options.distance_compute_blas_threshold = ours
+
+    tasks = {
+        (str(few), str(threshold)): partial(ask, few, threshold)
+        for few in FEW
+        for threshold in (FAISS_THRESHOLD, ours)
+    }
+    best = quickest(tasks, rounds)
+    for few in map(str, FEW):
+        before, now = best[few, str(FAISS_THRESHOLD)], best[few, str(ours)]
+        yield few, f"{1e3 * before:.0f}", f"{1e3 * now:.0f}", f"{before / now:.1f}"
+
+
 def neighbors(rows: np.ndarray, rounds: int, scratch: Path) -> Iterator[Sequence[str]]:
     outputs = count()
     with Collection.create(scratch / "neighbors", model="base") as collection:
@@ -161,6 +186,10 @@ def main() -> None:
         table(
             ("batch", "k", "queries/s", "GFLOP/s", "of the products alone", "of `faiss.knn`"),
             batches(rows, queries, options.rounds, scratch),
+        )
+        table(
+            ("queries at once", "ms as installed", "ms with the threshold set here", "times"),
+            small_batches(rows, queries, options.rounds),
         )
         table(
             ("`write_neighbors`, items", "k", "seconds", "items/s"),
