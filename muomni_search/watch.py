@@ -196,7 +196,7 @@ class _Watch:
     ) -> None:
         self._collection = collection
         self._own = collection.directory.resolve()
-        self._database = _place_of(collection.store.database)
+        self._known_by = self._identity()
         self._roots = roots
         self._stop = stop
         self._prefix = prefix
@@ -343,11 +343,22 @@ class _Watch:
         Raises:
             NotFound: It was dropped or replaced.
         """
-        if _place_of(self._collection.store.database) != self._database:
+        if self._identity() != self._known_by:
             raise NotFound(
                 f"{self._collection.directory} is gone: it was dropped or replaced meanwhile",
                 hint="watch again when it is there",
             )
+
+    def _identity(self) -> tuple[tuple[int, int], str] | None:
+        """Return what the collection is known by: its place, which another may get, and its birth.
+
+        None when it is not there.
+        """
+        place = _place_of(self._collection.store.database)
+        if place is None:
+            return None
+        with self._collection.store.snapshot() as snapshot:
+            return place, snapshot.state.created
 
     # ---- what is done about it ---------------------------------------------------------------
 

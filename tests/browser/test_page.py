@@ -211,7 +211,7 @@ def test_typing_searches_and_is_one_step_back(opened: Open) -> None:
     wait_for_hits(page, part="p=text%3Alion+roars")
     page.go_back()
     page.wait_for_function("() => !location.hash.includes('p=')")
-    assert page.locator("#words").input_value() == ""
+    page.wait_for_function("() => document.querySelector('#words').value === ''")
     page.go_forward()
     wait_for_hits(page, part="p=text%3Alion+roars")
     assert page.locator("#words").input_value() == "lion roars"

@@ -32,7 +32,7 @@ def complete(words: str, position: int) -> list[str]:
 
 
 def test_commands_are_completed() -> None:
-    assert complete("muomni se", 1) == ["plain,search"]
+    assert complete("muomni sea", 1) == ["plain,search"]
 
 
 def test_options_and_choices_are_completed() -> None:
