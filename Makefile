@@ -74,6 +74,7 @@ speed: $(READY) ## speed of each part, beside its bare cost
 	$(BIN)/python benchmarks/encoders.py
 	$(BIN)/python benchmarks/duplicates.py
 	$(BIN)/python benchmarks/map.py
+	$(BIN)/python benchmarks/serve.py
 
 model: $(READY) ## rebuild the model `base` from the named packages and compare
 	$(BIN)/python scripts/build_base_model.py --check
