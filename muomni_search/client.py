@@ -16,13 +16,13 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 from urllib.parse import quote
 
 import httpx
 import numpy as np
 
+from muomni_search.closing import Closing
 from muomni_search.errors import (
     CheckpointError,
     Conflict,
@@ -69,7 +69,7 @@ PAGE_ITEMS = 1_000
 TIMEOUT = httpx.Timeout(60.0, read=3_600.0)
 
 
-class Client:
+class Client(Closing):
     """A connection to a server; close it, or use it as a context manager.
 
     Args:
@@ -129,19 +129,8 @@ class Client:
         """Close the connection."""
         self._http.close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class RemoteCollection:
+class RemoteCollection(Closing):
     """A collection on a server: ``Collection``'s verbs, asked over HTTP.
 
     Args:
@@ -304,17 +293,6 @@ class RemoteCollection:
     def close(self) -> None:
         """Close the connection that it came from."""
         self._client.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # ---- what goes over the wire ---------------------------------------------------------
 

@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from muomni_search import frames, indexing
+from muomni_search.closing import Closing
 from muomni_search.encoders.model import is_name, load_model
 from muomni_search.encoders.protocol import Model
 from muomni_search.errors import CheckpointError, Conflict, InvalidInput, MuomniError, NotFound
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["Collection", "Limits", "Modalities", "Ranked", "View", "Where"]
 
 
-class Collection:
+class Collection(Closing):
     """Items of three modalities in one space, with their vectors, on disk.
 
     Made by ``create`` or ``open``; usable from several threads; close it, or use it as a
@@ -130,17 +130,6 @@ class Collection:
         """Let go of the files."""
         self._loaded.forget()
         self._store.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # ---- writing -------------------------------------------------------------------------
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.progress import (
@@ -19,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+from muomni_search.closing import Closing
 
 # Redrawing costs far more than the fastest step (ready vectors come in by 50,000 a second).
 REDRAW_SECONDS = 0.1
@@ -38,7 +38,7 @@ class _Rate(ProgressColumn):
         return Text(f"{speed:,.{0 if speed >= 10 else 1}f} {self._unit}/s")
 
 
-class Bar:
+class Bar(Closing):
     """Shows the stages of a long job; gone when the job ends.
 
     Args:
@@ -65,15 +65,8 @@ class Bar:
         self._pending = 0
         self._drawn = 0.0
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Take the bar away."""
         if self._bars.live.is_started:
             self._bars.stop()
 

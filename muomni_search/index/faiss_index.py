@@ -54,7 +54,7 @@ def _import_faiss() -> Any:
 
 faiss = _import_faiss()
 # From so many numbers on (16 queries) FAISS multiplies by BLAS. As the wheel has it, 128,000, the
-# next 480 queries take up to eleven times as long, and learning the codes half as long again.
+# next 480 queries take up to eleven times as long (benchmarks/batch.py).
 faiss.cvar.distance_compute_blas_threshold = 16 * DIM
 
 

@@ -58,17 +58,18 @@ def summarise_fields(
 
 def lacking_fields(snapshot: Snapshot, condition: Filter) -> dict[str, list[str]]:
     """Return the metadata fields of a filter that no item has, and to each those spelled alike."""
-    lacking = {}
+    lacking = []
     for names in sorted(fields_of(condition) - COLUMNS.keys()):
         has_it = filter_to_sql(Test(names, "is not null"))
         found = select(tables.items.c.id).where(has_it).limit(1)
         if snapshot.connection.execute(found).first() is None:
-            # An index is no field: one may be kept of what no item has.
-            known = [
-                name for name, one in summarise_fields(snapshot, most=PAGE).items() if one["items"]
-            ]
-            lacking[spell_field(names)] = get_close_matches(spell_field(names), known)
-    return lacking
+            lacking.append(spell_field(names))
+    if not lacking:
+        return {}
+    # An index is no field: one may be kept of what no item has.
+    fields = summarise_fields(snapshot, most=PAGE)
+    known = [name for name, one in fields.items() if one["items"]]
+    return {name: get_close_matches(name, known) for name in lacking}
 
 
 def _count(counter: Counter[Any], value: Any) -> None:

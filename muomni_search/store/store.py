@@ -12,12 +12,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from sqlalchemy import Connection, Engine, insert
 
 from muomni_search import durable
+from muomni_search.closing import Closing
 from muomni_search.errors import Conflict, CorruptData, NotFound
 from muomni_search.items import Item
 from muomni_search.store import tables
@@ -75,7 +74,7 @@ CHECKS = 3
 READER_SECONDS = 2.0
 
 
-class Store:
+class Store(Closing):
     """A collection's directory: ``collection.db``, ``vectors/`` and ``index/``.
 
     Made by ``create`` or ``open``; usable from several threads, each with a snapshot of its own.
@@ -153,17 +152,6 @@ class Store:
         """Close the connections; memory maps live as long as somebody holds them."""
         self._newest = None
         self._engine.dispose()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def database(self) -> Path:
