@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from fastapi import Response
 
@@ -37,6 +39,7 @@ WRITERS = 4
 WRITE_SECONDS = 60.0
 
 Identity = tuple[int, int]
+T = TypeVar("T")
 
 
 class Collections:
@@ -179,12 +182,17 @@ class Served:
         self.writes = Workers(
             "changes", running=WRITERS, waiting=settings.waiting, deadline=WRITE_SECONDS
         )
-        self._writing: dict[str, threading.Lock] = {}
+        # Each as long as somebody holds it or waits for it.
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._watches = Watches(settings.watched, self.collections.get, settings.limits)
 
-    def writing(self, name: str) -> threading.Lock:
-        """Return the lock that changes of a collection through this server take in turn."""
-        return self._writing.setdefault(name, threading.Lock())
+    async def change(self, name: str, work: Callable[[], T]) -> T:
+        """Change a collection in a thread, one change after another; others' go on meanwhile.
+
+        Raises:
+            Refused: Too many changes are waiting already, or it took too long until its turn.
+        """
+        return await self.writes.run(work, turn=self._turns.setdefault(name, asyncio.Lock()))
 
     def workers(self) -> Iterator[Workers]:
         """Yield the kinds of workers."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import TypeVar
 
 from muomni_search.server.problems import Refused
@@ -32,26 +33,36 @@ class Workers:
         self._free = asyncio.Semaphore(running)
         self._pool = ThreadPoolExecutor(running, f"muomni-{name}")
 
-    async def run(self, work: Callable[[], T]) -> T:
+    async def run(self, work: Callable[[], T], *, turn: asyncio.Lock | None = None) -> T:
         """Do it in a thread; wait for one as long as the deadline says.
+
+        Args:
+            work: What to do.
+            turn: A lock that is taken before a thread is, and held until the work is done: those
+                who do the same in turn wait here, and take no thread from others.
 
         Raises:
             Refused: Too many are waiting already, or it took too long until one was free.
         """
-        if self._free.locked() and self.waiting >= self._most:
+        must_wait = self._free.locked() or (turn is not None and turn.locked())
+        if must_wait and self.waiting >= self._most:
             raise self._busy()
-        self.waiting += 1
-        try:
-            async with asyncio.timeout(self._deadline):
-                await self._free.acquire()
-        except TimeoutError as error:
-            raise self._busy() from error
-        finally:
-            self.waiting -= 1
-        loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self._pool, work)
-        # Not when whoever asked has left: the thread works on till the end.
-        future.add_done_callback(lambda _: self._free.release())
+        with ExitStack() as places:
+            self.waiting += 1
+            try:
+                async with asyncio.timeout(self._deadline):
+                    for place in (turn, self._free):
+                        if place is not None:
+                            await place.acquire()
+                            places.callback(place.release)
+            except TimeoutError as error:
+                raise self._busy() from error
+            finally:
+                self.waiting -= 1
+            future = asyncio.get_running_loop().run_in_executor(self._pool, work)
+            # Not when whoever asked has left: the thread works on till the end.
+            held = places.pop_all()
+            future.add_done_callback(lambda _: held.close())
         return await asyncio.shield(future)
 
     def _busy(self) -> Refused:

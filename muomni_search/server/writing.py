@@ -61,7 +61,7 @@ Entry = Record | Problem
 async def create(context: Context, asked: schemas.NewCollection) -> Response:
     """Make an empty collection."""
     _check_writable(context)
-    await context.writes.run(lambda: context.collections.create(asked.name, asked.model))
+    await context.change(asked.name, lambda: context.collections.create(asked.name, asked.model))
     return context.json({"name": asked.name}, 201)
 
 
@@ -122,14 +122,14 @@ async def add(context: Context, request: Request, name: Name) -> Response:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         async with files_of(request) as form:
-            told = await context.writes.run(lambda: _add_files(context, name, form))
+            told = await context.change(name, lambda: _add_files(context, name, form))
     elif kind in ("application/x-ndjson", "application/jsonl", "application/json"):
         with TemporaryDirectory(dir=context.scratch) as folder:
             path = Path(folder, "items.jsonl")
             most = JSON_BYTES if kind == "application/json" else None
             await _receive(request, path, most)
             read = _listed_items if kind == "application/json" else _lines
-            told = await context.writes.run(lambda: _add(context, name, read(path)))
+            told = await context.change(name, lambda: _add(context, name, read(path)))
     else:
         raise Refused(
             "unsupported-media",
@@ -207,13 +207,12 @@ def _entry(origin: str, new: schemas.NewRecord) -> Entry:
 def _add(served: Served, name: str, entries: Iterable[Entry]) -> dict[str, Any]:
     """Add entries to a collection; return what is answered."""
     collection = served.collections.get(name)
-    with served.writing(name):
-        replaced = _Replaced(collection)
-        try:
-            report = collection.add(replaced.watching(entries), limits=served.settings.limits)
-        finally:
-            replaced.sweep()
-        return _told(collection, report, {})
+    replaced = _Replaced(collection)
+    try:
+        report = collection.add(replaced.watching(entries), limits=served.settings.limits)
+    finally:
+        replaced.sweep()
+    return _told(collection, report, {})
 
 
 def _add_files(served: Served, name: str, form: FormData) -> dict[str, Any]:
@@ -222,7 +221,7 @@ def _add_files(served: Served, name: str, form: FormData) -> dict[str, Any]:
     folder = _uploads_of(collection)
     # What a path in an error is called: the key, which is what the client knows.
     names: dict[str, str] = {}
-    with served.writing(name), disk_errors(folder):
+    with disk_errors(folder):
         replaced = _Replaced(collection)
 
         entries = (
@@ -334,7 +333,7 @@ def _told(collection: Collection, report: Report, names: Mapping[str, str]) -> d
 async def delete_item(context: Context, name: Name, key: Key) -> Response:
     """Delete one item."""
     _check_writable(context)
-    return context.json(await context.writes.run(lambda: _delete(context, name, [key], None)))
+    return context.json(await context.change(name, lambda: _delete(context, name, [key], None)))
 
 
 @router.post("/v1/collections/{name}/delete", tags=["items"], response_model=schemas.Deleted,
@@ -343,7 +342,7 @@ async def delete(context: Context, name: Name, asked: schemas.Deletion) -> Respo
     """Delete items by key, by a filter, or both; when a key is not there, none is."""
     _check_writable(context)
     return context.json(
-        await context.writes.run(lambda: _delete(context, name, asked.keys, asked.where))
+        await context.change(name, lambda: _delete(context, name, asked.keys, asked.where))
     )
 
 
@@ -352,13 +351,12 @@ def _delete(
 ) -> dict[str, Any]:
     condition = filter_of(where)
     collection = served.collections.get(name)
-    with served.writing(name):
-        replaced = _Replaced(collection)
-        replaced.remember(keys)
-        if condition is not None:
-            replaced.remember([item.key for item in collection.items(where=condition)])
-        deleted = collection.delete(keys, where=condition)
-        replaced.sweep()
+    replaced = _Replaced(collection)
+    replaced.remember(keys)
+    if condition is not None:
+        replaced.remember([item.key for item in collection.items(where=condition)])
+    deleted = collection.delete(keys, where=condition)
+    replaced.sweep()
     return {"deleted": deleted}
 
 

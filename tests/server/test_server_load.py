@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from server_helpers import C, Running, problem, running
 
+from muomni_search import Collection
 from muomni_search.encoders.model import load_model
 from muomni_search.encoders.protocol import Piece
 from muomni_search.items import Modality
 from muomni_search.server.encoding import Models, Together
+from muomni_search.server.served import WRITERS
 from muomni_search.server.settings import Settings
 
 
@@ -77,6 +79,32 @@ def test_a_thousand_clients_are_all_answered(server: Running) -> None:
     with httpx.Client(base_url=server.url) as http:
         assert http.get(f"{C}/search?q=dog").status_code == 200
     assert server.served.searches.waiting == 0
+
+
+def test_changes_of_one_collection_take_no_thread_from_those_of_another(tmp_path: Path) -> None:
+    for name in ("busy", "idle"):
+        Collection.create(tmp_path / name, model="hashing").close()
+    body = {"items": [{"text": "words"}]}
+    with (
+        running(Settings(root=tmp_path)) as server,
+        httpx.Client(base_url=server.url, timeout=60) as http,
+    ):
+        answers: list[int] = []
+
+        def add() -> None:
+            answers.append(http.post("/v1/collections/busy/items", json=body).status_code)
+
+        threads = [threading.Thread(target=add) for _ in range(2 * WRITERS)]
+        # As a program does that writes there, so that nothing sent to this server gets through.
+        with Collection.open(tmp_path / "busy") as busy, busy.store.write():
+            for thread in threads:
+                thread.start()
+            while server.served.writes.waiting < WRITERS:
+                pass
+            assert http.post("/v1/collections/idle/items", json=body).json()["added"] == 1
+        for thread in threads:
+            thread.join()
+    assert answers == [200] * len(threads)
 
 
 def test_an_answer_is_not_held_back(server: Running) -> None:
