@@ -16,6 +16,7 @@ from muomni_search.server import (
     exploring,
     front,
     job_routes,
+    leaving,
     media,
     metrics,
     problems,
@@ -68,6 +69,8 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(module.router, dependencies=[Depends(only_known)])
     app.mount("/page", StaticFiles(directory=front.PAGE), name="page")
     app.state.sessions = security.Sessions(settings.token)
+    # The last is the outermost.
+    app.add_middleware(leaving.Leaving)
     app.add_middleware(security.Guard, settings=settings, sessions=app.state.sessions)
     app.add_middleware(metrics.Meter)
     _describe(app)

@@ -63,7 +63,12 @@ class Workers:
             # Not when whoever asked has left: the thread works on till the end.
             held = places.pop_all()
             future.add_done_callback(lambda _: held.close())
-        return await asyncio.shield(future)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            # Whoever asked has left. The thread still reads what goes with the request.
+            await asyncio.wait([future])
+            raise
 
     def _busy(self) -> Refused:
         return Refused(

@@ -114,16 +114,63 @@ def test_an_answer_is_not_held_back(server: Running) -> None:
     assert listener.proto == socket.IPPROTO_TCP
 
 
-def test_a_client_that_leaves_gives_its_place_back_in_time(root: Path) -> None:
-    settings = Settings(root=root, searches=1, waiting=6, deadline=30)
+def test_a_client_that_leaves_keeps_no_place(root: Path) -> None:
+    settings = Settings(root=root, searches=1, waiting=2, deadline=600)
+    body = b'{"parts": [{"kind": "text", "value": "dog"}]}'
+    head = b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
     done = threading.Event()
     with running(settings) as server, httpx.Client(base_url=server.url, timeout=30) as http:
         occupy(server, done)
-        for _ in range(5):
-            with server.connect() as wire:
-                wire.sendall(f"GET {C}/search?q=dog HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        for request in (
+            f"GET {C}/search?q=dog HTTP/1.1\r\nHost: localhost\r\n\r\n".encode(),
+            f"POST {C}/search HTTP/1.1\r\nHost: localhost\r\n".encode() + head + body,
+        ):
+            with server.connect() as wire, server.connect() as other:
+                for one in (wire, other):
+                    one.sendall(request)
+                while server.served.searches.waiting < 2:
+                    pass
+                problem(http.get(f"{C}/search?q=dog"), 429, "too-many-requests")
+            while server.served.searches.waiting:
+                pass
         done.set()
         assert http.get(f"{C}/search?q=dog").status_code == 200
+
+
+def test_a_change_whose_client_leaves_in_the_queue_is_none_and_one_begun_is_whole(
+    tmp_path: Path,
+) -> None:
+    Collection.create(tmp_path / "small", model="hashing").close()
+
+    def request(key: str) -> bytes:
+        body = b'--b\r\nContent-Disposition: form-data; name="files"; filename="%b"\r\n\r\nwords'
+        form = body % key.encode() + b"\r\n--b--\r\n"
+        return (
+            f"POST {C}/items HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(form)}\r\n"
+            "Content-Type: multipart/form-data; boundary=b\r\n\r\n"
+        ).encode() + form
+
+    with (
+        running(Settings(root=tmp_path)) as server,
+        httpx.Client(base_url=server.url, timeout=60) as http,
+    ):
+        writes = server.served.writes
+        with (
+            Collection.open(tmp_path / "small") as small,
+            small.store.write(),
+            server.connect() as begun,
+        ):
+            begun.sendall(request("begun.txt"))
+            while not (tmp_path / "small-uploads").exists():
+                pass
+            with server.connect() as queued:
+                queued.sendall(request("queued.txt"))
+                while not writes.waiting:
+                    pass
+            while writes.waiting:
+                pass
+        assert http.post(f"{C}/items", json={"items": [{"key": "n", "text": "x"}]}).is_success
+        assert [one["key"] for one in http.get(f"{C}/items").json()["items"]] == ["begun.txt", "n"]
 
 
 # ---- queries that are encoded together -----------------------------------------------------------
