@@ -54,7 +54,8 @@ async def explain_item(context: Context, name: Name, asked: schemas.ExplainReque
 
     def look() -> dict[str, Any]:
         query = asked_of(context, asked.parts)
-        explanation = explain(context.collections.get(name), query, asked.key)
+        with context.collections.open(name) as collection:
+            explanation = explain(collection, query, asked.key)
         told = explanation.as_dict()
         del told["source"]
         for part in told["parts"]:
@@ -102,14 +103,14 @@ async def get_map(
         )
 
     def look() -> Job:
-        collection = context.collections.get(name)
-        with collection.view() as view:
+        with context.collections.open(name) as collection, collection.view() as view:
             if not any(one["items"] for one in view.snapshot.counts().values()):
                 raise InvalidInput(f"{name} has no item to show", hint="add some")
             subject = (name, view.snapshot.state.created, view.version, limit)
 
         def work(job: Job) -> Path:
-            drawn = make_map(context.collections.get(name), limit=limit, progress=job)
+            with context.collections.open(name) as collection:
+                drawn = make_map(collection, limit=limit, progress=job)
             path = job.folder / "map.json"
             path.write_text(json.dumps(_drawn(drawn), ensure_ascii=False), "utf-8")
             return path
@@ -180,7 +181,7 @@ FORM = {
 )
 async def batch(context: Context, request: Request, name: Name) -> Response:
     """Answer a file of queries in the background; what cannot be answered is left out."""
-    context.collections.get(name)
+    context.collections.find(name)  # before all of the body is here
     async with files_of(request) as form:
         upload, output, k, where, modality = _batch_options(form)
         suffix = Path(upload.filename or "").suffix.lower()
@@ -192,16 +193,17 @@ async def batch(context: Context, request: Request, name: Name) -> Response:
         def work(job: Job) -> Path:
             [queries] = job.folder.glob("*/*")
             answers = job.folder / f"answers.{output}"
-            report = run_batch(
-                context.collections.get(name),
-                queries,
-                answers,
-                k=k,
-                where=where,
-                modality=modality,
-                progress=job,
-                is_foreign=True,
-            )
+            with context.collections.open(name) as collection:
+                report = run_batch(
+                    collection,
+                    queries,
+                    answers,
+                    k=k,
+                    where=where,
+                    modality=modality,
+                    progress=job,
+                    is_foreign=True,
+                )
             shutil.rmtree(queries.parent)
             job.summary = {
                 "answered": report.answered,

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 
-from muomni_search.collection import Collection
 from muomni_search.errors import MuomniError, NotFound
 from muomni_search.figures import envelope, file_of, shrink
 from muomni_search.ingest.audio import SAMPLE_RATE
@@ -21,6 +20,7 @@ from muomni_search.ingest.sniff import HEAD_BYTES, media_type
 from muomni_search.items import Item, Modality
 from muomni_search.server import schemas
 from muomni_search.server.context import Context, Key, Name, problems
+from muomni_search.server.served import Served
 from muomni_search.server.settings import Settings
 from muomni_search.store.records import Known
 
@@ -97,14 +97,14 @@ def told_type(item: Any) -> str | None:
     return TYPES.get(os.path.splitext(item.source or item.key)[1].lower())  # noqa: PTH122
 
 
-def _found(collection: Collection, key: str, settings: Settings) -> tuple[Item, Path | None]:
+def _found(served: Served, name: str, key: str) -> tuple[Item, Path | None]:
     """Return an item and the file that shows it; None for a text."""
-    with collection.view() as view:
+    with served.collections.open(name) as collection, collection.view() as view:
         [item] = view.get([key])
         known = view.snapshot.known([key])[key]
     if item.modality == Modality.TEXT:
         return item, None
-    return item, path_of(item, known, settings)
+    return item, path_of(item, known, served.settings)
 
 
 def send_file(request: Request, path: Path, *, name: str, modality: Modality) -> Response:
@@ -167,7 +167,7 @@ async def original(context: Context, request: Request, name: Name, key: Key) -> 
     """Send the file of a picture or a sound, or a range of it, or the text of a text."""
 
     def look() -> Response:
-        item, path = _found(context.collections.get(name), key, context.settings)
+        item, path = _found(context, name, key)
         if path is not None:
             return send_file(request, path, name=item.key, modality=item.modality)
         if item.text is None:
@@ -193,7 +193,7 @@ async def thumbnail(
     """Send a picture made small: WebP, its longer side ``size`` pixels at most."""
 
     def make() -> Response:
-        item, path = _found(context.collections.get(name), key, context.settings)
+        item, path = _found(context, name, key)
         if path is None or item.modality != Modality.IMAGE:
             raise NotFound(f"{item.key!r} is no picture", hint="a sound has a waveform")
         return _made(
@@ -213,7 +213,7 @@ async def waveform(context: Context, request: Request, name: Name, key: Key) -> 
     """Send the envelope of a sound: bars from 0 to 1, and how long it is."""
 
     def make() -> Response:
-        item, path = _found(context.collections.get(name), key, context.settings)
+        item, path = _found(context, name, key)
         if path is None or item.modality != Modality.AUDIO:
             raise NotFound(f"{item.key!r} is no sound", hint="a picture has a thumbnail")
         return _made(

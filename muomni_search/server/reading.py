@@ -126,7 +126,7 @@ async def list_collections(context: Context) -> Response:
 def _counted(served: Served, name: str) -> dict[str, Any]:
     counts: dict[str, Any] = dict.fromkeys(("items", *map(str, Modality)), 0)
     try:
-        with served.collections.get(name).view() as view:
+        with served.collections.open(name) as collection, collection.view() as view:
             for modality, count in view.snapshot.counts().items():
                 counts[str(modality)] = count["items"]
                 counts["items"] += count["items"]
@@ -150,7 +150,8 @@ async def stats(context: Context, name: Name) -> Response:
     """Tell of a collection: items, segments, bytes, model and index, a modality and in sum."""
 
     def look() -> dict[str, Any]:
-        told = context.collections.get(name).stats()
+        with context.collections.open(name) as collection:
+            told = collection.stats()
         for one in (told, *(told[str(modality)] for modality in Modality)):
             one["model"] = {**one["model"], "name": _model_name(one["model"]["name"])}
         return {"name": name, **told}
@@ -173,7 +174,7 @@ async def list_items(
     def look() -> dict[str, Any]:
         condition = filter_of(_spelled(where))
         wanted = [Modality(one) for one in modality] if modality else None
-        with context.collections.get(name).view() as view:
+        with context.collections.open(name) as collection, collection.view() as view:
             items = list(view.snapshot.iter_items(condition, wanted, limit=limit + 1, after=after))
             known = view.snapshot.known([item.key for item in items])
         page = items[:limit]
@@ -206,7 +207,9 @@ async def count_items(
     """Count the items that a filter lets through: all, and of each modality."""
 
     def look() -> dict[str, int]:
-        counts = context.collections.get(name).count(where=filter_of(_spelled(where)))
+        condition = filter_of(_spelled(where))
+        with context.collections.open(name) as collection:
+            counts = collection.count(where=condition)
         own = {str(modality): count for modality, count in counts.items()}
         return {"items": sum(own.values()), **own}
 
@@ -219,7 +222,7 @@ async def get_item(context: Context, name: Name, key: Key, vectors: bool = False
     """Tell of one item."""
 
     def look() -> dict[str, Any]:
-        with context.collections.get(name).view() as view:
+        with context.collections.open(name) as collection, collection.view() as view:
             [item] = view.get([key], vectors=vectors)
             return _item(item, view.snapshot.known([key])[key], context)
 
@@ -232,8 +235,7 @@ async def fields(context: Context, name: Name) -> Response:
     """Tell what filters can ask for: fields, their types and their commonest values."""
 
     def look() -> bytes:
-        collection = context.collections.get(name)
-        with collection.view() as view:
+        with context.collections.open(name) as collection, collection.view() as view:
             state = ("fields", name, view.snapshot.state.created, view.version)
 
             def make() -> bytes:
@@ -251,7 +253,8 @@ async def failures(context: Context, name: Name) -> Response:
     """List the inputs that could not be used."""
 
     def look() -> dict[str, Any]:
-        found = context.collections.get(name).failures()
+        with context.collections.open(name) as collection:
+            found = collection.failures()
         return {
             "failures": [
                 {
@@ -292,8 +295,7 @@ def _answer(served: Served, name: str, request: schemas.SearchRequest) -> dict[s
     started = time.perf_counter()
     query = asked_of(served, request.parts)
     where = filter_of(request.where)
-    collection = served.collections.get(name)
-    with collection.view() as view:
+    with served.collections.open(name) as collection, collection.view() as view:
         vector = view.resolve_many([query])[0]
         if isinstance(vector, MuomniError):
             raise _own_words(vector, request.parts)

@@ -7,7 +7,8 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -42,6 +43,16 @@ Identity = tuple[int, int]
 T = TypeVar("T")
 
 
+@dataclass(slots=True)
+class _Held:
+    """An open collection, and how many use it now."""
+
+    identity: Identity
+    collection: Collection
+    users: int = 0
+    is_over: bool = False
+
+
 class Collections:
     """The open collections, by the name that they are served under.
 
@@ -53,8 +64,11 @@ class Collections:
     def __init__(self, settings: Settings, models: Models) -> None:
         self._settings = settings
         self._models = models
+        # For the books alone: nothing is opened or closed under it.
         self._lock = threading.Lock()
-        self._open: dict[str, tuple[Identity, Collection]] = {}
+        self._held: dict[str, _Held] = {}
+        # Who opens a collection holds up those of its name.
+        self._opening: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
 
     def names(self) -> list[str]:
         """Return the names of the collections that there are now."""
@@ -69,30 +83,71 @@ class Collections:
             ]
         return []
 
-    def get(self, name: str) -> Collection:
-        """Return a collection, opened anew when another one has taken its place.
+    @contextmanager
+    def open(self, name: str) -> Iterator[Collection]:
+        """Give a collection, opened anew when another one has taken its place.
+
+        The one before is closed when the last of those who use it has done so.
+
+        Raises:
+            NotFound: There is none of this name.
+        """
+        held = self._use(name)
+        try:
+            yield held.collection
+        finally:
+            with self._lock:
+                held.users -= 1
+                is_last = held.is_over and not held.users
+            if is_last:
+                held.collection.close()
+
+    def _use(self, name: str) -> _Held:
+        try:
+            directory, identity = self.find(name)
+        except NotFound:
+            self._let_go(name)
+            raise
+        with self._lock:
+            opening = self._opening.setdefault(name, threading.Lock())
+        with opening:
+            with self._lock:
+                held = self._held.get(name)
+                if held is not None and held.identity == identity:
+                    held.users += 1
+                    return held
+            self._let_go(name)
+            held = _Held(identity, Collection.open(directory, load=self._models.load), users=1)
+            with self._lock:
+                self._held[name] = held
+            return held
+
+    def _let_go(self, name: str) -> None:
+        """Forget an open collection, and close it if nobody uses it."""
+        with self._lock:
+            held = self._held.pop(name, None)
+            if held is None:
+                return
+            held.is_over = True
+            is_used = held.users > 0
+        if not is_used:
+            held.collection.close()
+
+    def find(self, name: str) -> tuple[Path, Identity]:
+        """Return where a collection lies, and what it is known again by.
 
         Raises:
             NotFound: There is none of this name.
         """
         directory = self._directory(name)
         identity = None if directory is None else _identity(directory)
-        with self._lock:
-            held = self._open.get(name)
-            if held is not None and held[0] == identity:
-                return held[1]
-            if held is not None:
-                del self._open[name]
-                held[1].close()
-            if directory is None or identity is None:
-                raise NotFound(
-                    f"no collection {name!r}", hint="GET /v1/collections lists those that are here"
-                )
-            collection = Collection.open(directory, load=self._models.load)
-            self._open[name] = identity, collection
-            return collection
+        if directory is None or identity is None:
+            raise NotFound(
+                f"no collection {name!r}", hint="GET /v1/collections lists those that are here"
+            )
+        return directory, identity
 
-    def create(self, name: str, model: str) -> Collection:
+    def create(self, name: str, model: str) -> None:
         """Make an empty collection below the root.
 
         Raises:
@@ -110,7 +165,6 @@ class Collections:
                 hint="use up to 100 letters, digits, spaces, dots, dashes and underscores",
             )
         Collection.create(self._settings.root / name, model=model).close()
-        return self.get(name)
 
     def _directory(self, name: str) -> Path | None:
         if self._settings.collections:
@@ -124,14 +178,13 @@ class Collections:
         for name in self.names():
             if stop.is_set():
                 return
-            with suppress(MuomniError, OSError):
-                self.get(name).query("warm", 1)
+            with suppress(MuomniError, OSError), self.open(name) as collection:
+                collection.query("warm", 1)
 
     def close(self) -> None:
-        """Close all of them."""
-        with self._lock:
-            while self._open:
-                self._open.popitem()[1][1].close()
+        """Close all of them; one that is used still, by its last user."""
+        for name in list(self._held):
+            self._let_go(name)
 
 
 def _is_name(name: str) -> bool:
@@ -184,7 +237,7 @@ class Served:
         )
         # Each as long as somebody holds it or waits for it.
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._watches = Watches(settings.watched, self.collections.get, settings.limits)
+        self._watches = Watches(settings.watched, self.collections.open, settings.limits)
 
     async def change(self, name: str, work: Callable[[], T]) -> T:
         """Change a collection in a thread, one change after another; others' go on meanwhile.

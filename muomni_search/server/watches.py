@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from muomni_search.collection import Collection, Limits
@@ -24,17 +25,17 @@ class Watches:
 
     Args:
         folders: The folders of a collection, by its name.
-        find: Returns the open collection of a name.
+        open_named: Gives the collection of a name, open.
         limits: What a single file may cost.
     """
 
     def __init__(
         self,
         folders: Mapping[str, Sequence[Path]],
-        find: Callable[[str], Collection],
+        open_named: Callable[[str], AbstractContextManager[Collection]],
         limits: Limits,
     ) -> None:
-        self._find = find
+        self._open = open_named
         self._limits = limits
         self._stop = threading.Event()
         self._threads = [
@@ -48,15 +49,16 @@ class Watches:
         told = ""
         while not self._stop.is_set():
             try:
-                for report in watch_folders(
-                    self._find(name),
-                    folders,
-                    stop=self._stop,
-                    limits=self._limits,
-                    told=lambda line: log.warning("%s: %s", name, line),
-                ):
-                    log.info("%s: %s", name, report.as_dict())
-                    told = ""
+                with self._open(name) as collection:
+                    for report in watch_folders(
+                        collection,
+                        folders,
+                        stop=self._stop,
+                        limits=self._limits,
+                        told=lambda line: log.warning("%s: %s", name, line),
+                    ):
+                        log.info("%s: %s", name, report.as_dict())
+                        told = ""
             except MuomniError as error:
                 if str(error) != told:
                     log.error("%s: %s", name, error)  # noqa: TRY400  it says what is wrong

@@ -118,7 +118,7 @@ async def add(context: Context, request: Request, name: Name) -> Response:
     its name, behind the prefix.
     """
     _check_writable(context)
-    context.collections.get(name)
+    context.collections.find(name)  # before all of the body is here
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         async with files_of(request) as form:
@@ -206,32 +206,31 @@ def _entry(origin: str, new: schemas.NewRecord) -> Entry:
 
 def _add(served: Served, name: str, entries: Iterable[Entry]) -> dict[str, Any]:
     """Add entries to a collection; return what is answered."""
-    collection = served.collections.get(name)
-    replaced = _Replaced(collection)
-    try:
-        report = collection.add(replaced.watching(entries), limits=served.settings.limits)
-    finally:
-        replaced.sweep()
-    return _told(collection, report, {})
+    with served.collections.open(name) as collection:
+        replaced = _Replaced(collection)
+        try:
+            report = collection.add(replaced.watching(entries), limits=served.settings.limits)
+        finally:
+            replaced.sweep()
+        return _told(collection, report, {})
 
 
 def _add_files(served: Served, name: str, form: FormData) -> dict[str, Any]:
     uploads, prefix, described = _fields_of(form)
-    collection = served.collections.get(name)
-    folder = _uploads_of(collection)
     # What a path in an error is called: the key, which is what the client knows.
     names: dict[str, str] = {}
-    with disk_errors(folder):
+    with served.collections.open(name) as collection:
+        folder = _uploads_of(collection)
         replaced = _Replaced(collection)
-
         entries = (
             _file_entry(upload, given, prefix, described, folder, names)
             for given, upload in uploads
         )
-        try:
-            report = collection.add(replaced.watching(entries), limits=served.settings.limits)
-        finally:
-            replaced.sweep(names)
+        with disk_errors(folder):
+            try:
+                report = collection.add(replaced.watching(entries), limits=served.settings.limits)
+            finally:
+                replaced.sweep(names)
         return _told(collection, report, names)
 
 
@@ -350,13 +349,13 @@ def _delete(
     served: Served, name: str, keys: Sequence[str], where: str | Mapping[str, Any] | None
 ) -> dict[str, Any]:
     condition = filter_of(where)
-    collection = served.collections.get(name)
-    replaced = _Replaced(collection)
-    replaced.remember(keys)
-    if condition is not None:
-        replaced.remember([item.key for item in collection.items(where=condition)])
-    deleted = collection.delete(keys, where=condition)
-    replaced.sweep()
+    with served.collections.open(name) as collection:
+        replaced = _Replaced(collection)
+        replaced.remember(keys)
+        if condition is not None:
+            replaced.remember([item.key for item in collection.items(where=condition)])
+        deleted = collection.delete(keys, where=condition)
+        replaced.sweep()
     return {"deleted": deleted}
 
 

@@ -280,5 +280,6 @@ def test_a_model_is_loaded_once_for_all_collections(server: Running) -> None:
         for name in ("small", "empty"):
             http.get(f"/v1/collections/{name}/search?q=x")
     collections = server.served.collections
-    assert collections.get("small").model is collections.get("empty").model
+    with collections.open("small") as small, collections.open("empty") as empty:
+        assert small.model is empty.model
     assert Models().load("hashing") is not Models().load("hashing")

@@ -1,0 +1,91 @@
+"""The open collections of a server: one that is slow holds up its own alone, none is cut short."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from muomni_search import Collection, NotFound, Record
+from muomni_search.encoders.protocol import Model
+from muomni_search.items import Modality
+from muomni_search.server.encoding import Models
+from muomni_search.server.served import Collections
+from muomni_search.server.settings import Settings
+from muomni_search.store.files import remove_store
+
+
+def make(directory: Path, key: str) -> None:
+    with Collection.create(directory, model="hashing") as collection:
+        collection.add([Record(key, Modality.TEXT, "here", text="words")])
+
+
+class Slow(Models):
+    """Loads a model when it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_go = threading.Event()
+        self.has_begun = threading.Event()
+        self.loads = 0
+
+    def load(self, name: str | Path) -> Model:
+        if not self.has_begun.is_set():
+            self.has_begun.set()
+            assert self.may_go.wait(60)
+        self.loads += 1
+        return super().load(name)
+
+
+def test_a_collection_that_opens_slowly_holds_up_those_who_want_it_alone(tmp_path: Path) -> None:
+    for name in ("slow", "quick"):
+        make(tmp_path / name, name)
+    models = Slow()
+    collections = Collections(Settings(root=tmp_path), models)
+    opened: list[int] = []
+
+    def look() -> None:
+        with collections.open("slow") as slow:
+            opened.append(id(slow))
+
+    threads = [threading.Thread(target=look) for _ in range(3)]
+    threads[0].start()
+    assert models.has_begun.wait(60)
+    for thread in threads[1:]:
+        thread.start()
+    with collections.open("quick") as quick:
+        assert [item.key for item in quick.items()] == ["quick"]
+    assert not opened
+    models.may_go.set()
+    for thread in threads:
+        thread.join()
+    assert len(opened) == 3
+    assert len(set(opened)) == 1
+    assert models.loads == 2
+    collections.close()
+
+
+def test_a_collection_that_was_replaced_or_dropped_is_closed_by_its_last_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[Collection] = []
+    close = Collection.close
+    monkeypatch.setattr(Collection, "close", lambda self: (closed.append(self), close(self))[1])
+    make(tmp_path / "c", "old")
+    closed.clear()
+    collections = Collections(Settings(root=tmp_path), Models())
+    with collections.open("c") as old, collections.open("c") as same, old.view() as view:
+        assert same is old
+        remove_store(tmp_path / "c")
+        with pytest.raises(NotFound), collections.open("c"):
+            pass
+        make(tmp_path / "c", "new")
+        del closed[:]
+        with collections.open("c") as new:
+            assert [item.key for item in new.items()] == ["new"]
+            assert [item.key for item in view.get(["old"])] == ["old"]
+        assert closed == []
+    assert closed == [old]
+    collections.close()
+    assert closed == [old, new]
