@@ -23,15 +23,7 @@ import httpx
 import numpy as np
 
 from muomni_search.closing import Closing
-from muomni_search.errors import (
-    CheckpointError,
-    Conflict,
-    CorruptData,
-    InvalidInput,
-    MuomniError,
-    NotFound,
-    UnreadableFile,
-)
+from muomni_search.errors import InvalidInput, MuomniError, NotFound, UnreadableFile
 from muomni_search.hits import Hits
 from muomni_search.ingest.manifest import Corpus, Skipped, read_records
 from muomni_search.ingest.rows import ArrowStream
@@ -39,26 +31,12 @@ from muomni_search.items import Hit, Item, Modality, Part, Problem, Query, Recor
 from muomni_search.pipeline import Report
 from muomni_search.store.records import Failure
 from muomni_search.view import Modalities, modalities_of
+from muomni_search.wire import KINDS, TYPE
 
 __all__ = ["Client", "RemoteCollection"]
 
 Where = str | Mapping[str, Any] | None
 
-# What the last part of a problem's type stands for; all else is a plain MuomniError.
-ERRORS: dict[str, type[MuomniError]] = {
-    "unreadable-file": UnreadableFile,
-    "invalid-input": InvalidInput,
-    "malformed": InvalidInput,
-    "too-large": InvalidInput,
-    "unsupported-media": InvalidInput,
-    "not-found": NotFound,
-    "no-such-page": NotFound,
-    "not-installed": NotFound,
-    "conflict": Conflict,
-    "busy": Conflict,
-    "corrupt-data": CorruptData,
-    "checkpoint": CheckpointError,
-}
 # What goes in one request: a server commits each by itself.
 LINES_AT_ONCE = 10_000
 LINE_BYTES_AT_ONCE = 32_000_000
@@ -366,8 +344,9 @@ def _error_of(response: httpx.Response) -> MuomniError:
     """Return the error that a problem stands for."""
     try:
         told = response.json()
-        name = str(told["type"]).rpartition(":")[2]
-        return ERRORS.get(name, MuomniError)(str(told["detail"]), hint=str(told.get("hint", "")))
+        kind = KINDS.get(str(told["type"]).removeprefix(TYPE))
+        error = MuomniError if kind is None else kind.error
+        return error(str(told["detail"]), hint=str(told.get("hint", "")))
     except (ValueError, KeyError, TypeError):
         return MuomniError(
             f"{response.url} answered {response.status_code}", hint="is this a muomni server?"

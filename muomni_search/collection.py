@@ -414,36 +414,22 @@ class Collection(Closing):
         include_self: bool = False,
     ) -> list[Hits]:
         """Answer several queries from one view; see ``query``."""
-        whole = int | np.integer
-        if not (isinstance(k, whole) and k >= 1 and isinstance(offset, whole) and offset >= 0):
-            raise InvalidInput(f"k must be 1 or more and offset 0 or more, not {k} and {offset}")
-        is_number = isinstance(min_score, int | float | np.number) and not np.isnan(min_score)
-        if not (is_number or min_score is None or min_score == "auto"):
-            raise InvalidInput(f"min_score is {min_score!r}", hint="give a number, or 'auto'")
         if isinstance(queries, str):
             raise InvalidInput("a text is no list of queries", hint="ask it with query")
         asked = [Query.text(query) if isinstance(query, str) else query for query in queries]
-        for query in asked:
-            if not isinstance(query, Query) or not query.parts:
-                raise InvalidInput(f"{query!r} is no query", hint="give words, or a Query")
         with self.view() as view:
-            answers = []
-            for query, vector in zip(asked, view.resolve_many(asked), strict=True):
-                if isinstance(vector, MuomniError):
-                    raise vector
-                ranked = view.rank(
-                    query,
-                    vector,
-                    k + offset,
-                    modality=modality,
-                    where=where,
-                    exact=exact,
-                    segments=segments,
-                    include_self=include_self,
-                    min_score=min_score,
-                )[offset:]
-                answers.append(Hits(view.hits(ranked, first_rank=offset + 1)))
-        return answers
+            answers = view.search(
+                asked,
+                k,
+                offset=offset,
+                modality=modality,
+                where=where,
+                min_score=min_score,
+                exact=exact,
+                segments=segments,
+                include_self=include_self,
+            )
+        return list(map(Hits, answers))
 
     def resolve(self, query: Query) -> NDArray[np.float32]:
         """Return the unit vector (256,) that a query stands for."""

@@ -38,6 +38,7 @@ from muomni_search.store.snapshot import Snapshot
 from muomni_search.vectors import check_vectors, combine, mean_vector
 
 __all__ = [
+    "LIST_HINT",
     "Loaded",
     "Modalities",
     "Ranked",
@@ -55,6 +56,7 @@ Where = str | Mapping[str, Any] | Filter | None
 WIDEN = 4
 # How many pieces of queries are encoded together: those of pictures take 600 KB each.
 PIECES_AT_ONCE = 128
+LIST_HINT = "`muomni list` names them all"
 NO_QUERIES = np.empty(0, np.int64)
 
 
@@ -186,7 +188,7 @@ class View:
         if missing:
             raise NotFound(
                 f"no item {', '.join(map(repr, missing))} in {self._directory}",
-                hint="`muomni list` names them all",
+                hint=LIST_HINT,
             )
         items = [found[key] for key in keys]
         return [self._with_vector(item) for item in items] if vectors else items
@@ -204,6 +206,52 @@ class View:
             raise NotFound(f"no item {key!r} in {self._directory}")
         modality, rows = found[key]
         return mean_vector(self.snapshot.vectors(modality)[rows])
+
+    def search(
+        self,
+        queries: Sequence[Query],
+        k: int = 10,
+        *,
+        offset: int = 0,
+        modality: Modalities = None,
+        where: Where = None,
+        min_score: float | Literal["auto"] | None = None,
+        exact: bool = False,
+        segments: bool = False,
+        include_self: bool = False,
+    ) -> list[list[Hit]]:
+        """Return the hits of several queries; see ``Collection.query``.
+
+        Raises:
+            InvalidInput: A bad query, k or filter.
+            NotFound: A query names an item that is not there.
+        """
+        whole = int | np.integer
+        if not (isinstance(k, whole) and k >= 1 and isinstance(offset, whole) and offset >= 0):
+            raise InvalidInput(f"k must be 1 or more and offset 0 or more, not {k} and {offset}")
+        is_number = isinstance(min_score, int | float | np.number) and not np.isnan(min_score)
+        if not (is_number or min_score is None or min_score == "auto"):
+            raise InvalidInput(f"min_score is {min_score!r}", hint="give a number, or 'auto'")
+        for query in queries:
+            if not isinstance(query, Query) or not query.parts:
+                raise InvalidInput(f"{query!r} is no query", hint="give words, or a Query")
+        answers = []
+        for query, vector in zip(queries, self.resolve_many(queries), strict=True):
+            if isinstance(vector, MuomniError):
+                raise vector
+            ranked = self.rank(
+                query,
+                vector,
+                k + offset,
+                modality=modality,
+                where=where,
+                exact=exact,
+                segments=segments,
+                include_self=include_self,
+                min_score=min_score,
+            )[offset:]
+            answers.append(self.hits(ranked, first_rank=offset + 1))
+        return answers
 
     def resolve_many(self, queries: Sequence[Query]) -> list[NDArray[np.float32] | MuomniError]:
         """Return the unit vector (256,) of each query, or the error that it meets.

@@ -10,8 +10,9 @@ from fastapi.routing import APIRoute
 
 from muomni_search.errors import InvalidInput
 from muomni_search.server import schemas
-from muomni_search.server.problems import KINDS, MEDIA_TYPE
+from muomni_search.server.problems import MEDIA_TYPE
 from muomni_search.server.served import Served
+from muomni_search.wire import KINDS
 
 __all__ = ["Context", "Key", "Name", "only_known", "problems"]
 

@@ -102,7 +102,7 @@ async def get_map(
             hint="run: pip install 'muomni_search[explore]' where the server runs",
         )
 
-    def look() -> Job:
+    def look() -> Response:
         with context.collections.open(name) as collection, collection.view() as view:
             if not any(one["items"] for one in view.snapshot.counts().values()):
                 raise InvalidInput(f"{name} has no item to show", hint="add some")
@@ -115,12 +115,16 @@ async def get_map(
             path.write_text(json.dumps(_drawn(drawn), ensure_ascii=False), "utf-8")
             return path
 
-        return context.jobs.submit(Job("map", name, subject, context.jobs.folder, work))
+        while True:
+            job = context.jobs.submit(Job("map", name, subject, context.jobs.folder, work))
+            if job.result is None:
+                return accepted(job)
+            try:
+                return Response(job.result.read_bytes(), media_type="application/json")
+            except FileNotFoundError:  # it was forgotten just now: another one makes it again
+                context.jobs.forget(job)
 
-    job = await context.searches.run(look)
-    if job.result is None:
-        return accepted(job)
-    return Response(job.result.read_bytes(), media_type="application/json")
+    return await context.searches.run(look)
 
 
 def _drawn(drawn: Map) -> Mapping[str, Any]:
@@ -212,7 +216,7 @@ async def batch(context: Context, request: Request, name: Name) -> Response:
             }
             return answers
 
-        job = Job("batch", name, None, context.jobs.folder, work)
+        job = Job("batch", name, None, context.jobs.folder, work, size=upload.size or 0)
 
         def begin() -> None:
             try:

@@ -7,12 +7,12 @@ import json
 from collections.abc import AsyncIterator
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import FileResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 
-from muomni_search.errors import Conflict
 from muomni_search.server import schemas
 from muomni_search.server.context import Context, problems
 from muomni_search.server.jobs import OVER, Job
+from muomni_search.server.media import SentFile
 
 __all__ = ["accepted", "router"]
 
@@ -69,23 +69,19 @@ async def events(context: Context, request: Request, job: str) -> Response:
 
 @router.get(
     "/v1/jobs/{job}/result",
-    responses=problems(404, 409)
+    responses=problems(400, 404, 409, 416)
     | {200: {"content": {"application/octet-stream": {}}, "description": "The result."}},
     response_class=Response,
 )
 async def result(context: Context, job: str) -> Response:
     """Send what a job has made."""
     found = context.jobs.get(job)
-    if found.result is None:
-        raise Conflict(
-            f"the job is {found.state}{': ' + found.error if found.error else ''}",
-            hint="wait for its event done" if not found.is_over else "start it again",
-        )
-    suffix = found.result.suffix
-    return FileResponse(
-        found.result,
-        media_type=MEDIA_TYPES.get(suffix, "application/octet-stream"),
-        filename=None if suffix == ".json" else f"{found.collection}{suffix}",
+    path, facts = await context.figures.run(lambda: context.jobs.result(job))
+    return SentFile(
+        path,
+        media_type=MEDIA_TYPES.get(path.suffix, "application/octet-stream"),
+        filename=None if path.suffix == ".json" else f"{found.collection}{path.suffix}",
+        stat_result=facts,
     )
 
 

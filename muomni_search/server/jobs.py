@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import threading
@@ -11,7 +12,7 @@ from pathlib import Path
 from queue import Queue
 from typing import Any, Literal, get_args
 
-from muomni_search.errors import MuomniError, NotFound
+from muomni_search.errors import Conflict, MuomniError, NotFound
 from muomni_search.server.problems import Refused, log, without_paths
 
 __all__ = ["OVER", "Job", "Jobs"]
@@ -38,6 +39,7 @@ class Job:
             nothing that two could share.
         folder: Where it puts its files.
         work: Does it, and returns the file with the result.
+        size: How many bytes it has on the disk already.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Job:
         subject: Any,
         folder: Path,
         work: Callable[[Job], Path],
+        size: int = 0,
     ) -> None:
         self.id = secrets.token_hex(8)
         self.kind = kind
@@ -58,7 +61,7 @@ class Job:
         self.error: str | None = None
         self.result: Path | None = None
         self.summary: dict[str, Any] | None = None
-        self.bytes = 0
+        self.bytes = size
         self._stage = ""
         self._done = 0
         self._total: int | None = None
@@ -129,6 +132,7 @@ class Job:
 
     def _end(self, state: State, error: str | None) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+        self.bytes = 0
         self.error = error
         self.state = state
 
@@ -138,7 +142,7 @@ class Jobs:
 
     Args:
         folder: Where they put their files.
-        most: How many bytes their results may take together.
+        most: How many bytes what they were sent and their results may take together.
     """
 
     def __init__(self, folder: Path, most: int) -> None:
@@ -156,7 +160,7 @@ class Jobs:
         """Put a job in the queue; return it, or the one that makes or has made the same.
 
         Raises:
-            Refused: Too many are waiting.
+            Refused: Too many are waiting, or what waits takes too much.
         """
         with self._lock:
             for one in reversed(self._jobs.values()):
@@ -166,7 +170,14 @@ class Jobs:
                 raise Refused(
                     "too-many-requests", "too many jobs are waiting", hint="wait for some to end"
                 )
-            self._forget_old()
+            begun = sum(one.bytes for one in self._jobs.values() if not one.is_over)
+            if begun and begun + job.bytes > self._most:
+                raise Refused(
+                    "too-many-requests",
+                    f"the jobs that wait take {begun} bytes",
+                    hint="wait for some to end, or send fewer queries at once",
+                )
+            self._forget_old(self._most - begun - job.bytes)
             self._jobs[job.id] = job
             self._queue.put(job)
         return job
@@ -175,13 +186,16 @@ class Jobs:
         while (job := self._queue.get()) is not None:
             job.run()
 
-    def _forget_old(self) -> None:
-        """Let go of the oldest results, as far as there are too many."""
+    def _forget_old(self, most: int) -> None:
+        """Let go of the oldest results, as far as they are too many or have too many bytes."""
         over = [job for job in self._jobs.values() if job.is_over]
-        while over and (len(over) >= MOST_KEPT or sum(job.bytes for job in over) > self._most):
-            oldest = over.pop(0)
-            del self._jobs[oldest.id]
-            shutil.rmtree(oldest.folder, ignore_errors=True)
+        while over and (len(over) >= MOST_KEPT or sum(job.bytes for job in over) > most):
+            self.forget(over.pop(0))
+
+    def forget(self, job: Job) -> None:
+        """Let go of a job that is over, and of its result."""
+        self._jobs.pop(job.id, None)
+        shutil.rmtree(job.folder, ignore_errors=True)
 
     def get(self, number: str) -> Job:
         """Return a job.
@@ -192,8 +206,26 @@ class Jobs:
         with self._lock:
             job = self._jobs.get(number)
         if job is None:
-            raise NotFound(f"no job {number!r}", hint="old jobs are forgotten: start it again")
+            raise _forgotten(number)
         return job
+
+    def result(self, number: str) -> tuple[Path, os.stat_result]:
+        """Return the file that a job has made, and what the system says of it.
+
+        Raises:
+            NotFound: There is no such job, or not any more.
+            Conflict: It has made none, or not yet.
+        """
+        job = self.get(number)
+        if job.result is None:
+            raise Conflict(
+                f"the job is {job.state}{': ' + job.error if job.error else ''}",
+                hint="wait for its event done" if not job.is_over else "start it again",
+            )
+        try:
+            return job.result, job.result.stat()
+        except FileNotFoundError as error:
+            raise _forgotten(number) from error
 
     def drop(self, number: str) -> Job:
         """Cancel a job; one that is over is forgotten, and its result removed.
@@ -204,8 +236,7 @@ class Jobs:
         job = self.get(number)
         with self._lock:
             if job.is_over:
-                self._jobs.pop(number, None)
-                shutil.rmtree(job.folder, ignore_errors=True)
+                self.forget(job)
         job.cancel()
         return job
 
@@ -222,3 +253,7 @@ class Jobs:
                 job.cancel()
         self._queue.put(None)
         self._thread.join(CLOSE_SECONDS)
+
+
+def _forgotten(number: str) -> NotFound:
+    return NotFound(f"no job {number!r}", hint="old jobs are forgotten: start it again")

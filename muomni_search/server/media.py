@@ -6,11 +6,14 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
+from starlette.datastructures import Headers
+from starlette.types import Message, Receive, Scope, Send
 
 from muomni_search.errors import MuomniError, NotFound
 from muomni_search.figures import envelope, file_of, shrink
@@ -20,11 +23,12 @@ from muomni_search.ingest.sniff import HEAD_BYTES, media_type
 from muomni_search.items import Item, Modality
 from muomni_search.server import schemas
 from muomni_search.server.context import Context, Key, Name, problems
+from muomni_search.server.problems import BY_STATUS, problem
 from muomni_search.server.served import Served
 from muomni_search.server.settings import Settings
 from muomni_search.store.records import Known
 
-__all__ = ["is_shown", "router", "send_file", "told_type"]
+__all__ = ["SentFile", "is_shown", "router", "send_file", "told_type"]
 
 router = APIRouter(tags=["items"])
 
@@ -107,6 +111,36 @@ def _found(served: Served, name: str, key: str) -> tuple[Item, Path | None]:
     return item, path_of(item, known, served.settings)
 
 
+class SentFile(FileResponse):
+    """A file, or a range of it; a range that it does not have is a problem like any other."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        refused: Message | None = None
+
+        async def send_what_is_good(message: Message) -> None:
+            nonlocal refused
+            is_start = message["type"] == "http.response.start"
+            if is_start and message["status"] >= HTTPStatus.BAD_REQUEST:
+                refused = message
+            if refused is None:
+                await send(message)
+
+        await super().__call__(scope, receive, send_what_is_good)
+        if refused is not None:
+            wanted = Headers(scope=scope).get("range", "")
+            sent = {}
+            if refused["status"] == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                sent["Content-Range"] = Headers(raw=refused["headers"])["content-range"]
+            told = problem(
+                BY_STATUS[refused["status"]],
+                f"no range of this file: {wanted[:100]!r}",
+                hint="ask for bytes=FIRST-LAST, counted from 0",
+                headers=sent,
+            )
+            await told(scope, receive, send)
+
+
 def send_file(request: Request, path: Path, *, name: str, modality: Modality) -> Response:
     """Send a picture or a sound, or the range of it that was asked for, as what it is.
 
@@ -127,7 +161,7 @@ def send_file(request: Request, path: Path, *, name: str, modality: Modality) ->
     if request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
     is_displayed = kind in DISPLAYED
-    return FileResponse(
+    return SentFile(
         path,
         headers=headers,
         media_type=kind if is_displayed else "application/octet-stream",
@@ -156,7 +190,7 @@ BINARY = {
 
 @router.get(
     "/v1/collections/{name}/original",
-    responses=problems(404, 416)
+    responses=problems(400, 404, 416)
     | {
         200: BINARY | {"description": "The file, or the text."},
         206: BINARY | {"description": "A range of it."},

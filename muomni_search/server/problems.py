@@ -10,34 +10,30 @@ import secrets
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from muomni_search.errors import (
-    CheckpointError,
-    Conflict,
-    CorruptData,
-    InvalidInput,
-    MuomniError,
-    NotFound,
-    UnreadableFile,
-)
+from muomni_search.errors import MuomniError
+from muomni_search.view import LIST_HINT
+from muomni_search.wire import ERRORS, KINDS, REFUSALS, TYPE, Kind
 
-__all__ = ["KINDS", "MEDIA_TYPE", "Refused", "answer", "install", "kind_of", "without_paths"]
+__all__ = [
+    "BY_STATUS",
+    "MEDIA_TYPE",
+    "Refused",
+    "answer",
+    "at_fault",
+    "install",
+    "kind_of",
+    "problem",
+    "without_paths",
+]
 
 MEDIA_TYPE = "application/problem+json"
 log = logging.getLogger("muomni_search.server")
-
-
-class Kind(NamedTuple):
-    """A kind of problem: the last part of its ``type``, its status, and when to come back."""
-
-    name: str
-    status: int
-    retry_after: int | None = None
 
 
 class Refused(MuomniError):
@@ -54,40 +50,16 @@ class Refused(MuomniError):
         self.kind = kind
 
 
-BUSY = Kind("busy", HTTPStatus.SERVICE_UNAVAILABLE, 2)
-DISK_FULL = Kind("disk-full", HTTPStatus.INSUFFICIENT_STORAGE)
-UNEXPECTED = Kind("unexpected", HTTPStatus.INTERNAL_SERVER_ERROR)
-
-# The first class that fits.
-ERRORS: tuple[tuple[type[Exception], Kind], ...] = (
-    (UnreadableFile, Kind("unreadable-file", HTTPStatus.UNPROCESSABLE_ENTITY)),
-    (InvalidInput, Kind("invalid-input", HTTPStatus.UNPROCESSABLE_ENTITY)),
-    (NotFound, Kind("not-found", HTTPStatus.NOT_FOUND)),
-    (Conflict, Kind("conflict", HTTPStatus.CONFLICT)),
-    (CorruptData, Kind("corrupt-data", HTTPStatus.INTERNAL_SERVER_ERROR)),
-    (CheckpointError, Kind("checkpoint", HTTPStatus.SERVICE_UNAVAILABLE)),
-    (MuomniError, Kind("failed", HTTPStatus.INTERNAL_SERVER_ERROR)),
-)
-REFUSALS = (
-    Kind("malformed", HTTPStatus.BAD_REQUEST),
-    Kind("unauthorized", HTTPStatus.UNAUTHORIZED),
-    Kind("forbidden", HTTPStatus.FORBIDDEN),
-    Kind("no-such-page", HTTPStatus.NOT_FOUND),
-    Kind("method-not-allowed", HTTPStatus.METHOD_NOT_ALLOWED),
-    Kind("too-slow", HTTPStatus.REQUEST_TIMEOUT),
-    Kind("too-large", HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
-    Kind("unsupported-media", HTTPStatus.UNSUPPORTED_MEDIA_TYPE),
-    Kind("bad-range", HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE),
-    Kind("misdirected", HTTPStatus.MISDIRECTED_REQUEST),
-    Kind("too-many-requests", HTTPStatus.TOO_MANY_REQUESTS, 1),
-    Kind("not-installed", HTTPStatus.NOT_IMPLEMENTED),
-    Kind("stopping", HTTPStatus.SERVICE_UNAVAILABLE, 5),
-    BUSY,
-    DISK_FULL,
-    UNEXPECTED,
-)
-KINDS = {kind.name: kind for kind in (*REFUSALS, *(kind for _, kind in ERRORS))}
 BY_STATUS = {kind.status: kind for kind in reversed(REFUSALS)}
+BUSY, DISK_FULL, UNEXPECTED = (KINDS[name] for name in ("busy", "disk-full", "unexpected"))
+
+# Where pydantic names types of Python.
+JSON_TYPES = {
+    **dict.fromkeys(
+        ("model_type", "model_attributes_type", "dict_type"), "Input should be an object"
+    ),
+    "list_type": "Input should be an array",
+}
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
@@ -103,7 +75,7 @@ def kind_of(error: Exception) -> Kind:
             return DISK_FULL
         if code in LOCKED:
             return BUSY
-    return next((kind for known, kind in ERRORS if isinstance(error, known)), UNEXPECTED)
+    return next((kind for kind in ERRORS if isinstance(error, kind.error)), UNEXPECTED)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -131,6 +103,13 @@ def without_paths(text: str) -> str:
     return PATH.sub("", text)
 
 
+def _for_clients(hint: str) -> str:
+    """Return a hint in the words of those who ask over HTTP, and may have no shell there."""
+    if hint == LIST_HINT:
+        return "GET …/items lists them all"
+    return f"{hint}, where the server runs" if "muomni " in hint else hint
+
+
 def problem(
     kind: Kind,
     detail: str,
@@ -141,13 +120,13 @@ def problem(
 ) -> Response:
     """Return the answer that tells of a problem."""
     told: dict[str, Any] = {
-        "type": f"urn:muomni:{kind.name}",
+        "type": f"{TYPE}{kind.name}",
         "title": HTTPStatus(kind.status).phrase,
         "status": kind.status,
         "detail": without_paths(detail),
     }
     if hint:
-        told["hint"] = without_paths(hint)
+        told["hint"] = _for_clients(without_paths(hint))
     if errors:
         told["errors"] = list(errors)
     sent = dict(headers or {})
@@ -189,7 +168,7 @@ def install(app: FastAPI) -> None:
         found = error.errors() if isinstance(error, RequestValidationError) else []
         if any(one["type"] == "json_invalid" for one in found):
             return problem(KINDS["malformed"], f"no JSON: {found[0]['ctx']['error']}")
-        errors = [{"field": _field(one["loc"]), "message": _message(one)} for one in found]
+        errors = [at_fault(one) for one in found]
         first = errors[0] if errors else {"field": "", "message": "a bad request"}
         # FastAPI takes a body of another type for a text, and says only that it is no object.
         is_untyped = any(one["type"] == "model_attributes_type" for one in found)
@@ -214,11 +193,12 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, refused)
 
 
-def _field(place: Sequence[str | int]) -> str:
-    """Return where in a request something is wrong: ``parts.0.weight``."""
+def at_fault(error: Mapping[str, Any]) -> dict[str, str]:
+    """Return which field of a request is wrong, and how, from one of pydantic's errors."""
+    place = error["loc"]
     inside = place[1:] if place and place[0] in ("body", "query", "path") else place
-    return ".".join(map(str, inside)) or str(place[0] if place else "body")
-
-
-def _message(error: Mapping[str, Any]) -> str:
-    return str(error["msg"]).removeprefix("Value error, ")
+    # Behind these pydantic says which type it tried.
+    ends = [number for number, name in enumerate(inside, 1) if name in ("where", "min_score")]
+    field = ".".join(map(str, inside[: ends[0]] if ends else inside))
+    message = JSON_TYPES.get(error["type"]) or str(error["msg"]).removeprefix("Value error, ")
+    return {"field": field or str(place[0] if place else "body"), "message": message}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -63,17 +64,25 @@ class QueryFiles:
     def _write(self, digest: str, modality: Modality, data: bytes) -> None:
         if len(data) > self._most:
             raise UnreadableFile(f"{len(data)} bytes, more than queries may keep here")
-        with self._lock:
-            if digest not in self._kept:
-                (self._folder / digest).write_bytes(data)
-            self._kept[digest] = modality, len(data)
-            self._kept.move_to_end(digest)
-            while (
-                len(self._kept) > MOST_FILES
-                or sum(size for _, size in self._kept.values()) > self._most
-            ):
-                old, _ = self._kept.popitem(last=False)
-                (self._folder / old).unlink(missing_ok=True)
+        part = self._folder / f"{digest}.{secrets.token_hex(4)}"
+        try:
+            part.write_bytes(data)  # which takes long, and holds nobody up
+            with self._lock:
+                part.replace(self._folder / digest)
+                self._note(digest, modality, len(data))
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _note(self, digest: str, modality: Modality, size: int) -> None:
+        """Write down what is kept, and remove what is too much."""
+        self._kept[digest] = modality, size
+        self._kept.move_to_end(digest)
+        while (
+            len(self._kept) > MOST_FILES
+            or sum(size for _, size in self._kept.values()) > self._most
+        ):
+            old, _ = self._kept.popitem(last=False)
+            (self._folder / old).unlink(missing_ok=True)
 
     def find(self, digest: str, modality: str | None = None) -> tuple[Path, Modality]:
         """Return the file of an upload, and what it is.

@@ -20,8 +20,9 @@ from muomni_search.server.context import Context, Key, Name, problems
 from muomni_search.server.media import is_shown, told_type
 from muomni_search.server.problems import without_paths
 from muomni_search.server.served import Served
-from muomni_search.store.fields import summarise_fields
+from muomni_search.store.fields import lacking_fields, summarise_fields
 from muomni_search.store.records import Known
+from muomni_search.store.snapshot import Snapshot
 
 __all__ = ["asked_of", "filter_of", "router", "title_of"]
 
@@ -197,21 +198,26 @@ def _spelled(where: str | None) -> str | dict[str, Any] | None:
     return found
 
 
-@router.get("/v1/collections/{name}/count", tags=["items"], response_model=schemas.Counts,
+@router.get("/v1/collections/{name}/count", tags=["items"], response_model=schemas.FilterCounts,
             responses=problems(404))  # fmt: skip
 async def count_items(
     context: Context,
     name: Name,
     where: Annotated[str | None, Query(max_length=schemas.WHERE_CHARACTERS)] = None,
 ) -> Response:
-    """Count the items that a filter lets through: all, and of each modality."""
+    """Count the items that a filter lets through: all, and of each modality.
 
-    def look() -> dict[str, int]:
+    Of a filter that lets none through, ``lacking_fields`` are those that no item has.
+    """
+
+    def look() -> dict[str, Any]:
         condition = filter_of(_spelled(where))
-        with context.collections.open(name) as collection:
-            counts = collection.count(where=condition)
+        with context.collections.open(name) as collection, collection.view() as view:
+            counts = view.snapshot.count_items(condition)
+            items = sum(counts.values())
+            lacking = _lacking(view.snapshot, condition) if not items else {}
         own = {str(modality): count for modality, count in counts.items()}
-        return {"items": sum(own.values()), **own}
+        return {"items": items, **own, "lacking_fields": lacking}
 
     return context.json(await context.searches.run(look))
 
@@ -296,32 +302,35 @@ def _answer(served: Served, name: str, request: schemas.SearchRequest) -> dict[s
     query = asked_of(served, request.parts)
     where = filter_of(request.where)
     with served.collections.open(name) as collection, collection.view() as view:
-        vector = view.resolve_many([query])[0]
-        if isinstance(vector, MuomniError):
-            raise _own_words(vector, request.parts)
-        ranked = view.rank(
-            query,
-            vector,
-            request.k + request.offset,
-            modality=request.modality,
-            where=where,
-            exact=request.exact,
-            segments=request.segments,
-            include_self=request.include_self,
-            min_score=request.min_score,
-        )[request.offset :]
-        hits = view.hits(ranked, first_rank=request.offset + 1)
+        try:
+            [hits] = view.search(
+                [query],
+                request.k,
+                offset=request.offset,
+                modality=request.modality,
+                where=where,
+                min_score=request.min_score,
+                exact=request.exact,
+                segments=request.segments,
+                include_self=request.include_self,
+            )
+        except NotFound as error:
+            named = [part.value for part in query.parts if part.kind == "id"]
+            lost = sorted(set(named) - view.snapshot.item_ids(named).keys())
+            if not lost:
+                raise
+            # By its key alone: where the collection lies is nobody's business.
+            raise NotFound(f"no item {', '.join(map(repr, lost))} in {name}") from error
         known = view.snapshot.known({hit.key for hit in hits})
+        lacking = _lacking(view.snapshot, where) if not hits else {}
     return {
         "hits": [_hit(hit, known[hit.key], served) for hit in hits],
         "how": "ann" if any(hit.how == "ann" for hit in hits) else "exact",
         "seconds": round(time.perf_counter() - started, 6),
+        "lacking_fields": lacking,
     }
 
 
-def _own_words(error: MuomniError, parts: Sequence[schemas.Part]) -> MuomniError:
-    """Return an error that calls an item of the query by its key, as the request did."""
-    keys = [part.value for part in parts if part.kind == "id"]
-    if isinstance(error, NotFound) and keys:
-        return NotFound(f"no item {' or '.join(map(str, keys))} in the collection")
-    return error
+def _lacking(snapshot: Snapshot, condition: Filter | None) -> dict[str, list[str]]:
+    """Return the fields of a filter that no item has: what to look at when it lets none through."""
+    return {} if condition is None else lacking_fields(snapshot, condition)

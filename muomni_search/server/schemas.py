@@ -21,6 +21,7 @@ __all__ = [
     "Explained",
     "FailureList",
     "Fields",
+    "FilterCounts",
     "FoundItem",
     "Health",
     "Hits",
@@ -59,6 +60,13 @@ Number = Annotated[float, Field(ge=-MOST_NUMBER, le=MOST_NUMBER)]
 Vector = Annotated[list[Number], Field(min_length=DIM, max_length=DIM)]
 Where = Annotated[str, Field(max_length=WHERE_CHARACTERS)] | dict[str, Any]
 Object = dict[str, Any]
+LackingFields = Annotated[
+    dict[str, list[str]],
+    Field(
+        description="Where there is nothing: the metadata fields of the filter that no item has, "
+        "and to each those that are spelled alike."
+    ),
+]
 
 
 class Strict(BaseModel):
@@ -273,6 +281,7 @@ class Hits(BaseModel):
     hits: list[Hit]
     how: Literal["exact", "ann"]
     seconds: float
+    lacking_fields: LackingFields
 
 
 class FoundItem(Shown):
@@ -297,6 +306,12 @@ class Counts(BaseModel):
     text: int
     image: int
     audio: int
+
+
+class FilterCounts(Counts):
+    """How many items a filter lets through."""
+
+    lacking_fields: LackingFields
 
 
 class Counted(Counts):

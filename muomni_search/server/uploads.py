@@ -122,7 +122,7 @@ async def upload(context: Context, request: Request) -> Response:
 
 @router.get(
     "/v1/uploads/{upload}",
-    responses=problems(404, 416)
+    responses=problems(400, 404, 416)
     | {200: {"content": {"application/octet-stream": {}}, "description": "The file."}},
     response_class=Response,
 )

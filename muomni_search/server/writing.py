@@ -32,7 +32,7 @@ from muomni_search.items import Modality, Problem, Record
 from muomni_search.pipeline import Report
 from muomni_search.server import schemas
 from muomni_search.server.context import Context, Key, Name, problems
-from muomni_search.server.problems import Refused, without_paths
+from muomni_search.server.problems import Refused, at_fault, without_paths
 from muomni_search.server.reading import filter_of
 from muomni_search.server.served import UPLOADS, Served
 from muomni_search.server.uploads import files_of, keep_file
@@ -177,10 +177,8 @@ def _lines(path: Path) -> Iterator[Entry]:
         try:
             new = schemas.NewRecord.model_validate(row)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            told = first["msg"].removeprefix("Value error, ")
-            what = ": ".join(filter(None, (origin, place, told)))
+            wrong = at_fault(error.errors()[0])
+            what = f"{origin}: {wrong['field']}: {wrong['message']}"
             key = row.get("key")
             yield Problem(origin, what, "mend the line", key if isinstance(key, str) else None)
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -209,6 +210,57 @@ def test_results_that_take_too_much_are_forgotten(root: Path) -> None:
         assert watch(http, second)[-1][0] == "done"
         problem(http.get(f"/v1/jobs/{first}/result"), 404, "not-found")
         assert http.get(f"/v1/jobs/{second}/result").status_code == 200
+
+
+def test_queries_that_wait_take_no_more_than_results_may(root: Path) -> None:
+    may_go = threading.Event()
+    row = b'{"text": "dog"}\n'
+    with (
+        running(Settings(root=root, result_bytes=3 * len(row))) as server,
+        httpx.Client(base_url=server.url, timeout=30) as http,
+    ):
+        jobs = server.served.jobs
+
+        def work(job: Job) -> Path:
+            assert may_go.wait(60)
+            (job.folder / "a.json").write_text("{}")
+            return job.folder / "a.json"
+
+        held = jobs.submit(Job("map", "small", "held", jobs.folder, work))
+
+        def send(rows: int) -> httpx.Response:
+            return http.post(f"{C}/batch", files={"queries": ("q.jsonl", rows * row)})
+
+        last = send(2).json()["job"]
+        told = problem(send(2), 429, "too-many-requests")
+        assert str(2 * len(row)) in told["detail"]
+        while not held.folder.exists():
+            pass
+        assert {one.name for one in jobs.folder.iterdir()} == {held.id, last}
+        may_go.set()
+        assert watch(http, last)[-1][0] == "done"
+        # One alone may be larger: it waits with nobody.
+        assert watch(http, send(4).json()["job"])[-1][0] == "done"
+
+
+def test_a_result_that_goes_while_it_is_asked_for_is_not_found(root: Path) -> None:
+    with (
+        running(Settings(root=root)) as server,
+        httpx.Client(base_url=server.url, timeout=60) as http,
+    ):
+        job = batch(http, {"text": "dog"})
+        assert watch(http, job)[-1][0] == "done"
+        # As a request that has found the job sees it, when another one has it forgotten.
+        shutil.rmtree(server.served.jobs.get(job).folder)
+        told = problem(http.get(f"/v1/jobs/{job}/result"), 404, "not-found")
+        assert "again" in told["hint"]
+        drawn = http.get(f"{C}/map").json()["job"]
+        assert watch(http, drawn)[-1][0] == "done"
+        shutil.rmtree(server.served.jobs.get(drawn).folder)
+        again = http.get(f"{C}/map")
+        assert again.status_code == 202
+        assert watch(http, again.json()["job"])[-1][0] == "done"
+        assert http.get(f"{C}/map").status_code == 200
 
 
 def test_those_who_ask_for_the_same_at_once_share_a_job(tmp_path: Path) -> None:

@@ -77,3 +77,8 @@ def test_a_lock_is_not_called_a_full_disk() -> None:
     assert (told["status"], told["detail"]) == (503, "another process writes there")
     told = json.loads(answer(OSError(errno.ENOSPC, "full")).body)
     assert (told["status"], told["hint"]) == (507, "free some space and try again")
+
+
+def test_what_to_do_in_a_shell_is_done_where_the_server_runs() -> None:
+    told = json.loads(answer(CorruptData("x", hint="run: muomni verify --repair")).body)
+    assert told["hint"] == "run: muomni verify --repair, where the server runs"

@@ -66,7 +66,8 @@ def test_items_by_modality_and_filter(http: httpx.Client) -> None:
     # An empty filter is no filter that everything passes: it is none at all, and refused.
     problem(http.get(f"{C}/items", params={"where": ""}), 422, "invalid-input")
     counts = http.get(f"{C}/count", params={"where": "modality != 'audio'"}).json()
-    assert counts == {"items": 5, "text": 3, "image": 2, "audio": 0}
+    own = {"items": 5, "text": 3, "image": 2, "audio": 0}
+    assert counts == {**own, "lacking_fields": {}}
     told = http.get(f"{C}/items", params={"modality": ["image", "audio"]}).json()["items"]
     assert {item["modality"] for item in told} == {"image", "audio"}
     for where in ("key = 'dog.txt'", json.dumps({"key": "dog.txt"})):
@@ -319,6 +320,36 @@ def test_a_bad_filter_shows_where(http: httpx.Client) -> None:
     for _ in range(200):
         deep = {"$not": deep}
     problem(search(http, words("x"), where=deep), 422, "invalid-input")
+
+
+def test_a_filter_that_lets_nothing_through_tells_of_fields_that_nothing_has(
+    http: httpx.Client,
+) -> None:
+    assert search(http, words("x"), where="sise > 3").json()["lacking_fields"] == {"sise": []}
+    items = [{"key": "f", "text": "words", "metadata": {"year": 2000}}]
+    assert http.post("/v1/collections/empty/items", json={"items": items}).json()["added"] == 1
+    for where, lacking in (("yaer > 1", {"yaer": ["year"]}), ("year > 3000", {}), ("year > 1", {})):
+        asked = {"parts": [words("x")], "where": where}
+        told = http.post("/v1/collections/empty/search", json=asked).json()
+        assert told["lacking_fields"] == lacking
+        told = http.get("/v1/collections/empty/count", params={"where": where}).json()
+        assert told["lacking_fields"] == lacking
+    http.post("/v1/collections/empty/delete", json={"keys": ["f"]})
+
+
+def test_messages_speak_of_json_and_http_and_not_of_python_or_a_shell(http: httpx.Client) -> None:
+    body = {"parts": [7], "where": 7, "min_score": "x", "modality": {}}
+    told = problem(http.post(f"{C}/search", json=body), 422, "invalid-input")
+    fields = {one["field"] for one in told["errors"]}
+    assert fields == {"parts.0", "where", "min_score", "modality"}
+    told = json.dumps([told, http.post(f"{C}/items", json={"items": [3]}).json()])
+    told += http.post(f"{C}/search", json=[]).text
+    assert "object" in told
+    assert "array" in told
+    for word in ("instance", "dictionary", "list", "NewRecord", "Part", "dict", "constrained"):
+        assert word not in told
+    hint = http.get(f"{C}/item", params={"key": "none"}).json()["hint"]
+    assert "GET …/items" in hint
 
 
 @pytest.mark.parametrize(
