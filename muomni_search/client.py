@@ -13,7 +13,10 @@ sent.
 from __future__ import annotations
 
 import json
+import time
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
@@ -44,7 +47,11 @@ FILES_AT_ONCE = 64
 FILE_BYTES_AT_ONCE = 64_000_000
 PAGE_ITEMS = 1_000
 # Adding encodes what it is given, which takes as long as it takes.
-TIMEOUT = httpx.Timeout(60.0, read=3_600.0)
+ANSWER_SECONDS = 3_600.0
+# How many queries of a list are under way: a server encodes together what comes together.
+QUERIES_AT_ONCE = 8
+# Before a server is asked again that has too much to do.
+LEAST_WAIT = 0.1
 
 
 class Client(Closing):
@@ -53,19 +60,25 @@ class Client(Closing):
     Args:
         url: Where the server is: ``http://127.0.0.1:8765``.
         token: What it wants to be shown, if it wants something.
+        timeout: Seconds to wait for a connection, and for a server that has too many requests: it
+            is asked again when it says so.
 
     Raises:
         InvalidInput: This is no address.
     """
 
-    def __init__(self, url: str, *, token: str | None = None) -> None:
+    def __init__(self, url: str, *, token: str | None = None, timeout: float = 60.0) -> None:
         headers = {} if token is None else {b"Authorization": b"Bearer " + token.encode()}
+        limits = httpx.Timeout(timeout, read=ANSWER_SECONDS)
+        self._timeout = timeout
         try:
-            self._http = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=TIMEOUT)
+            self._http = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=limits)
         except httpx.InvalidURL as error:
             raise InvalidInput(
                 f"{url} is no address: {error}", hint="give one as http://127.0.0.1:8765"
             ) from error
+        # Of a client that nobody holds any more; see ``RemoteCollection.close``.
+        self._close = weakref.finalize(self, self._http.close)
 
     def collections(self) -> list[dict[str, Any]]:
         """Return name, model and counts of each collection."""
@@ -92,20 +105,35 @@ class Client(Closing):
             MuomniError: The problem that it tells, as the class that a collection on the disk
                 raises; or it cannot be reached.
         """
+        until = time.monotonic() + self._timeout
+        while True:
+            response = self._send(method, path, **options)
+            wait = _seconds_to_wait(response)
+            if wait is None or time.monotonic() + wait > until:
+                break
+            time.sleep(wait)
+        if response.is_error:
+            raise _error_of(response)
+        return response
+
+    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
-            response = self._http.request(method, path, **options)
+            return self._http.request(method, path, **options)
         except httpx.HTTPError as error:
             raise MuomniError(
                 f"{self._http.base_url}: {error or type(error).__name__}",
                 hint="is a server running there? `muomni serve` starts one",
             ) from error
-        if response.is_error:
-            raise _error_of(response)
-        return response
+        except RuntimeError as error:
+            if not self._http.is_closed:
+                raise
+            raise MuomniError(
+                f"the client of {self._http.base_url} is closed", hint="make another one"
+            ) from error
 
     def close(self) -> None:
         """Close the connection."""
-        self._http.close()
+        self._close()
 
 
 class RemoteCollection(Closing):
@@ -117,8 +145,14 @@ class RemoteCollection(Closing):
     """
 
     def __init__(self, client: Client, name: str) -> None:
-        self._client = client
+        self._held: Client | None = client
         self.name = name
+
+    @property
+    def _client(self) -> Client:
+        if self._held is None:
+            raise MuomniError(f"{self.name} is closed", hint="ask a client for it again")
+        return self._held
 
     # ---- writing -------------------------------------------------------------------------
 
@@ -242,10 +276,22 @@ class RemoteCollection(Closing):
         return Hits(map(_hit_of, self._ask("POST", "search", **_json(body))["hits"]))
 
     def query_many(self, queries: Sequence[Query | str], k: int = 10, **options: Any) -> list[Hits]:
-        """Answer several queries, one after another; see ``query``."""
+        """Answer several queries, some at once; see ``query``."""
         if isinstance(queries, str):
             raise InvalidInput("a text is no list of queries", hint="ask it with query")
-        return [self.query(query, k, **options) for query in queries]
+        with ThreadPoolExecutor(QUERIES_AT_ONCE, "muomni-query") as threads:
+            return list(threads.map(lambda query: self.query(query, k, **options), queries))
+
+    def lacking_fields(self, where: Where) -> dict[str, list[str]]:
+        """Return the metadata fields of a filter that no item has, and to each those spelled alike.
+
+        Of a filter that lets nothing through; see ``Collection.lacking_fields``.
+        """
+        if where is None:
+            return {}
+        asked = {"where": _spelled(where)}
+        found: dict[str, list[str]] = self._ask("GET", "count", params=asked)["lacking_fields"]
+        return found
 
     def fields(self) -> dict[str, dict[str, Any]]:
         """Return the metadata fields as filters spell them, with their commonest values."""
@@ -269,8 +315,8 @@ class RemoteCollection(Closing):
         return told
 
     def close(self) -> None:
-        """Close the connection that it came from."""
-        self._client.close()
+        """Let go of the client that it came from, which closes when nobody else holds it."""
+        self._held = None
 
     # ---- what goes over the wire ---------------------------------------------------------
 
@@ -338,6 +384,14 @@ class _Batch:
     def take(self) -> list[Any]:
         taken, self._entries, self._bytes = self._entries, [], 0
         return taken
+
+
+def _seconds_to_wait(response: httpx.Response) -> float | None:
+    """Return when to ask again what a server refused because it has too much to do."""
+    if response.status_code != httpx.codes.TOO_MANY_REQUESTS:
+        return None
+    told = response.headers.get("retry-after", "")
+    return max(float(told), LEAST_WAIT) if told.isdecimal() else LEAST_WAIT
 
 
 def _error_of(response: httpx.Response) -> MuomniError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,6 +110,8 @@ def live(collection: Either, corpus: Path) -> list[Any]:
     seen += [collection.stats()["items"], collection.stats()["model"], collection.failures()]
     fields = collection.fields()
     seen.append({name: (one["items"], one["types"]) for name, one in fields.items()})
+    for where in ("yaer > 1", {"year": 2020}, None):
+        seen.append(collection.lacking_fields(where))
     seen.append(
         errors(
             [
@@ -202,6 +206,61 @@ def test_a_server_that_is_not_there_or_wants_a_token_says_so(root: Path) -> None
             client.collections()
         with Client(server.url + "/nowhere", token="secret") as client, pytest.raises(NotFound):
             client.collections()
+
+
+def test_a_closed_collection_closes_no_client_that_others_use(root: Path) -> None:
+    with running(Settings(root=root)) as server:
+        with Client(server.url) as client:
+            with client.collection("small") as small, client.collection("empty") as empty:
+                assert small.count() != empty.count()
+            assert client.collection("small").query("dog", 1)
+            with pytest.raises(MuomniError, match="small is closed"):
+                small.count()
+        with pytest.raises(MuomniError, match="is closed"):
+            client.collections()
+        # And the one that nobody else holds goes with it.
+        with Client(server.url).collection("small") as small:
+            http = small._client._http
+            assert small.query("dog", 1)
+        assert http.is_closed
+
+
+def test_a_server_with_too_much_to_do_is_asked_again(root: Path) -> None:
+    settings = Settings(root=root, searches=1, waiting=0)
+    with running(settings) as server, Client(server.url) as client:
+        done, begun = threading.Event(), threading.Event()
+
+        def wait() -> None:
+            begun.set()
+            assert done.wait(60)
+
+        asyncio.run_coroutine_threadsafe(server.served.searches.run(wait), server.loop)
+        assert begun.wait(60)
+        # Its patience is over at once.
+        with Client(server.url, timeout=0.01) as hasty, pytest.raises(MuomniError, match="more"):
+            hasty.collection("small").query("dog")
+        found: list[Hits] = []
+        small = client.collection("small")
+        asking = threading.Thread(target=lambda: found.append(small.query("dog", 1)))
+        requests = server.app.state.metrics.requests
+        refused = requests.labels("POST", "/v1/collections/{name}/search", 429)._value
+        before = refused.get()
+        asking.start()
+        while refused.get() == before:
+            pass
+        done.set()
+        asking.join()
+        assert [hit.key for hit in found[0]] == ["dog.txt"]
+
+
+def test_many_queries_are_answered_in_their_order_and_a_bad_one_is_raised(root: Path) -> None:
+    with running(Settings(root=root)) as server, Client(server.url) as client:
+        small = client.collection("small")
+        queries = [Query.id(key) for key in ("dog.txt", "red.png", "low.wav")] * 10
+        answers = small.query_many(queries, 1, include_self=True)
+        assert [hits[0].key for hits in answers] == ["dog.txt", "red.png", "low.wav"] * 10
+        with pytest.raises(NotFound, match="'none'"):
+            small.query_many([*queries, Query.id("none")])
 
 
 def test_many_items_go_in_several_requests(tmp_path: Path) -> None:

@@ -6,11 +6,14 @@ import threading
 from pathlib import Path
 
 import pytest
+from file_helpers import write_picture
 
 from muomni_search import Collection, NotFound, Record
 from muomni_search.encoders.protocol import Model
+from muomni_search.ingest.read import Limits
 from muomni_search.items import Modality
 from muomni_search.server.encoding import Models
+from muomni_search.server.query_files import QueryFiles
 from muomni_search.server.served import Collections
 from muomni_search.server.settings import Settings
 from muomni_search.store.files import remove_store
@@ -89,3 +92,24 @@ def test_a_collection_that_was_replaced_or_dropped_is_closed_by_its_last_user(
     assert closed == [old]
     collections.close()
     assert closed == [old, new]
+
+
+def test_an_upload_is_written_while_others_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = QueryFiles(tmp_path, 1_000_000)
+    data = write_picture(tmp_path / "a.png", 1).read_bytes()
+    (tmp_path / "a.png").unlink()
+    first = files.keep(data, "a.png", Limits())["upload"]
+    write = Path.write_bytes
+
+    def write_slowly(path: Path, data: bytes) -> int:
+        assert files.find(first)[0].read_bytes()
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", write_slowly)
+    finder = threading.Thread(target=files.keep, args=(data, "a.png", Limits()), daemon=True)
+    finder.start()
+    finder.join(60)
+    assert not finder.is_alive()
+    assert [one.name for one in tmp_path.iterdir()] == [first]
