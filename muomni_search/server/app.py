@@ -33,11 +33,12 @@ from muomni_search.server.settings import Settings
 __all__ = ["create_app"]
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, port: int) -> FastAPI:
     """Return the application that serves collections.
 
     Args:
         settings: What it is asked for.
+        port: Where its server listens.
     """
 
     @asynccontextmanager
@@ -68,16 +69,16 @@ def create_app(settings: Settings) -> FastAPI:
     for module in (front, reading, writing, media, uploads, exploring, job_routes, metrics):
         app.include_router(module.router, dependencies=[Depends(only_known)])
     app.mount("/page", StaticFiles(directory=front.PAGE), name="page")
-    app.state.sessions = security.Sessions(settings.token)
+    app.state.sessions = security.Sessions(settings.token, port)
     # The last is the outermost.
     app.add_middleware(leaving.Leaving)
     app.add_middleware(security.Guard, settings=settings, sessions=app.state.sessions)
     app.add_middleware(metrics.Meter)
-    _describe(app)
+    _describe(app, app.state.sessions.cookie)
     return app
 
 
-def _describe(app: FastAPI) -> None:
+def _describe(app: FastAPI, cookie: str) -> None:
     """Have the OpenAPI page know problems, and how a client shows the token."""
     made = app.openapi
 
@@ -93,7 +94,7 @@ def _describe(app: FastAPI) -> None:
             known.pop(unused, None)
         parts["securitySchemes"] = {
             "token": {"type": "http", "scheme": "bearer"},
-            "cookie": {"type": "apiKey", "in": "cookie", "name": security.COOKIE},
+            "cookie": {"type": "apiKey", "in": "cookie", "name": cookie},
         }
         described["security"] = [{"token": []}, {"cookie": []}, {}]
         return described

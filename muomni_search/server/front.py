@@ -65,7 +65,7 @@ async def begin_session(request: Request, shown: schemas.Token) -> Response:
         raise Refused("unauthorized", "this is not the token", hint="ask who started the server")
     response = Response(status_code=204)
     response.set_cookie(
-        security.COOKIE,
+        sessions.cookie,
         sessions.begin(),
         max_age=security.SESSION_SECONDS,
         secure=request.url.scheme == "https",
@@ -76,8 +76,9 @@ async def begin_session(request: Request, shown: schemas.Token) -> Response:
 
 
 @router.delete("/v1/session", status_code=204, response_class=Response, responses=problems())
-async def end_session() -> Response:
+async def end_session(request: Request) -> Response:
     """Take the cookie back."""
+    sessions: security.Sessions = request.app.state.sessions
     response = Response(status_code=204)
-    response.delete_cookie(security.COOKIE, httponly=True, samesite="strict")
+    response.delete_cookie(sessions.cookie, httponly=True, samesite="strict")
     return response

@@ -166,8 +166,11 @@ def make_server(
 ) -> uvicorn.Server:
     """Return a server for a socket that listens; ``serve`` runs it."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    url = f"http://{host}:{listener.getsockname()[1]}"
-    app = create_app(settings)
+    port = listener.getsockname()[1]
+    url = f"http://{host}:{port}"
+    # What is wrong with a form is told to whoever sent it.
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
+    app = create_app(settings, port)
     config = uvicorn.Config(
         app,
         access_log=False,

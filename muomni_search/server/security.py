@@ -24,9 +24,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from muomni_search.server.problems import Refused, answer
 from muomni_search.server.settings import Settings
 
-__all__ = ["COOKIE", "SESSION_SECONDS", "Guard", "Sessions"]
+__all__ = ["SESSION_SECONDS", "Guard", "Sessions"]
 
-COOKIE = "muomni_session"
 SESSION_SECONDS = 7 * 86_400
 # What needs no token: the page without any data, whether the server is there, and the way in.
 OPEN = ("/", "/favicon.ico", "/v1/health", "/v1/session")
@@ -67,9 +66,11 @@ class Sessions:
 
     Args:
         token: The server's; None where everybody may ask.
+        port: Where it listens. Browsers keep one cookie of a name for all ports of a host.
     """
 
-    def __init__(self, token: str | None) -> None:
+    def __init__(self, token: str | None, port: int) -> None:
+        self.cookie = f"muomni_session_{port}"
         self._key = None if token is None else token.encode(errors="surrogateescape")
 
     @property
@@ -99,7 +100,7 @@ class Sessions:
         scheme, _, shown = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             return self.is_token(shown.strip().encode("latin-1"))  # as it came
-        return self.is_session(cookie_parser(headers.get("cookie", "")).get(COOKIE, ""))
+        return self.is_session(cookie_parser(headers.get("cookie", "")).get(self.cookie, ""))
 
     def _sign(self, until: str) -> str:
         data = f"session until {until}".encode(errors="surrogateescape")

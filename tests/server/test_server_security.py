@@ -134,7 +134,6 @@ WRONG = (
     bearer(TOKEN + "x"),
     {"Authorization": "Bearer"},
     {"Authorization": "Basic x"},
-    {"Cookie": "muomni_session=1.x"},
 )
 
 
@@ -146,7 +145,7 @@ def test_nothing_is_told_without_the_token(guarded: Running) -> None:
                 url = path.replace("{name}", "small").replace("{job}", "x").replace("{upload}", "x")
                 if url in security.OPEN:
                     continue
-                for headers in WRONG:
+                for headers in (*WRONG, {"Cookie": f"muomni_session_{guarded.port}=1.x"}):
                     answer = http.request(method, url, headers=headers)
                     problem(answer, 401, "unauthorized")
                     assert answer.headers["www-authenticate"] == "Bearer"
@@ -175,15 +174,33 @@ def test_a_cookie_stands_for_the_token(guarded: Running) -> None:
         problem(http.get(f"{C}/items"), 401, "unauthorized")
 
 
+def test_two_servers_of_a_host_keep_a_session_each(guarded: Running, root: Path) -> None:
+    with (
+        running(Settings(root=root, token="another")) as other,
+        httpx.Client() as browser,  # which, like others, keeps cookies by host, not by port
+    ):
+        servers = (guarded.url, TOKEN), (other.url, "another")
+        for url, token in servers:
+            assert browser.post(f"{url}/v1/session", json={"token": token}).status_code == 204
+        for url, _ in servers:
+            assert browser.get(f"{url}/v1/collections").status_code == 200
+        described = browser.get(f"{other.url}/v1/openapi.json").json()
+        name = described["components"]["securitySchemes"]["cookie"]["name"]
+        assert name in browser.cookies
+        browser.delete(f"{other.url}/v1/session")
+        assert browser.get(f"{guarded.url}/v1/collections").status_code == 200
+        problem(browser.get(f"{other.url}/v1/collections"), 401, "unauthorized")
+
+
 def test_a_cookie_is_neither_forged_nor_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    sessions = security.Sessions(TOKEN)
+    sessions = security.Sessions(TOKEN, 8765)
     cookie = sessions.begin()
     assert sessions.is_session(cookie)
     until, _, signature = cookie.partition(".")
     for forged in ("", ".", until, f"{int(until) + 1}.{signature}", f"{until}.{'0' * 64}", "é.é",
                    f"{until}.", f" {cookie}", "9" * 5_000 + "." + signature):  # fmt: skip
         assert not sessions.is_session(forged)
-    assert not security.Sessions("another").is_session(cookie)
+    assert not security.Sessions("another", 8765).is_session(cookie)
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + security.SESSION_SECONDS + 2)
     assert not sessions.is_session(cookie)
