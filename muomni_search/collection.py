@@ -235,6 +235,8 @@ class Collection(Closing):
     def purge(self, keys: str | Sequence[str] = (), *, where: Where = None) -> Purged:
         """Delete items, and every byte that was kept of them in the collection's directory.
 
+        Files that were uploaded to a server for them go too; those of other folders stay.
+
         Whatever was deleted or replaced before goes as well, so that without ``keys`` it finishes
         what ``delete`` began, and called again what was disturbed. A key that is not there is no
         error: nothing of it is there afterwards either.

@@ -19,14 +19,17 @@ from muomni_search.cli.output import agreed, harmless, note, on_terminal, print_
 def command(force: bool, as_json: bool, directory: Path) -> None:
     """Delete a collection, with all its vectors and indexes.
 
-    Asks first. The files that its items came from stay, and so do other files beside its
-    database; its folders vectors and index go with all that is in them.
+    Asks first. The files that its items came from stay, except for those that were uploaded to a
+    server, and so do other files beside its database; its folders vectors and index go with all
+    that is in them.
     """
     from muomni_search import MuomniError
 
     if not force and not agreed(_question(directory)):
         raise MuomniError(f"{directory} was not deleted", hint="-f deletes without asking")
-    _drop(directory)
+    uploads = _drop(directory)
+    if uploads:
+        note(f"{uploads:,} files went with it that were uploaded to a server")
     if directory.exists():
         note(f"{directory} holds other files too and stays")
     if on_terminal(as_json):
@@ -40,11 +43,13 @@ def _question(directory: Path) -> str:
 
     with Collection.open(directory) as collection:
         items = collection.stats()["items"]
-    return f"Delete {directory} with {items:,} items?"
+    return f"Delete {directory} with {items:,} items, and the files that were uploaded to it?"
 
 
-def _drop(directory: Path) -> None:
+def _drop(directory: Path) -> int:
+    """Remove a collection; return how many files went that were uploaded to it."""
     from muomni_search.store.store import INDEX, STAGE, VECTORS, Store
+    from muomni_search.store.uploads import remove_uploads
 
     # Under the write lock, so that nobody is adding. The database goes first: what a kill leaves
     # behind is then no collection any more.
@@ -54,5 +59,7 @@ def _drop(directory: Path) -> None:
         for name in (VECTORS, INDEX, STAGE):
             with suppress(FileNotFoundError):
                 shutil.rmtree(store.directory / name)
+        uploads = remove_uploads(directory)
     with suppress(OSError):  # other files in it, or a link to it
         directory.rmdir()
+    return uploads

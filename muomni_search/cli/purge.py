@@ -27,8 +27,8 @@ def command(
 
     Text, key, path, metadata and vectors of the items are afterwards nowhere in the collection's
     directory, and neither is what was deleted or replaced before: without KEY that alone is
-    purged. A KEY that is not there is no error. The files that items came from stay, and so do
-    exports and copies.
+    purged. A KEY that is not there is no error. The files that items came from stay, except for
+    those that were uploaded to a server; and so do exports and copies.
 
     Asks first. While other processes read the collection some of it may stay: then the exit code
     is 1, and the same command again finishes.

@@ -26,11 +26,10 @@ from muomni_search.server.settings import Settings
 from muomni_search.server.watches import Watches
 from muomni_search.server.work import Workers
 from muomni_search.store.engine import DATABASE
+from muomni_search.store.uploads import UPLOADS, sweep_uploads
 
-__all__ = ["UPLOADS", "Collections", "Served"]
+__all__ = ["Collections", "Served"]
 
-# Files that clients added lie beside their collection, in a folder of this name.
-UPLOADS = "-uploads"
 # What a collection may be called that a client makes.
 NAME = re.compile(r"\w[\w. -]{0,98}\w|\w")
 
@@ -174,11 +173,16 @@ class Collections:
         return self._settings.root / name
 
     def warm_up(self, stop: threading.Event) -> None:
-        """Load what the first search will need, one collection after another until ``stop``."""
+        """Load what the first search will need, one collection after another until ``stop``.
+
+        And remove the uploads that are no item's.
+        """
         for name in self.names():
             if stop.is_set():
                 return
             with suppress(MuomniError, OSError), self.open(name) as collection:
+                if not self._settings.read_only:
+                    sweep_uploads(collection.store)
                 collection.query("warm", 1)
 
     def close(self) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,6 +22,7 @@ from muomni_search.server import schemas
 from muomni_search.server.context import Context, problems
 from muomni_search.server.media import send_file
 from muomni_search.server.problems import Refused
+from muomni_search.store.uploads import new_upload
 
 __all__ = ["files_of", "keep_file", "router"]
 
@@ -59,8 +59,7 @@ def keep_file(upload: UploadFile, name: str, folder: Path) -> Path:
 
     Its name is kept as far as it is harmless, for those who look into the folder.
     """
-    place = folder / secrets.token_hex(8)
-    place.mkdir(parents=True)
+    place = new_upload(folder)
     path = place / _harmless(name)
     upload.file.seek(0)
     try:

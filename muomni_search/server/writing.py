@@ -8,14 +8,11 @@ and could not be used is told to that client, and kept nowhere.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import MappingProxyType
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -34,9 +31,10 @@ from muomni_search.server import schemas
 from muomni_search.server.context import Context, Key, Name, problems
 from muomni_search.server.problems import Refused, at_fault, without_paths
 from muomni_search.server.reading import filter_of
-from muomni_search.server.served import UPLOADS, Served
+from muomni_search.server.served import Served
 from muomni_search.server.uploads import files_of, keep_file
 from muomni_search.store.engine import disk_errors
+from muomni_search.store.uploads import Replaced, uploads_of
 from muomni_search.vectors import check_vectors
 
 __all__ = ["router"]
@@ -205,12 +203,20 @@ def _entry(origin: str, new: schemas.NewRecord) -> Entry:
 def _add(served: Served, name: str, entries: Iterable[Entry]) -> dict[str, Any]:
     """Add entries to a collection; return what is answered."""
     with served.collections.open(name) as collection:
-        replaced = _Replaced(collection)
+        replaced = Replaced(collection.store)
         try:
-            report = collection.add(replaced.watching(entries), limits=served.settings.limits)
+            report = collection.add(_watched(entries, replaced), limits=served.settings.limits)
         finally:
             replaced.sweep()
         return _told(collection, report, {})
+
+
+def _watched(entries: Iterable[Entry], replaced: Replaced) -> Iterator[Entry]:
+    """Yield entries, and have the files written down that they replace."""
+    rest = iter(entries)
+    while some := list(islice(rest, LOOKED_UP)):
+        replaced.remember([one.key for one in some if isinstance(one, Record)])
+        yield from some
 
 
 def _add_files(served: Served, name: str, form: FormData) -> dict[str, Any]:
@@ -218,15 +224,15 @@ def _add_files(served: Served, name: str, form: FormData) -> dict[str, Any]:
     # What a path in an error is called: the key, which is what the client knows.
     names: dict[str, str] = {}
     with served.collections.open(name) as collection:
-        folder = _uploads_of(collection)
-        replaced = _Replaced(collection)
+        folder = uploads_of(collection.directory)
+        replaced = Replaced(collection.store)
         entries = (
             _file_entry(upload, given, prefix, described, folder, names)
             for given, upload in uploads
         )
         with disk_errors(folder):
             try:
-                report = collection.add(replaced.watching(entries), limits=served.settings.limits)
+                report = collection.add(_watched(entries, replaced), limits=served.settings.limits)
             finally:
                 replaced.sweep(names)
         return _told(collection, report, names)
@@ -348,58 +354,10 @@ def _delete(
 ) -> dict[str, Any]:
     condition = filter_of(where)
     with served.collections.open(name) as collection:
-        replaced = _Replaced(collection)
+        replaced = Replaced(collection.store)
         replaced.remember(keys)
         if condition is not None:
             replaced.remember([item.key for item in collection.items(where=condition)])
         deleted = collection.delete(keys, where=condition)
         replaced.sweep()
     return {"deleted": deleted}
-
-
-# ---- files that nothing refers to --------------------------------------------------------------
-
-
-def _uploads_of(collection: Collection) -> Path:
-    """Return the folder of a collection's uploads, links resolved as in all roots."""
-    directory = Path(os.path.realpath(collection.directory))
-    return directory.with_name(directory.name + UPLOADS)
-
-
-class _Replaced:
-    """The uploaded files of items that are about to change; those of no item go in the end."""
-
-    def __init__(self, collection: Collection) -> None:
-        self._collection = collection
-        self._folder = _uploads_of(collection)
-        self._keys: dict[str, str] = {}  # of files, the key of their item
-
-    def remember(self, keys: Sequence[str]) -> None:
-        """Write down the uploaded files that items have now."""
-        if not self._folder.is_dir():
-            return
-        with self._collection.view() as view:
-            known = view.snapshot.known(keys)
-        for key, one in known.items():
-            if one.root == str(self._folder) and one.source is not None:
-                self._keys[one.source] = key
-
-    def watching(self, entries: Iterable[Entry]) -> Iterator[Entry]:
-        """Yield entries, and write down the files that they replace."""
-        rest = iter(entries)
-        while some := list(islice(rest, LOOKED_UP)):
-            self.remember([one.key for one in some if isinstance(one, Record)])
-            yield from some
-
-    def sweep(self, new: Mapping[str, str] = MappingProxyType({})) -> None:
-        """Remove those files, and new ones, that no item has now."""
-        keys = {**self._keys, **new}
-        if not keys:
-            return
-        with self._collection.view() as view:
-            known = view.snapshot.known(set(keys.values()))
-        for source, key in keys.items():
-            is_held = key in known and known[key].source == source
-            # Each lies in a folder of its own; nothing else is touched.
-            if not is_held and Path(source).parent.parent == self._folder:
-                shutil.rmtree(Path(source).parent, ignore_errors=True)

@@ -26,6 +26,7 @@ from muomni_search.store.records import Purged
 from muomni_search.store.rows import cut_rows
 from muomni_search.store.snapshot import STAGE, Snapshot
 from muomni_search.store.store import Store
+from muomni_search.store.uploads import Replaced, sweep_uploads
 from muomni_search.store.writer import Writer
 
 __all__ = ["compact_rows", "purge"]
@@ -46,7 +47,7 @@ def compact_rows(writer: Writer, modality: Modality) -> None:
 
 
 def purge(store: Store, keys: Collection[str] = (), condition: Filter | None = None) -> Purged:
-    """Delete items, and let nothing that is not live stay in the directory.
+    """Delete items, and let nothing that is not live stay in the directory, or of the uploads.
 
     Args:
         store: Whose.
@@ -57,12 +58,14 @@ def purge(store: Store, keys: Collection[str] = (), condition: Filter | None = N
         CorruptData: Rows are damaged; nothing was changed.
         MuomniError: The disk is full, or cannot be written to.
     """
+    uploaded = Replaced(store)
     with store.write() as writer:
         absent = sorted(set(keys) - writer.item_ids(keys).keys())
         wanted = set(keys)
         if condition is not None:
             wanted |= {item.key for item in writer.iter_items(condition)}
         doomed = sorted(wanted)
+        uploaded.remember(doomed)
         if keys or condition is not None:
             writer.forget_failures_of(doomed)
         else:
@@ -74,7 +77,8 @@ def purge(store: Store, keys: Collection[str] = (), condition: Filter | None = N
     # Another write, which sweeps what belongs to the generations before.
     with store.write():
         pass
-    remains = [*_purge_stages(store), *store.vacuum()]
+    uploaded.sweep()
+    remains = [*_purge_stages(store), *store.vacuum(), *sweep_uploads(store)]
     with store.snapshot() as snapshot:
         remains += [
             path

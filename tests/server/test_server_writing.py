@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,12 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from file_helpers import write_picture
 from server_helpers import C, Running, problem, running
 
 from muomni_search import Collection, Record, read_corpus
+from muomni_search.cli.main import cli
 from muomni_search.items import Modality
 from muomni_search.server.settings import Settings
 
@@ -289,6 +292,81 @@ def test_a_server_that_only_reads_changes_nothing(tmp_path: Path) -> None:
         ):
             problem(answer, 403, "forbidden")
         assert keys(http) == ["a"]
+
+
+# ---- uploaded files belong to their items ------------------------------------------------------
+
+
+def send_files(http: httpx.Client, *names: str) -> None:
+    files = [("files", (name, f"the words of {name}".encode())) for name in names]
+    assert http.post(ITEMS, files=files).json()["added"] == len(names)
+
+
+def test_a_purge_leaves_no_byte_of_an_uploaded_file(http: httpx.Client, tmp_path: Path) -> None:
+    send_files(http, "a.txt", "b.txt", "c.txt")
+    with Collection.open(tmp_path / "indexes/small") as small:
+        assert small.purge("a.txt").remains == []
+        assert uploads(tmp_path) == ["b.txt", "c.txt"]
+        # A deletion that no server did leaves the file: a purge without keys finishes it, when it
+        # is so old that nobody can be about to add it.
+        small.delete("b.txt")
+        [remains] = small.purge().remains
+        assert [one.name for one in remains.iterdir()] == ["b.txt"]
+        os.utime(remains, (0, 0))
+        assert small.purge().remains == []
+    assert uploads(tmp_path) == ["c.txt"]
+    assert keys(http) == ["c.txt"]
+
+
+def test_what_a_dead_server_has_left_of_an_upload_goes_at_the_next_start(tmp_path: Path) -> None:
+    directory, folder = tmp_path / "indexes/small", tmp_path / "indexes/small-uploads"
+    Collection.create(directory, model="hashing").close()
+    settings = Settings(root=tmp_path / "indexes")
+    with running(settings) as server, httpx.Client(base_url=server.url) as http:
+        send_files(http, "kept.txt")
+    # As if it had died between writing the file and the commit; one just now, and not for long.
+    for name in ("0" * 16, "1" * 16):
+        (folder / name).mkdir()
+        (folder / name / "half.txt").write_text("half")
+    (folder / "mine").mkdir()
+    for place in folder.iterdir():
+        if place.name != "1" * 16:
+            os.utime(place, (0, 0))
+    readers = Settings(root=tmp_path / "indexes", read_only=True)
+    for one, gone in ((readers, False), (settings, True)):
+        with running(one) as server, httpx.Client(base_url=server.url) as http:
+            assert keys(http) == ["kept.txt"]
+            server.served.collections.warm_up(threading.Event())
+            assert (folder / ("0" * 16)).exists() is not gone
+            assert (folder / ("1" * 16)).exists()
+            assert (folder / "mine").exists()
+            sent = http.get(f"{C}/original", params={"key": "kept.txt"})
+            assert sent.text == "the words of kept.txt"
+
+
+def test_uploads_that_moved_with_their_collection_stay(tmp_path: Path) -> None:
+    old, new = tmp_path / "indexes", tmp_path / "moved"
+    Collection.create(old / "small", model="hashing").close()
+    with running(Settings(root=old)) as server, httpx.Client(base_url=server.url) as http:
+        send_files(http, "kept.txt")
+    old.rename(new)
+    for place in (new / "small-uploads").iterdir():
+        os.utime(place, (0, 0))
+    with running(Settings(root=new)) as server:
+        server.served.collections.warm_up(threading.Event())
+    assert [one.name for one in (new / "small-uploads").rglob("*.txt")] == ["kept.txt"]
+
+
+def test_a_collection_that_is_dropped_takes_its_uploads_along(
+    http: httpx.Client, tmp_path: Path
+) -> None:
+    send_files(http, "a.txt", "b.txt")
+    (tmp_path / "indexes/small-uploads/mine.txt").write_text("mine")
+    told = CliRunner().invoke(cli, ["drop", "-c", str(tmp_path / "indexes/small")], input="y\n")
+    assert told.exit_code == 0
+    assert "uploaded" in told.stderr.splitlines()[0]
+    assert "2 files" in told.stderr.splitlines()[-1]
+    assert uploads(tmp_path) == ["mine.txt"]
 
 
 # ---- while others are at it --------------------------------------------------------------------
