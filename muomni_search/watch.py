@@ -15,6 +15,7 @@ import math
 import os
 import stat
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ def watch_folders(
 
     Args:
         collection: What to keep up to date.
-        folders: One or several; read whole first.
+        folders: One or several; read whole first. One that is given twice is one.
         stop: Ends the watch when it is set: at once when idle, else with a commit of what the
             batch under way has encoded.
         once: Bring the collection up to date once, and end; errors end it too.
@@ -118,7 +119,7 @@ def watch_folders(
     _ = collection.model  # and so is a model that is not here
     return _Watch(
         collection,
-        [root.resolve() for root in roots],
+        list(dict.fromkeys(root.resolve() for root in roots)),
         stop=stop or Event(),
         prefix=prefix,
         exclude=[*TEMPORARY, *exclude],
@@ -208,7 +209,8 @@ class _Watch:
         self._poll = poll
         self._told = told
         self._progress = _StopProgress(progress, stop)
-        self._pending: dict[Path, _Seen] = {}
+        # By the time since which they look as they do.
+        self._pending: OrderedDict[Path, _Seen] = OrderedDict()
         # Folders from which something may be gone.
         self._unpruned: set[Path] = set()
         self._batch_wait = _PutOff()
@@ -315,24 +317,37 @@ class _Watch:
             elif name.startswith(".") and name != ".":
                 continue
             if not any(part.startswith(".") for part in above):
-                self._pending[path] = _Seen(_look(path), now)
+                self._wait_for(path, now)
+
+    def _wait_for(self, path: Path, since: float = -math.inf) -> None:
+        """Have a path looked at when it has stayed as it is since ``since`` for long enough.
+
+        Args:
+            path: Which.
+            since: Now, or before everything else that is pending: then it has.
+        """
+        self._pending[path] = _Seen(_look(path), since)
+        self._pending.move_to_end(path, last=since > -math.inf)
 
     def _read_whole(self, roots: Sequence[Path] | dict[Path, tuple[int, int]]) -> None:
         for root in roots:
-            self._pending[root] = _Seen(_look(root), -math.inf)
+            self._wait_for(root)
         self._next_scan = time.monotonic() + self._rescan
 
     def _ripe(self) -> set[Path]:
         """Take out of what is pending the paths that stayed as they are for long enough."""
         now = time.monotonic()
         ripe = set()
-        for path, seen in list(self._pending.items()):
-            look = _look(path)
-            if look != seen.look:
-                self._pending[path] = _Seen(look, now)
-            elif now - seen.since >= self._debounce:
-                ripe.add(path)
+        # Only those whose time has come, however many are pending.
+        while self._pending:
+            path, seen = next(iter(self._pending.items()))
+            if now - seen.since < self._debounce:
+                break
+            if _look(path) == seen.look:
                 del self._pending[path]
+                ripe.add(path)
+            else:
+                self._wait_for(path, now)
         return ripe
 
     def _check_collection(self) -> None:
@@ -375,7 +390,8 @@ class _Watch:
                 if once or not self._may_pass(error):
                     raise
                 self._put_off(error, self._batch_wait)
-                self._pending |= {path: _Seen(_look(path), -math.inf) for path in paths}
+                for path in paths:
+                    self._wait_for(path)
                 return
             self._batch_wait = _PutOff()
         refusal = None
@@ -433,7 +449,7 @@ class _Watch:
                 path = Path(entry.source)
             look = None if path is None or path in settled else _look(path)
             if path is not None and look and 0 <= time.time() - look[-1] / 1e9 < self._debounce:
-                self._pending[path] = _Seen(look, time.monotonic())
+                self._wait_for(path, time.monotonic())
             else:
                 yield entry
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 from PIL import Image
 
@@ -19,3 +23,18 @@ def write_sound(path: Path, hertz: float, seconds: float = 1.0, rate: int = 16_0
     time = np.arange(int(seconds * rate)) / rate
     soundfile.write(path, 0.5 * np.sin(2 * np.pi * hertz * time), rate)
     return path
+
+
+@contextmanager
+def mounted_disk(folder: Path, size: int) -> Iterator[Path]:
+    """Mount a file system of its own, of so many bytes; skip the test where that is not allowed."""
+    folder.mkdir(parents=True)
+    what = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    try:
+        subprocess.run(what, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs the right to mount a file system")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)

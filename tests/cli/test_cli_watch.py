@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cli_helpers import MUOMNI, Run, answers, on_terminal, plain, write_picture
+from file_helpers import mounted_disk
 
 from muomni_search import Collection, read_corpus
 
@@ -141,6 +142,12 @@ def kept(tmp_path: Path) -> Path:
     directory = tmp_path / "kept"
     Collection.create(directory, model="hashing").close()
     return directory
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with mounted_disk(tmp_path / "disk", 10_000_000) as disk:
+        yield disk
 
 
 def rowids(directory: Path) -> dict[str, int]:
@@ -287,6 +294,43 @@ def test_an_empty_folder_where_a_disk_was_loses_nothing(folder: Path, kept: Path
         assert counts(watch.report()) == {"removed": 1}
         assert rowids(kept) == before
         assert watch.said.count("5 of 5 files") == 1
+
+
+@pytest.mark.parametrize("below", [".", "photos"])
+def test_a_disk_that_is_unmounted_and_mounted_again_loses_nothing(
+    tmp_path: Path, kept: Path, disk: Path, below: str
+) -> None:
+    """The folder is where the disk is mounted, or lies on it."""
+    place = tmp_path / "mounted"
+    place.mkdir()
+    on_disk = disk / below
+    on_disk.mkdir(exist_ok=True)
+    for number in range(4):
+        (on_disk / f"{number}.txt").write_text(f"The text of number {number}.")
+    settle(disk)
+
+    def mount() -> None:
+        subprocess.run(["mount", "--bind", disk, place], check=True)
+
+    mount()
+    try:
+        with watching(place / below, "-c", kept) as watch:
+            assert counts(watch.report()) == {"added": 4}
+            before = rowids(kept)
+            for away in (1, 2):
+                subprocess.run(["umount", place], check=True)
+                watch.until_said("4 of 4 files" if below == "." else "is away")
+                assert rowids(kept) == before
+                (on_disk / "0.txt").write_text(f"Written while it was away, {away}.")
+                mount()
+                assert counts(watch.report()) == {"updated": 1}
+            (place / below / "1.txt").unlink()
+            assert counts(watch.report()) == {"removed": 1}
+            (place / below / "4.txt").write_text("The text of number 4.")
+            assert counts(watch.report()) == {"added": 1}
+    finally:
+        subprocess.run(["umount", place], check=False, capture_output=True)
+    assert keys_of(kept) == {f"{number}.txt" for number in (0, 2, 3, 4)}
 
 
 def test_force_removes_what_is_gone(folder: Path, kept: Path) -> None:

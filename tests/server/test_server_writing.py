@@ -6,13 +6,14 @@ import json
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from file_helpers import write_picture
+from file_helpers import mounted_disk, write_picture
 from server_helpers import C, Running, problem, running
 
 from muomni_search import Collection, Record, read_corpus
@@ -482,3 +483,43 @@ def test_a_full_disk_is_told_and_nothing_is_half_there(
     assert keys(http) == ["a"]
     assert uploads(tmp_path) == []
     assert http.post(ITEMS, json={"items": [{"text": "x"}]}).json()["added"] == 1
+
+
+def test_on_a_disk_that_is_full_nothing_is_lost_and_the_server_goes_on(tmp_path: Path) -> None:
+    with mounted_disk(tmp_path / "disk", 4_000_000) as disk:
+        root = disk / "indexes"
+        Collection.create(root / "small", model="hashing").close()
+        with (
+            running(Settings(root=root)) as server,
+            httpx.Client(base_url=server.url, timeout=60) as http,
+        ):
+            send_files(http, "a.txt")
+            items = [{"key": f"k{n:03}", "text": f"text {n}"} for n in range(50)]
+            assert http.post(ITEMS, json={"items": items}).json()["added"] == 50
+            before = keys(http)
+            filling = disk / "others"
+            with suppress(OSError), filling.open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+            more = [{"key": f"m{n:04}", "text": f"more {n} " * 20} for n in range(2_000)]
+            for answer in (
+                http.post(ITEMS, json={"items": more}),
+                http.post(ITEMS, files=[("files", ("big.txt", b"words " * 100_000))]),
+                http.post("/v1/collections", json={"name": "new", "model": "hashing"}),
+            ):
+                told = problem(answer, 507, "disk-full")
+                assert "space" in told["hint"]
+            # What is there is found as before.
+            assert set(before) <= set(keys(http))
+            assert http.get(f"{C}/search", params={"q": "text 7", "k": 1}).json()["hits"]
+            sent = http.get(f"{C}/original", params={"key": "a.txt"})
+            assert sent.text == "the words of a.txt"
+            assert [one.name for one in (root / "small-uploads").rglob("*.txt")] == ["a.txt"]
+            filling.unlink()
+            send_files(http, "b.txt")
+            assert http.post(ITEMS, json={"items": more}).json()["failed"] == 0
+            made = http.post("/v1/collections", json={"name": "new", "model": "hashing"})
+            assert made.status_code == 201
+        with Collection.open(root / "small") as small:
+            assert small.verify() == []
+            assert sum(small.count().values()) == 50 + 2_000 + 2

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import os
 import threading
+import time
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
-from muomni_search import Collection, Conflict, InvalidInput, NotFound, read_corpus, watch_folders
+from muomni_search import (
+    Collection,
+    Conflict,
+    InvalidInput,
+    NotFound,
+    read_corpus,
+    watch,
+    watch_folders,
+)
 from muomni_search.pipeline import Report
 
 
@@ -95,6 +105,39 @@ def test_a_folder_alone_is_one_and_not_its_letters(folder: Path, tmp_path: Path)
         with Collection.create(tmp_path / type(given).__name__, model="hashing") as collection:
             (report,) = watch_folders(collection, given, once=True)
             assert report.added == 600
+
+
+def test_a_folder_that_is_given_twice_is_one(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(folder)
+    with Collection.create(tmp_path / "c", model="hashing") as collection:
+        twice = [folder, tmp_path / "c/../folder", tmp_path / "link"]
+        (report,) = watch_folders(collection, twice, once=True)
+        assert (report.added, report.failed) == (600, 0)
+
+
+def test_what_waits_is_not_looked_at_before_its_time(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Collection.create(tmp_path / "c", model="hashing") as collection:
+        run = watch_folders(collection, [folder], debounce=3600)
+        assert isinstance(run, Generator)
+        kept = run.gi_frame.f_locals["self"]
+        looked: list[Path] = []
+        look = watch._look
+        monkeypatch.setattr(watch, "_look", lambda path: (looked.append(path), look(path))[1])
+        paths = sorted(folder.iterdir())
+        kept._note(iter(paths))
+        assert looked == paths
+        assert kept._ripe() == kept._ripe() == set()
+        assert looked == paths
+        # What is read whole goes first, and of what waits each in its time.
+        kept._read_whole([folder])
+        assert kept._ripe() == {folder}
+        clock = time.monotonic
+        monkeypatch.setattr(time, "monotonic", lambda: clock() + 3601)
+        paths[0].write_text("Changed.")
+        assert kept._ripe() == set(paths[1:])
+        assert list(kept._pending) == paths[:1]
 
 
 def test_two_folders_with_one_key_need_prefixes(folder: Path, tmp_path: Path) -> None:
