@@ -76,8 +76,9 @@ def watch_folders(
 
     Each batch is ``Collection.add`` with ``prune_roots``, for the paths that changed. A file is
     taken when its size and time stayed the same for ``debounce``. A folder that is away is waited
-    for, and nothing of it is removed. Where another writer holds the collection, it moves to
-    another model, or the disk is full, a batch is put off and tried again.
+    for, and so is a disk that was mounted below one: nothing of it is removed. Where another writer
+    holds the collection, it moves to another model, or the disk is full, a batch is put off and
+    tried again.
 
     Args:
         collection: What to keep up to date.
@@ -211,6 +212,9 @@ class _Watch:
         self._progress = _StopProgress(progress, stop)
         # By the time since which they look as they do.
         self._pending: OrderedDict[Path, _Seen] = OrderedDict()
+        # Disks that are mounted below the folders, and from which there are items.
+        self._mounts: set[Path] = set()
+        self._devices: set[int] = set()
         # Folders from which something may be gone.
         self._unpruned: set[Path] = set()
         self._batch_wait = _PutOff()
@@ -275,6 +279,7 @@ class _Watch:
             poll_delay_ms=max(int(1000 * self._debounce), 10),
             ignore_permission_denied=True,
         )
+        mounted = self._mounted()
         with closing(changes):
             # The first comes when the watch is on: from then on no change is missed.
             while (changed := self._next(changes)) is not None:
@@ -282,10 +287,13 @@ class _Watch:
                 self._note(Path(path) for _, path in changed)
                 if any(_place_of(root) != places.get(root) for root in self._roots):
                     return
+                if self._mounted() != mounted:  # of what comes with it, there are no events
+                    return
                 if time.monotonic() >= self._next_scan:
                     self._read_whole(places)
                     self._watch_wait = _PutOff()
                 yield from self._batch()
+                mounted = self._mounted()
 
     def _next(self, changes: Generator[set[tuple[Any, str]]]) -> set[tuple[Any, str]] | None:
         """Return the next changes; None when the watch ended and another one must begin.
@@ -448,6 +456,10 @@ class _Watch:
             if isinstance(entry, Problem):  # half a picture may well be one
                 path = Path(entry.source)
             look = None if path is None or path in settled else _look(path)
+            if path is not None and look and look[0] not in self._devices:
+                self._devices.add(look[0])
+                below = [one for one in path.parents if not {*one.parents}.isdisjoint(self._roots)]
+                self._mounts |= {one for one in below if one.is_mount()}
             if path is not None and look and 0 <= time.time() - look[-1] / 1e9 < self._debounce:
                 self._wait_for(path, time.monotonic())
             else:
@@ -457,15 +469,28 @@ class _Watch:
         """Remove the items whose files are gone.
 
         Raises:
-            Conflict: More than half of a folder is, and not ``force``; or another writer is busy.
+            Conflict: More than half of a folder is, or a disk below it, and not ``force``; or
+                another writer is busy.
         """
         for root in sorted(self._unpruned):
+            lost = self._mounts_of(root) - self._mounted()
+            if lost and not self._force:
+                raise Conflict(
+                    f"{min(lost)} is mounted no more, so nothing of {root} was removed",
+                    hint="mount it, or watch again with -f",
+                )
             # Whoever is away is not empty.
             if root.is_dir():
                 done = self._collection.add((), prune_roots=[root], force=self._force)
                 report.removed += done.removed
             self._unpruned.discard(root)
         self._prune_wait = _PutOff()
+
+    def _mounts_of(self, root: Path) -> set[Path]:
+        return {one for one in self._mounts if one.is_relative_to(root)}
+
+    def _mounted(self) -> set[Path]:
+        return {one for one in self._mounts if one.is_mount()}
 
     def _may_pass(self, error: MuomniError) -> bool:
         """Whether an error is one that time or somebody else mends: a lock, a full disk."""

@@ -319,7 +319,8 @@ def test_a_disk_that_is_unmounted_and_mounted_again_loses_nothing(
             before = rowids(kept)
             for away in (1, 2):
                 subprocess.run(["umount", place], check=True)
-                watch.until_said("4 of 4 files" if below == "." else "is away")
+                words = "4 of 4 files" if below == "." else "is away"
+                wait_for(lambda: watch.said.count(words) == away)  # noqa: B023
                 assert rowids(kept) == before
                 (on_disk / "0.txt").write_text(f"Written while it was away, {away}.")
                 mount()
@@ -331,6 +332,39 @@ def test_a_disk_that_is_unmounted_and_mounted_again_loses_nothing(
     finally:
         subprocess.run(["umount", place], check=False, capture_output=True)
     assert keys_of(kept) == {f"{number}.txt" for number in (0, 2, 3, 4)}
+
+
+def test_a_disk_below_the_folder_that_is_unmounted_loses_nothing(
+    folder: Path, kept: Path, disk: Path
+) -> None:
+    """Its items are fewer than half, so that nothing else speaks for them."""
+    (disk / "owl.txt").write_text("An owl calls in the night.")
+    settle(disk)
+    place = folder / "disk"
+    place.mkdir()
+
+    def mount() -> None:
+        subprocess.run(["mount", "--bind", disk, place], check=True)
+
+    mount()
+    try:
+        with watching(folder, "-c", kept) as watch:
+            assert counts(watch.report()) == {"added": 6}
+            subprocess.run(["umount", place], check=True)
+            watch.until_said("is mounted no more")
+            (folder / "notes/0.txt").unlink()
+            (folder / "new.txt").write_text("Meanwhile.")
+            assert counts(watch.report()) == {"added": 1}
+            assert "disk/owl.txt" in keys_of(kept)
+            (disk / "fox.txt").write_text("A fox in the snow.")
+            mount()
+            # What was gone of the folder itself may go now, and what is on the disk is seen.
+            left = {*(f"notes/{n}.txt" for n in (1, 2, 3)), "red.png", "new.txt", "disk/fox.txt"}
+            wait_for(lambda: keys_of(kept) == {*left, "disk/owl.txt"})
+            (place / "owl.txt").unlink()
+            wait_for(lambda: keys_of(kept) == left)
+    finally:
+        subprocess.run(["umount", place], check=False, capture_output=True)
 
 
 def test_force_removes_what_is_gone(folder: Path, kept: Path) -> None:
