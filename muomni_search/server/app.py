@@ -12,21 +12,9 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from starlette.staticfiles import StaticFiles
 
-from muomni_search.server import (
-    exploring,
-    front,
-    job_routes,
-    leaving,
-    media,
-    metrics,
-    problems,
-    reading,
-    schemas,
-    security,
-    uploads,
-    writing,
-)
+from muomni_search.server import leaving, metrics, problems, schemas, security
 from muomni_search.server.context import only_known
+from muomni_search.server.routes import exploring, front, jobs, media, reading, uploads, writing
 from muomni_search.server.served import Served
 from muomni_search.server.settings import Settings
 
@@ -66,7 +54,7 @@ def create_app(settings: Settings, port: int) -> FastAPI:
         redoc_url=None,
     )
     problems.install(app)
-    for module in (front, reading, writing, media, uploads, exploring, job_routes, metrics):
+    for module in (front, reading, writing, media, uploads, exploring, jobs, metrics):
         app.include_router(module.router, dependencies=[Depends(only_known)])
     app.mount("/page", StaticFiles(directory=front.PAGE), name="page")
     app.state.sessions = security.Sessions(settings.token, port)

@@ -138,7 +138,7 @@ def test_a_map_of_nothing_is_refused(http: httpx.Client) -> None:
 def test_a_map_without_its_package_says_how_to_get_it(
     http: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from muomni_search.server import exploring
+    from muomni_search.server.routes import exploring
 
     monkeypatch.setattr(exploring, "find_spec", lambda _: None)
     assert "pip install" in problem(http.get(f"{C}/map"), 501, "not-installed")["hint"]

@@ -16,8 +16,8 @@ __all__ = ["PAGE", "router"]
 
 router = APIRouter(tags=["server"])
 
-PAGE = Path(__file__).parent / "page"
-BASE_STYLE = Path(__file__).parents[1] / "templates" / "base.css"
+PAGE = Path(__file__).parents[1] / "page"
+BASE_STYLE = Path(__file__).parents[2] / "templates" / "base.css"
 
 
 @router.get("/", include_in_schema=False)

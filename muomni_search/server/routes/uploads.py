@@ -20,8 +20,8 @@ from starlette.datastructures import FormData, UploadFile
 from muomni_search.errors import InvalidInput
 from muomni_search.server import schemas
 from muomni_search.server.context import Context, problems
-from muomni_search.server.media import send_file
 from muomni_search.server.problems import Refused
+from muomni_search.server.routes.media import send_file
 from muomni_search.store.uploads import new_upload
 
 __all__ = ["files_of", "keep_file", "router"]

@@ -12,7 +12,7 @@ from fastapi.responses import StreamingResponse
 from muomni_search.server import schemas
 from muomni_search.server.context import Context, problems
 from muomni_search.server.jobs import OVER, Job
-from muomni_search.server.media import SentFile
+from muomni_search.server.routes.media import SentFile
 
 __all__ = ["accepted", "router"]
 

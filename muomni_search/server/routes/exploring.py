@@ -24,11 +24,11 @@ from muomni_search.filters import Filter
 from muomni_search.heat import write_heat
 from muomni_search.server import schemas
 from muomni_search.server.context import Context, Name, problems
-from muomni_search.server.job_routes import accepted
 from muomni_search.server.jobs import Job
 from muomni_search.server.problems import Refused, without_paths
-from muomni_search.server.reading import asked_of, filter_of, title_of
-from muomni_search.server.uploads import files_of, keep_file
+from muomni_search.server.routes.jobs import accepted
+from muomni_search.server.routes.reading import asked_of, filter_of, title_of
+from muomni_search.server.routes.uploads import files_of, keep_file
 from muomni_search.view import modalities_of
 
 __all__ = ["router"]

@@ -17,8 +17,8 @@ from muomni_search.items import Hit, Item, Modality
 from muomni_search.items import Query as Asked
 from muomni_search.server import schemas
 from muomni_search.server.context import Context, Key, Name, problems
-from muomni_search.server.media import is_shown, told_type
 from muomni_search.server.problems import without_paths
+from muomni_search.server.routes.media import is_shown, told_type
 from muomni_search.server.served import Served
 from muomni_search.store.fields import lacking_fields, summarise_fields
 from muomni_search.store.records import Known

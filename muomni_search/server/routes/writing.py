@@ -30,9 +30,9 @@ from muomni_search.pipeline import Report
 from muomni_search.server import schemas
 from muomni_search.server.context import Context, Key, Name, problems
 from muomni_search.server.problems import Refused, at_fault, without_paths
-from muomni_search.server.reading import filter_of
+from muomni_search.server.routes.reading import filter_of
+from muomni_search.server.routes.uploads import files_of, keep_file
 from muomni_search.server.served import Served
-from muomni_search.server.uploads import files_of, keep_file
 from muomni_search.store.engine import disk_errors
 from muomni_search.store.uploads import Replaced, uploads_of
 from muomni_search.vectors import check_vectors
