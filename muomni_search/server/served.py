@@ -70,7 +70,12 @@ class Collections:
         self._opening: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
 
     def names(self) -> list[str]:
-        """Return the names of the collections that there are now."""
+        """Return the names of the collections that there are now; let go of those that are gone."""
+        for name in list(self._held):
+            try:
+                self.find(name)
+            except NotFound:
+                self._let_go(name)
         if self._settings.collections:
             return sorted(self._settings.collections)
         with suppress(OSError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,22 @@ def test_an_upload_is_written_while_others_are_asked_for(
     finder.join(60)
     assert not finder.is_alive()
     assert [one.name for one in tmp_path.iterdir()] == [first]
+
+
+def test_a_collection_that_is_gone_is_let_go_of_without_being_asked_for(tmp_path: Path) -> None:
+    make(tmp_path / "c", "old")
+    collections = Collections(Settings(root=tmp_path), Models())
+    with collections.open("c") as old:
+        assert [hit.key for hit in old.query("words")] == ["old"]
+    assert [one for one in open_files() if one.startswith(str(tmp_path))]
+    remove_store(tmp_path / "c")
+    assert collections.names() == []
+    assert [one for one in open_files() if one.startswith(str(tmp_path))] == []
+
+
+def open_files() -> list[str]:
+    found = []
+    for one in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            found.append(str(one.readlink()))
+    return found
