@@ -12,6 +12,7 @@ from typing import Any
 from muomni_search.errors import InvalidInput
 
 __all__ = [
+    "Document",
     "check_key",
     "check_texts",
     "hash_content",
@@ -28,7 +29,16 @@ ENCODER = json.JSONEncoder(
 )
 
 
-def hash_content(*parts: bytes) -> str:
+class Document(str):
+    """Metadata as the JSON that ``to_json`` makes of it."""
+
+    __slots__ = ()
+
+
+EMPTY = Document("{}")
+
+
+def hash_content(*parts: bytes | memoryview) -> str:
     """Return the hash by which a content is known again: of its bytes, one part after another."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
@@ -61,17 +71,19 @@ def item_checksum(
     return zlib.crc32(words.encode(errors="surrogateescape"))
 
 
-def to_json(metadata: Mapping[str, Any] | None, key: str) -> str:
-    """Return metadata as JSON, its keys sorted.
+def to_json(metadata: Mapping[str, Any] | Document | None, key: str) -> Document:
+    """Return metadata as JSON, its keys sorted; what is a document already as it is.
 
     Raises:
         InvalidInput: It is not JSON: NaN, dates, bytes, …
     """
+    if isinstance(metadata, Document):
+        return metadata
     if not metadata:
-        return "{}"
+        return EMPTY
     try:
         text = ENCODER.encode(dict(metadata))
-        text.encode()
+        _check_characters(text)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInput(
             f"the metadata of {legible(key)} is no JSON object: {error}",
@@ -82,7 +94,7 @@ def to_json(metadata: Mapping[str, Any] | None, key: str) -> str:
         raise InvalidInput(
             f"the metadata of {legible(key)} holds a NUL", hint="take it out of the text"
         )
-    return text
+    return Document(text)
 
 
 def value_of(metadata: Mapping[str, Any], field: str) -> Any:
@@ -129,12 +141,18 @@ def check_texts(key: str, *texts: str | None) -> None:
     try:
         for text in texts:
             if text is not None:
-                text.encode()
+                _check_characters(text)
     except UnicodeEncodeError as error:
         raise InvalidInput(
             f"{legible(key)} has a text with half a character in it: {error}",
             hint="save it as valid UTF-8",
         ) from error
+
+
+def _check_characters(text: str) -> None:
+    """Raise UnicodeEncodeError for what UTF-8 cannot write."""
+    if not text.isascii():  # which Python knows of each text, and most keys are
+        text.encode()
 
 
 def legible(text: str) -> str:

@@ -19,17 +19,17 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from itertools import count
+from itertools import count, groupby
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from muomni_search.documents import hash_content, to_json
+from muomni_search.documents import Document, hash_content, to_json
 from muomni_search.encoders.protocol import Model, Piece
 from muomni_search.errors import Conflict, InvalidInput, MuomniError, NotFound, UnreadableFile
 from muomni_search.ingest.folder import IGNORE_FILE, Entry
@@ -56,6 +56,8 @@ READERS = 8
 WAITING_BYTES = 64_000_000
 # About what an item takes beside its texts and pieces.
 ITEM_BYTES = 2_000
+# The spans of an item that is one segment.
+WHOLE: Sequence[Span | None] = (None,)
 
 
 class Progress(Protocol):
@@ -116,6 +118,7 @@ class _Read:
     record: Record
     known: Known | None
     content_hash: str
+    document: Document
     text: str | None = None
     pieces: Sequence[Piece] | None = None
 
@@ -128,12 +131,7 @@ class _Read:
     @property
     def is_unchanged(self) -> bool:
         """Whether this is the content that the item has already."""
-        known = self.known
-        return (
-            known is not None
-            and known.content_hash == self.content_hash
-            and known.modality == self.record.modality
-        )
+        return _is_unchanged(self.record, self.content_hash, self.known)
 
 
 class _Budget:
@@ -269,22 +267,22 @@ class Pipeline:
         for chunk in _chunks(corpus):
             with self._store.snapshot() as snapshot:
                 known = snapshot.known([one.key for one in chunk if isinstance(one, Record)])
-            for entry in chunk:
-                # Who stops at the first failure wants in what came before it.
-                while ahead and self._strict:
-                    take_first()
-                if isinstance(entry, Problem):
-                    self._fail(entry)
-                elif not isinstance(entry, Record):
-                    self.report.skipped += 1
-                elif self._settled(entry, known.get(entry.key)):
-                    self._progress.advance()
-                elif entry.vector is not None:
-                    self._take(self._read(entry, known.get(entry.key)))
-                else:
-                    old = known.get(entry.key)
-                    ahead.append(pool.submit(self._read_ahead, entry, old, next(tickets)))
-                    if len(ahead) >= READ_AHEAD:
+            for is_ready, entries in groupby(chunk, _is_ready):
+                if is_ready:
+                    self._take_ready([one for one in entries if isinstance(one, Record)], known)
+                    continue
+                for entry in entries:
+                    if isinstance(entry, Problem):
+                        self._fail(entry)
+                    elif not isinstance(entry, Record):
+                        self.report.skipped += 1
+                    elif self._settled(entry, known.get(entry.key)):
+                        self._progress.advance()
+                    else:
+                        old = known.get(entry.key)
+                        ahead.append(pool.submit(self._read_ahead, entry, old, next(tickets)))
+                    # Who stops at the first failure wants in what came before it.
+                    while ahead and (self._strict or len(ahead) >= READ_AHEAD):
                         take_first()
         while ahead:
             take_first()
@@ -324,11 +322,13 @@ class Pipeline:
     def _read(self, record: Record, known: Known | None) -> _Read | Problem:
         """Read, hash and decode one record's content; any thread may."""
         try:
+            document = to_json(record.metadata, record.key)
             if record.vector is not None:
-                return self._read_vector(record, known)
+                digest = self._hash_vector(record)
+                return _Read(record, known, digest, document, record.text)
             data = _content_bytes(record, self._limits)
             digest = hash_content(data)
-            read = _Read(record, known, digest)
+            read = _Read(record, known, digest, document)
             if read.is_unchanged:
                 return read
             name = record.path if record.path is not None else Path(record.origin)
@@ -337,16 +337,41 @@ class Pipeline:
                 return read
             pieces = self._model.encoder(record.modality).prepare(content)
             text = content if isinstance(content, str) else None
-            return _Read(record, known, digest, text, pieces)
+            return _Read(record, known, digest, document, text, pieces)
         except MuomniError as error:
-            return Problem(record.origin, error.what, error.hint, record.key)
+            return _problem(record, error)
 
-    def _read_vector(self, record: Record, known: Known | None) -> _Read:
+    def _hash_vector(self, record: Record) -> str:
         if record.text is not None:
             self._limits.check_size(Modality.TEXT, record.origin, len(record.text))
-        vector = np.ascontiguousarray(record.vector).tobytes()
-        digest = hash_content(vector, (record.text or "").encode())
-        return _Read(record, known, digest, record.text)
+        vector = np.ascontiguousarray(record.vector)
+        return hash_content(vector.data, (record.text or "").encode())
+
+    def _take_ready(self, records: Sequence[Record], known: Mapping[str, Known]) -> None:
+        """Take records that bring their vectors: there is nothing to read, and nothing to encode.
+
+        A million of them is no rare table, so they go the short way.
+        """
+        for record in records:
+            old = known.get(record.key)
+            if old is not None and self._settled(record, old):
+                continue
+            try:
+                document = to_json(record.metadata, record.key)
+                content_hash = self._hash_vector(record)
+            except MuomniError as error:
+                self._fail(_problem(record, error))
+                continue
+            if old is not None and _is_unchanged(record, content_hash, old):
+                self._keep(record, old, content_hash)
+                continue
+            self._count(old)
+            if not self._dry_run:
+                vectors = np.asarray(record.vector)[np.newaxis]
+                item = _new_item(record, vectors, WHOLE, record.text, document, content_hash)
+                self._stage(record, item)
+        self._progress.advance(len(records))
+        self._commit_when_due()
 
     def _take(self, read: _Read | Problem) -> None:
         """Take one finished read, in input order."""
@@ -396,17 +421,22 @@ class Pipeline:
             return
         fresh = self._not_moved(waiting)
         for read in fresh:
-            if read.known is None:
-                self.report.added += 1
-            else:
-                self.report.updated += 1
+            self._count(read.known)
         if not self._dry_run:
             for read, vectors in _encode(self._model, fresh):
-                item = _new_item(read, vectors)
-                self._staged.items.append(item)
-                self._staged.bytes += ITEM_BYTES + vectors.nbytes + _length(item.text)
-                self._mend(read.record)
+                self._stage(read.record, _item_of(read, vectors))
         self._commit_when_due()
+
+    def _count(self, known: Known | None) -> None:
+        if known is None:
+            self.report.added += 1
+        else:
+            self.report.updated += 1
+
+    def _stage(self, record: Record, item: NewItem) -> None:
+        self._staged.items.append(item)
+        self._staged.bytes += ITEM_BYTES + item.vectors.nbytes + _length(item.text)
+        self._mend(record)
 
     def _not_moved(self, reads: Sequence[_Read]) -> list[_Read]:
         """Stage those that are known items under a new name; return the others."""
@@ -501,9 +531,9 @@ def encode_again(model: Model, items: Sequence[tuple[Item, Known]]) -> Iterator[
         if read is not None:
             reads.append(read)
         if sum(len(one.pieces or ()) for one in reads) >= BATCH_PIECES:
-            yield from (_new_item(one, vectors) for one, vectors in _encode(model, reads))
+            yield from (_item_of(one, vectors) for one, vectors in _encode(model, reads))
             reads = []
-    yield from (_new_item(one, vectors) for one, vectors in _encode(model, reads))
+    yield from (_item_of(one, vectors) for one, vectors in _encode(model, reads))
 
 
 def _read_again(model: Model, item: Item, known: Known) -> _Read | None:
@@ -512,7 +542,8 @@ def _read_again(model: Model, item: Item, known: Known) -> _Read | None:
         return None
     record = _record_of(item, known)
     pieces = model.encoder(item.modality).prepare(content)
-    return _Read(record, None, str(known.content_hash), item.text, pieces)
+    document = to_json(record.metadata, record.key)
+    return _Read(record, None, str(known.content_hash), document, item.text, pieces)
 
 
 def content_again(item: Item, known: Known) -> Content | None:
@@ -638,6 +669,23 @@ def _held(read: _Read | Problem) -> int:
     return read.bytes if isinstance(read, _Read) else 0
 
 
+def _is_ready(entry: Entry) -> bool:
+    """Whether a record brings its vector, and is no file."""
+    return isinstance(entry, Record) and entry.vector is not None and entry.path is None
+
+
+def _is_unchanged(record: Record, content_hash: str, known: Known | None) -> bool:
+    return (
+        known is not None
+        and known.content_hash == content_hash
+        and known.modality == record.modality
+    )
+
+
+def _problem(record: Record, error: MuomniError) -> Problem:
+    return Problem(record.origin, error.what, error.hint, record.key)
+
+
 def _may_have_moved(read: _Read) -> bool:
     return read.known is None and read.record.path is not None
 
@@ -678,19 +726,30 @@ def _content_bytes(record: Record, limits: Limits) -> bytes:
     return read_file(record.modality, record.path, limits)
 
 
-def _new_item(read: _Read, vectors: NDArray[np.float32]) -> NewItem:
-    record = read.record
-    spans: list[Span | None] = [piece.span for piece in read.pieces or ()] or [None]
+def _item_of(read: _Read, vectors: NDArray[np.float32]) -> NewItem:
+    spans = [piece.span for piece in read.pieces or ()] or WHOLE
+    text = read.text if read.text is not None else read.record.text
+    return _new_item(read.record, vectors, spans, text, read.document, read.content_hash)
+
+
+def _new_item(
+    record: Record,
+    vectors: NDArray[np.float32],
+    spans: Sequence[Span | None],
+    text: str | None,
+    document: Document,
+    content_hash: str,
+) -> NewItem:
     return NewItem(
         key=record.key,
         modality=record.modality,
         vectors=vectors,
         spans=spans,
         source=record.source,
-        text=read.text if read.text is not None else record.text,
-        metadata=record.metadata,
+        text=text,
+        metadata=document,
         root=record.root,
-        content_hash=read.content_hash,
+        content_hash=content_hash,
         size=record.size,
         mtime_ns=record.mtime_ns,
     )

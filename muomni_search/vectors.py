@@ -16,9 +16,9 @@ __all__ = [
     "combine",
     "cosines",
     "cosines_of_pairs",
-    "is_unit",
     "mean_vector",
     "normalise",
+    "unit_among",
 ]
 
 # A sum shorter than this has cancelled out: its direction is rounding noise.
@@ -79,14 +79,21 @@ def _number(which: Any) -> str:
     return f"vector {int(np.argmax(which))} " if len(which) > 1 else ""
 
 
-def is_unit(vector: Any) -> bool:
-    """Whether this is a unit vector (256,) of float32 already, as ``normalise`` makes it."""
-    return (
-        isinstance(vector, np.ndarray)
-        and vector.dtype == np.float32
-        and vector.shape == (DIM,)
-        and abs(float(vector @ vector) - 1) < UNIT_TOLERANCE
+def unit_among(vectors: Sequence[Any]) -> NDArray[np.bool_]:
+    """Return which of some objects are unit vectors (256,) of float32, as ``normalise`` makes."""
+    found = np.array(
+        [
+            isinstance(one, np.ndarray) and one.dtype == np.float32 and one.shape == (DIM,)
+            for one in vectors
+        ],
+        dtype=bool,
     )
+    places = np.flatnonzero(found)
+    if len(places):
+        rows = np.stack([vectors[place] for place in places.tolist()])
+        with np.errstate(all="ignore"):
+            found[places] = np.abs(np.vecdot(rows, rows) - 1) < UNIT_TOLERANCE
+    return found
 
 
 def cosines(rows: NDArray[np.float32], query: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -6,12 +6,14 @@ import hashlib
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import count, groupby
+from functools import lru_cache
+from itertools import count, groupby, islice
+from operator import attrgetter
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
-from muomni_search.documents import check_key, check_texts, key_prefix, to_json
+from muomni_search.documents import check_key, check_texts, key_prefix
 from muomni_search.errors import InvalidInput, NotFound
 from muomni_search.ingest.folder import (
     Entry,
@@ -23,7 +25,7 @@ from muomni_search.ingest.folder import (
 from muomni_search.ingest.rows import TABLES, ArrowStream, stream_rows
 from muomni_search.ingest.table import read_row_records, read_table
 from muomni_search.items import Modality, Problem, Record
-from muomni_search.vectors import check_vectors, is_unit
+from muomni_search.vectors import check_vectors, unit_among
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
@@ -41,12 +43,14 @@ RECORD_TYPES: dict[str, tuple[type, ...]] = {
     "metadata": (Mapping,),
     "root": (str, NoneType),
 }
+CHECKED_AT_ONCE = 64
+FIELDS_OF = attrgetter(*RECORD_TYPES)
 
 
 class Corpus(Iterator[Entry]):
     """A stream of what there is to add: records, what cannot be used, and what was skipped.
 
-    No key comes twice, and keys, metadata and vectors are what may be stored.
+    No key comes twice, and keys, texts and vectors are what may be stored.
 
     Args:
         entries: The stream.
@@ -142,7 +146,7 @@ def read_records(
             f"a {type(records).__name__} is no corpus",
             hint="give a list of records or dicts, a table, or what read_corpus returns",
         )
-    return Corpus(map(_checked, _mixed(records, start, place)))
+    return Corpus(_checked(_mixed(records, start, place)))
 
 
 def _mixed(
@@ -168,24 +172,37 @@ def _row(given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _checked(entry: Record | Problem | Skipped) -> Entry:
-    if not isinstance(entry, Record):
-        if not isinstance(entry, Problem | Skipped):
-            raise InvalidInput(
-                f"{entry!r} is no record", hint="give records, or what read_corpus returns"
-            )
-        return entry
+def _checked(entries: Iterator[Entry]) -> Iterator[Entry]:
+    """Yield entries with what is no record as a problem, and vectors at unit length.
+
+    Raises:
+        InvalidInput: Something is not even a problem.
+    """
+    # Some at a time, for the sake of their vectors; few, for they may come slowly.
+    while block := list(islice(entries, CHECKED_AT_ONCE)):
+        units = unit_among([getattr(entry, "vector", None) for entry in block])
+        for entry, is_unit in zip(block, units.tolist(), strict=True):
+            if isinstance(entry, Record):
+                yield _checked_record(entry, is_unit=is_unit)
+            elif isinstance(entry, Problem | Skipped):
+                yield entry
+            else:
+                raise InvalidInput(
+                    f"{entry!r} is no record", hint="give records, or what read_corpus returns"
+                )
+
+
+def _checked_record(record: Record, *, is_unit: bool) -> Record | Problem:
     try:
-        _check_types(entry)
-        check_key(entry.key)
-        check_texts(entry.key, entry.text, entry.source, entry.root)
-        to_json(entry.metadata, entry.key)
-        if entry.vector is None or is_unit(entry.vector):
-            return entry
-        return replace(entry, vector=check_vectors([entry.vector], "the vector")[0])
+        _check_types(record)
+        check_key(record.key)
+        check_texts(record.key, record.text, record.source, record.root)
+        if record.vector is None or is_unit:
+            return record
+        return replace(record, vector=check_vectors([record.vector], "the vector")[0])
     except InvalidInput as error:
-        key = entry.key if isinstance(entry.key, str) else None
-        return Problem(str(entry.origin), error.what, error.hint or "mend the record", key)
+        key = record.key if isinstance(record.key, str) else None
+        return Problem(str(record.origin), error.what, error.hint or "mend the record", key)
 
 
 def _read_all(
@@ -211,10 +228,20 @@ def _read_all(
 
 
 def _check_types(record: Record) -> None:
-    for name, kinds in RECORD_TYPES.items():
-        value = getattr(record, name)
-        if not isinstance(value, kinds):
-            raise InvalidInput(f"the {name} of a record is {value!r}", hint="see Record")
+    name = _misfit(tuple(map(type, FIELDS_OF(record))))
+    if name is not None:
+        raise InvalidInput(
+            f"the {name} of a record is {getattr(record, name)!r}", hint="see Record"
+        )
+
+
+@lru_cache(maxsize=256)
+def _misfit(types: tuple[type, ...]) -> str | None:
+    """Return which field of a record cannot be of the type that it has."""
+    for own, (name, kinds) in zip(types, RECORD_TYPES.items(), strict=True):
+        if not issubclass(own, kinds):
+            return name
+    return None
 
 
 def _is_table(place: Path) -> bool:

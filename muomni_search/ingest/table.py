@@ -33,6 +33,8 @@ __all__ = ["find_beside", "read_row_records", "read_table"]
 CONTENT_COLUMNS = ("text", "image", "audio", "path")
 RESERVED = {"key", "modality", "source", "vector", "metadata", *CONTENT_COLUMNS}
 PLAIN = {int, bool, type(None)}
+LISTS = {list, tuple}
+FRACTIONS = (float, Decimal)
 BATCH_CHARACTERS = 16_000_000
 # A row with a vector needs no file, so that columns which would name one are metadata.
 RESERVED_BESIDE_VECTORS = {"key", "modality", "source", "vector", "metadata", "text"}
@@ -117,6 +119,7 @@ class _Batch:
         self._rows = rows
         self._prefix = prefix
         self._name = name
+        self._folder = path.parent.resolve()
         self._vectors = self._normalised()
 
     def entries(self) -> Iterator[Entry]:
@@ -186,7 +189,7 @@ class _Batch:
             if value is not None and not isinstance(value, str):
                 raise InvalidInput(f"{name} is {value!r}, no text", hint="give a text")
         if source and not URL.match(source):
-            source = os.path.normpath(self._path.parent.resolve() / source)
+            source = os.path.normpath(self._folder / source)
         return Record(
             key, modality, origin, vector=vector, text=text, source=source, metadata=metadata
         )
@@ -200,8 +203,7 @@ class _Batch:
         metadata: Mapping[str, Any],
     ) -> Entry:
         path = find_beside(self._path, value)
-        folder = self._path.parent.resolve()
-        entry = read_file_record(path, key, folder, named=True)
+        entry = read_file_record(path, key, self._folder, named=True)
         if isinstance(entry, Problem):
             raise InvalidInput(entry.error, hint=entry.hint)
         if isinstance(entry, Skipped):
@@ -270,11 +272,15 @@ def _modality(value: Any) -> Modality | None:
 
 
 def _metadata(row: Row, reserved: Collection[str]) -> dict[str, Any]:
-    metadata = {
-        _plain("the name of a column", name): plain
-        for name, value in row.items()
-        if name not in reserved and (plain := _plain(name, value)) is not None
-    }
+    metadata = {}
+    for name, value in row.items():
+        if value is None or name in reserved:
+            continue
+        if "\0" in name:
+            _plain("the name of a column", name)  # which refuses it
+        plain = _plain(name, value)
+        if plain is not None:
+            metadata[name] = plain
     given = row.get("metadata")
     if isinstance(given, str):
         try:
@@ -301,7 +307,11 @@ def _plain(name: str, value: Any) -> Any:
         return value
     if kind in PLAIN:
         return value
-    if isinstance(value, float | Decimal):
+    if kind is dict:
+        return {_plain(name, str(key)): _plain(name, one) for key, one in value.items()}
+    if kind in LISTS:
+        return [_plain(name, one) for one in value]
+    if isinstance(value, FRACTIONS):
         number = float(value)
         if math.isinf(number):
             raise InvalidInput(f"{name} is infinite", hint="give a finite number, or none")
@@ -310,10 +320,6 @@ def _plain(name: str, value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, dt.timedelta):
         return value.total_seconds()
-    if kind is dict:
-        return {_plain(name, str(key)): _plain(name, one) for key, one in value.items()}
-    if kind in (list, tuple):
-        return [_plain(name, one) for one in value]
     if isinstance(value, np.generic | np.ndarray) and value.dtype.kind in "biufU":
         return _plain(name, value.tolist())
     raise InvalidInput(

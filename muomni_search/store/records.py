@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from muomni_search.documents import Document
 from muomni_search.items import Modality, Span
 
 __all__ = [
@@ -88,7 +89,7 @@ class NewItem:
     spans: Sequence[Span | None]
     source: str | None = None
     text: str | None = None
-    metadata: Mapping[str, Any] | None = None
+    metadata: Mapping[str, Any] | Document | None = None
     root: str | None = None
     content_hash: str | None = None
     size: int | None = None

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from muomni_search.documents import value_of
+from muomni_search.documents import to_json, value_of
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,9 @@ from muomni_search.documents import value_of
 )
 def test_a_field_is_a_name_or_a_path(metadata: dict[str, Any], field: str, value: Any) -> None:
     assert value_of(metadata, field) == value
+
+
+def test_what_is_json_already_stays_as_it_is() -> None:
+    document = to_json({"b": 1, "a": "ü"}, "key")
+    assert document == '{"a":"ü","b":1}'
+    assert to_json(document, "key") is document

@@ -447,6 +447,31 @@ def test_ctrl_c_keeps_what_was_encoded_and_the_next_run_goes_on(
     assert told(add(place, rows)) == {"unchanged": len(kept), "added": 200 - len(kept)}
 
 
+def test_ready_vectors_among_texts_and_failures(place: Collection) -> None:
+    def ready(number: int, **facts: Any) -> Record:
+        vector = np.eye(1, 256, number, np.float32)[0] * facts.pop("length", 1)
+        return Record(f"v{number}", Modality.IMAGE, f"made:{number}", vector=vector, **facts)
+
+    rows = [
+        ready(0, metadata={"n": 0}),
+        words("w"),
+        ready(1, length=3.0),
+        ready(2, length=0.0),
+        ready(3, metadata={"n": float("nan")}),
+        ready(4, text="x", source="https://example.org/4"),
+    ]
+    assert told(place.add(rows)) == {"added": 4, "failed": 2}
+    assert [one.key for one in place.failures()] == ["v2", "v3"]
+    assert vector(place, "v1") == np.eye(1, 256, 1)[0].tolist()
+    assert place.verify() == []
+    rows[0] = ready(0, metadata={"n": 1})
+    rows[5] = ready(4, text="y", source="https://example.org/4")
+    assert told(place.add(rows)) == {"unchanged": 2, "updated": 2, "failed": 2}
+    with pytest.raises(UnreadableFile, match="made:6"):
+        place.add([ready(5), ready(6, length=0.0), ready(7)], strict=True)
+    assert [one.key for one in place.items()] == ["v0", "v1", "v4", "v5", "w"]
+
+
 def test_what_is_committed_is_found_before_the_run_ends(
     place: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

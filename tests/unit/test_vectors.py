@@ -115,3 +115,18 @@ def test_a_sum_that_cancels_out_is_refused(rows):
 
 def test_the_mean_of_one_vector_is_that_vector(rows):
     assert np.allclose(vectors.mean_vector(rows[:1]), rows[0], atol=1e-7)
+
+
+def test_unit_vectors_are_told_from_what_is_none(rows):
+    unit = vectors.normalise(rows[0])
+    others = [
+        unit.astype(np.float64),
+        unit[:9],
+        unit * 1.001,
+        unit * np.nan,
+        None,
+        "a",
+        [1.0] * 256,
+    ]
+    assert vectors.unit_among([unit, *others, unit]).tolist() == [True, *[False] * 7, True]
+    assert vectors.unit_among([]).tolist() == []
