@@ -411,8 +411,9 @@ class View:
         *,
         modality: Modalities = None,
         where: Where = None,
+        exact: bool = True,
     ) -> RankedLists:
-        """Return for each of many queries what ``rank`` returns when it compares every row.
+        """Return for each of many queries what ``rank`` returns.
 
         Args:
             queries: The queries.
@@ -420,6 +421,7 @@ class View:
             k: How many for each.
             modality: Only these modalities.
             where: A filter for all.
+            exact: Compare with every row.
         """
         condition = parse_filter(where)
         ids = self.snapshot.item_ids(
@@ -430,7 +432,7 @@ class View:
         ]
         parts: list[tuple[Modality, Rows, NDArray[np.float64]]] = []
         for one, allowed in self._searched(modality, condition):
-            found = self._top_many(one, vectors, k, allowed, left_out)
+            found = self._top_many(one, vectors, k, allowed, left_out, exact=exact)
             backgrounds = self._backgrounds(queries, vectors, one)
             medians = np.array([own.median for own in backgrounds])[found.queries]
             scales = np.array([own.scale for own in backgrounds])[found.queries]
@@ -465,6 +467,8 @@ class View:
         k: int,
         allowed: NDArray[np.int64] | None,
         left_out: Sequence[set[int]],
+        *,
+        exact: bool,
     ) -> Rows:
         """Return for each query the best k items of a modality and all tied with the last."""
         snapshot = self.snapshot
@@ -472,9 +476,14 @@ class View:
         owners = self._owners(modality)
         available = len(rows) - len(dead) if allowed is None else len(allowed)
         fetch = min(available, k + max(map(len, left_out)))
-        best = planner.top_rows_many(vectors, rows, k=fetch, dead=dead, allowed=allowed)
+        tuned = None if exact else self._loaded.index(snapshot, modality)
+        index, ask_for, _ = tuned or (None, planner.FETCH, None)
+        best = planner.top_rows_many(
+            vectors, rows, k=fetch, dead=dead, allowed=allowed, index=index, fetch=ask_for
+        )
         queries = np.repeat(np.arange(len(vectors)), np.diff(best.starts))
-        found = Rows(queries, owners[best.rows], best.cosines).best_of_items()
+        are_exact = best.are_exact[queries]
+        found = Rows(queries, owners[best.rows], best.cosines, are_exact).best_of_items()
         if any(left_out):
             own = np.repeat(np.arange(len(vectors)), list(map(len, left_out)))
             found = found.without(own, np.array([one for ids in left_out for one in ids], np.int64))
@@ -500,6 +509,7 @@ class View:
                     np.full(len(top), number),
                     np.array([one.item_id for one in top], np.int64),
                     np.array([one.cosine for one in top], np.float32),
+                    np.full(len(top), fill_value=True),
                 )
             )
         return Rows(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))

@@ -70,6 +70,9 @@ WIDEN = 4
 SPARE = 6
 # FAISS multiplies 4,096 queries at a time; tiles of live rows are gathered once a block.
 QUERY_BLOCK = 4_096
+# Up to here comparing what an index proposes to a batch takes less time than multiplying all: a
+# proposal costs as much as a hundred products.
+PAYING_SHARE = 0.01
 TILE_ROWS = 65_536
 NO_PRODUCTS, NO_ROWS = np.empty(0, np.float32), np.empty(0, np.int64)
 
@@ -294,18 +297,80 @@ def top_rows_many(
     k: int,
     dead: NDArray[np.int64],
     allowed: NDArray[np.int64] | None = None,
+    index: VectorIndex | None = None,
+    fetch: int = FETCH,
 ) -> CandidateLists:
-    """Return for each query (n, 256) what ``top_rows`` returns when it compares all rows.
+    """Return for each query (n, 256) what ``top_rows`` returns.
 
-    By matrix products of query blocks and row tiles; beside the answers memory stays bounded.
-    See ``top_rows`` for the arguments.
+    By matrix products of query blocks and row tiles, or by the index where that takes less time;
+    beside the answers memory stays bounded. See ``top_rows`` for the arguments.
     """
+    blocks = [queries[start : start + QUERY_BLOCK] for start in range(0, len(queries), QUERY_BLOCK)]
+    wanted = max(fetch, fetch * k // TUNED_K)
+    if index is not None and allowed is None and wanted <= PAYING_SHARE * index.rows:
+        return CandidateLists.joined(
+            [_block_by_index(block, vectors, k, dead, index, wanted) for block in blocks]
+        )
+    return CandidateLists.joined(
+        [_top_rows_block(block, vectors, k, dead, allowed) for block in blocks]
+    )
+
+
+def _block_by_index(
+    queries: NDArray[np.float32],
+    vectors: NDArray[np.float32],
+    k: int,
+    dead: NDArray[np.int64],
+    index: VectorIndex,
+    wanted: int,
+) -> CandidateLists:
+    """Return what ``_by_index`` finds for each query, with one scan for all of them.
+
+    First with as many proposals as are likely to be enough, then for those that need it with
+    all of the scan, and what is left alone.
+    """
+    alive = index.rows - int(np.searchsorted(dead, index.rows))
+    likely = wanted * index.rows // max(alive, 1)
+    if WIDEN * likely > RUNAWAY_SHARE * index.rows:
+        return _top_rows_block(queries, vectors, k, dead, None)
+    proposed = index.search_many(queries, WIDEN * likely)
+    proposed[_is_in(proposed.ravel(), dead).reshape(proposed.shape)] = -1
+    since = _since(queries, vectors, k, dead, index.rows)
+    found: list[Candidates | None] = [None] * len(queries)
+    left = np.arange(len(queries))
+    for depth in (likely, WIDEN * likely):
+        rows = np.concatenate([since[left], proposed[left, :depth]], axis=1)
+        values = cosines_of_pairs(vectors, np.maximum(rows, 0), queries[left])
+        values[rows < 0] = -np.inf
+        least = np.partition(values, -k, axis=1)[:, -k]
+        is_found = values >= least[:, None]
+        # See ``_by_index``.
+        is_hard = is_found[:, since.shape[1] + depth // 2 :].any(axis=1) | np.isneginf(least)
+        for place in np.flatnonzero(~is_hard).tolist():
+            own = is_found[place]
+            found[left[place]] = best_of(rows[place, own], values[place, own], k, "ann")
+        left = left[is_hard]
     return CandidateLists.joined(
         [
-            _top_rows_block(queries[start : start + QUERY_BLOCK], vectors, k, dead, allowed)
-            for start in range(0, len(queries), QUERY_BLOCK)
+            one or top_rows(query, vectors, k=k, dead=dead, index=index, fetch=wanted)
+            for query, one in zip(queries, found, strict=True)
         ]
     )
+
+
+def _since(
+    queries: NDArray[np.float32],
+    vectors: NDArray[np.float32],
+    k: int,
+    dead: NDArray[np.int64],
+    start: int,
+) -> NDArray[np.int64]:
+    """Return the live rows from ``start`` on that are roughly each query's best, (n, k or less)."""
+    gone = dead[np.searchsorted(dead, start) :] - start
+    wanted = min(k + SPARE, len(vectors) - start - len(gone))
+    if not wanted:
+        return np.empty((len(queries), 0), np.int64)
+    return start + _rough_best(queries, vectors[start:], wanted, gone, None)[1]
 
 
 def _top_rows_block(
@@ -318,7 +383,8 @@ def _top_rows_block(
     available = len(vectors) - len(dead) if allowed is None else len(allowed)
     wanted = min(k + SPARE, available)
     if wanted == 0:
-        return CandidateLists(np.zeros(len(queries) + 1, np.int64), NO_ROWS, NO_PRODUCTS)
+        nothing = np.zeros(len(queries) + 1, np.int64)
+        return CandidateLists(nothing, NO_ROWS, NO_PRODUCTS, np.ones(len(queries), bool))
     rough, rows = _rough_best(queries, vectors, wanted, dead, allowed)
     values = cosines_of_pairs(vectors, rows, queries)
     order = np.lexsort((rows, -values), axis=1)
@@ -330,7 +396,7 @@ def _top_rows_block(
     is_found = values >= reached[:, None]
     if is_sure.all():
         starts = np.concatenate([[0], np.cumsum(is_found.sum(axis=1))])
-        return CandidateLists(starts, rows[is_found], values[is_found])
+        return CandidateLists(starts, rows[is_found], values[is_found], is_sure)
     return CandidateLists.joined(
         [
             Candidates(rows[number][own], values[number][own], "exact")

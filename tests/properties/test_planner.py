@@ -90,6 +90,25 @@ def test_the_index_never_gives_too_few_or_wrong_rows(case, covered):
         assert_same(found, best)
 
 
+@given(cases(rows=st.integers(2_500, 5_000)), st.floats(0.5, 1.0))
+@settings(max_examples=40, deadline=None)
+def test_a_batch_by_the_index_never_gives_too_few_or_wrong_rows(case, covered):
+    index = planner.build_index(case.vectors[: int(covered * len(case.vectors))])
+    k = 1 + case.k % 12
+    queries = np.concatenate([case.query[None], case.vectors[:24]])
+    found = planner.top_rows_many(queries, case.vectors, k=k, dead=case.dead, index=index, fetch=12)
+    assert len(found) == len(queries)
+    for query, one in zip(queries, found, strict=True):
+        best = exact_top_rows(query, case.vectors, k=k, dead=case.dead)
+        assert min(k, len(best.rows)) <= len(one.rows)
+        assert len(np.unique(one.rows)) == len(one.rows)
+        assert not np.isin(one.rows, case.dead).any()
+        assert np.all(np.diff(one.cosines) <= 0)
+        assert np.allclose(one.cosines[:k], best.cosines[:k], atol=0.02)
+        if one.how == "exact":
+            assert_same(one, best)
+
+
 @given(st.integers(0, 10_000_000), st.integers(0, 10_000_000))
 def test_a_fresh_index_is_never_due(rows, since):
     assert not planner.is_index_due(rows=rows, covered=rows)
