@@ -20,7 +20,6 @@ from muomni_search.batch import run_batch
 from muomni_search.errors import InvalidInput, NotFound
 from muomni_search.explanation import Explanation, Words, explain
 from muomni_search.explore.map import Map, make_map
-from muomni_search.filters import Filter
 from muomni_search.heat import write_heat
 from muomni_search.server import schemas
 from muomni_search.server.context import Context, Name, problems
@@ -41,7 +40,8 @@ POINTS = 20_000
 QUERY_FILES = (".jsonl", ".ndjson", ".csv", ".npy")
 OUTPUTS = ("jsonl", "parquet", "trec")
 TOLD_ERRORS = 100
-BATCH_FIELDS = {"format", "k", "where", "modality"}
+BATCH_FIELDS = ("format", "k", "where", "modality", "exact")
+FLAGS = {"true": True, "false": False}
 
 
 # ---- why ---------------------------------------------------------------------------------------
@@ -167,6 +167,11 @@ FORM = {
                             "type": "array",
                             "items": {"type": "string", "enum": ["text", "image", "audio"]},
                         },
+                        "exact": {
+                            "type": "boolean",
+                            "default": True,
+                            "description": "Without it indexes answer where that is faster.",
+                        },
                     },
                 }
             }
@@ -187,7 +192,7 @@ async def batch(context: Context, request: Request, name: Name) -> Response:
     """Answer a file of queries in the background; what cannot be answered is left out."""
     context.collections.find(name)  # before all of the body is here
     async with files_of(request) as form:
-        upload, output, k, where, modality = _batch_options(form)
+        upload, output, options = _batch_options(form)
         suffix = Path(upload.filename or "").suffix.lower()
         if suffix not in QUERY_FILES:
             raise InvalidInput(
@@ -202,9 +207,7 @@ async def batch(context: Context, request: Request, name: Name) -> Response:
                     collection,
                     queries,
                     answers,
-                    k=k,
-                    where=where,
-                    modality=modality,
+                    **options,
                     progress=job,
                     is_foreign=True,
                 )
@@ -240,15 +243,13 @@ def _first_errors(path: Path) -> list[dict[str, Any]]:
     return [{**one, "error": without_paths(one["error"])} for one in told]
 
 
-def _batch_options(
-    form: FormData,
-) -> tuple[UploadFile, str, int, Filter | None, list[str] | None]:
-    """Return the file of queries, the output's format, k, filter and modalities of a form."""
+def _batch_options(form: FormData) -> tuple[UploadFile, str, dict[str, Any]]:
+    """Return the file of queries, the output's format, and what ``run_batch`` takes of a form."""
     upload = form.get("queries")
     if not isinstance(upload, UploadFile):
         raise InvalidInput("no file of queries", hint="send it as queries")
     values = {key: value for key, value in form.multi_items() if isinstance(value, str)}
-    unknown = form.keys() - BATCH_FIELDS - {"queries"}
+    unknown = form.keys() - {"queries", *BATCH_FIELDS}
     if unknown:
         raise InvalidInput(
             f"unknown field {min(unknown)!r}", hint=f"send {', '.join(BATCH_FIELDS)}"
@@ -263,4 +264,13 @@ def _batch_options(
         raise InvalidInput(f"k: {number[:50]!r}", hint=f"a number from 1 to {schemas.MOST_HITS}")
     modality = [str(one) for one in form.getlist("modality")] or None
     modalities_of(modality)
-    return upload, output, int(number), filter_of(values.get("where")), modality
+    exact = values.get("exact", "true")
+    if exact not in FLAGS:
+        raise InvalidInput(f"exact: {exact[:50]!r}", hint="true or false")
+    options = {
+        "k": int(number),
+        "where": filter_of(values.get("where")),
+        "modality": modality,
+        "exact": FLAGS[exact],
+    }
+    return upload, output, options
