@@ -515,6 +515,17 @@ def test_a_collection_that_is_not_there(opened: Open) -> None:
     page.locator(".card").first.wait_for()
 
 
+def test_another_collection_is_not_asked_for_what_the_last_one_had(opened: Open) -> None:
+    page = opened("c=animals")
+    page.locator(".card img").first.wait_for()
+    refused: list[str] = []
+    page.on("response", lambda answer: answer.status == 404 and refused.append(answer.url))
+    page.get_by_label("Collection").select_option("long")
+    page.locator(".card", has_text="item number 0").first.wait_for()
+    page.wait_for_load_state("networkidle")
+    assert refused == []
+
+
 # ---- keys --------------------------------------------------------------------------------------
 
 
@@ -558,6 +569,28 @@ def test_all_of_it_by_keyboard(opened: Open) -> None:
     page.locator("dialog").wait_for(state="detached")
     page.keyboard.press("2")
     page.wait_for_function("() => location.hash.includes('tab=image')")
+
+
+def test_after_a_key_on_a_hit_the_focus_is_at_the_first_of_the_new_hits(opened: Open) -> None:
+    page = opened("c=animals&p=text:pet")
+    wait_for_hits(page)
+    for key, presses, sum_of in (("+", 2, 2), ("m", 1, 1)):
+        page.locator('[data-at="3"]').focus()
+        chosen = titles(page)[3]
+        for _ in range(presses):
+            page.keyboard.press(key)
+        page.locator(f".part:nth-child({sum_of})", has_text=chosen).wait_for()
+        wait_for_hits(page)
+        assert len(parts(page)) == sum_of
+        page.wait_for_function("() => document.activeElement.dataset.at === '0'")
+    title = titles(page)[1]
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    page.locator("dialog.item").wait_for()
+    page.keyboard.press("+")
+    page.locator(".part", has_text=title).wait_for()
+    wait_for_hits(page)
+    page.wait_for_function("() => document.activeElement.dataset.at === '0'")
 
 
 # ---- much, evil, small -------------------------------------------------------------------------

@@ -63,7 +63,7 @@ const titles = new Map();
 
 function App() {
   const route = useRoute();
-  const [version, setVersion] = useState(0), [notice, setNotice] = useState(null), [at, setAt] = useState(0);
+  const [version, setVersion] = useState(0), [notice, setNotice] = useState(null), [place, setPlace] = useState({ of: "", key: "", k: 0 });
   const [busy, setBusy] = useState(""), [isRecording, setRecording] = useState(false), [asksToken, setAsksToken] = useState(false), [helps, setHelps] = useState(false);
   const [trouble, setTrouble] = useState({ gone: false, busy: 0 }), [showsFilters, setShowsFilters] = useState(hasFilter(route));
   const channel = useRef(null), file = useRef();
@@ -71,6 +71,7 @@ function App() {
   const found = useHits(server.known ? route : { ...route, collection: "" }, version);
   const counts = useCounts(route, version, server.known, !found.isStale && !found.error);
   for (const hit of found.hits) titles.set(hit.key, hit.title);
+  const at = placeIn(found, place), setAt = k => setPlace({ of: found.of, key: found.hits[k]?.key, k });
 
   const changed = said => {
     forgetAnswers();
@@ -101,7 +102,6 @@ function App() {
     }
     if (server.known) remember(route.collection);
   }, [server.collections, route.collection]);
-  useEffect(() => setAt(0), [route.collection, JSON.stringify(activeParts(route)), route.tab, filterOf(route), route.sure]);
   useEffect(() => { document.title = titleOf(route); });
   const whereProblem = found.error && route.where && (found.error.status === 422 || found.error.status === 400) && !found.error.lost ? found.error : null;
   useEffect(() => { if (whereProblem) setShowsFilters(true); }, [whereProblem]);
@@ -147,9 +147,9 @@ function App() {
     const key = opened.current;
     opened.current = route.item;
     const k = found.hits.findIndex(hit => hit.key === key);
-    if (!key || route.item || k < 0) return;
-    setAt(k);
-    requestAnimationFrame(() => requestAnimationFrame(() => (document.querySelector(`.hits [data-at="${k}"]`) || document.querySelector(".map canvas"))?.focus({ preventScroll: true })));
+    if (!key || route.item) return;
+    if (k >= 0) setAt(k);
+    requestAnimationFrame(() => requestAnimationFrame(() => document.querySelector('.hits .open[tabindex="0"], .map canvas')?.focus({ preventScroll: true })));
   }, [route.item]);
   const summary = useSummary(route, found, server);
   return html`
@@ -178,7 +178,7 @@ function App() {
         ${showsFilters && html`<${Filters} route=${route} fields=${server.fields} problem=${whereProblem} />`}
         <${Chips} route=${route} />
         <div id="found" class="found" role="tabpanel" aria-labelledby=${`tab-${route.tab}`}>
-          ${route.view === "map" && server.known.items > 0 ? html`<${MapView} route=${route} found=${found} version=${version} at=${at} setAt=${setAt} />`
+          ${route.view === "map" && server.known.items > 0 ? html`<${MapView} key=${route.collection} route=${route} found=${found} version=${version} at=${at} setAt=${setAt} />`
             : html`<${Found} route=${route} found=${found} server=${server} at=${at} setAt=${setAt} summary=${summary} pick=${() => file.current.click()} />`}
         </div>` : html`<${Nothing} route=${route} server=${server} created=${name => { changed(); go({ collection: name }); }} />`}
     </main>
@@ -203,6 +203,14 @@ async function asPart(file) {
     try { wav = await toWav(file, file.name); } catch { throw error; }
     return api.upload(wav);
   }
+}
+
+/** Return which hit is the current one: it stays the same while the question does, wherever it goes; then the first. */
+function placeIn({ of, hits }, place) {
+  if (of !== place.of) return 0;
+  if (hits[place.k]?.key === place.key) return place.k;
+  const k = hits.findIndex(hit => hit.key === place.key);
+  return k < 0 ? Math.min(place.k, Math.max(0, hits.length - 1)) : k;
 }
 
 function titleOf(route) {
