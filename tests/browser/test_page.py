@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,9 +53,13 @@ def send_files(client: httpx.Client, collection: str, paths: list[Path], metadat
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("collections")
+
+
+@pytest.fixture(scope="module")
+def address(root: Path) -> Iterator[str]:
     """A server of four collections: animals, one to add to, one with evil in it, a long one."""
-    root = tmp_path_factory.mktemp("collections")
     with (
         serving("--root", str(root), "--port", "0") as url,
         httpx.Client(base_url=url, timeout=120) as client,
@@ -159,12 +164,14 @@ FILES = """files => {
   }
   return transfer;
 }"""
+# Only what is in sight under the mouse is told of it.
 DROP = """async ([transfer, zone]) => {
   const send = (name, target) => target.dispatchEvent(
     new DragEvent(name, {dataTransfer: transfer, bubbles: true, cancelable: true}));
   send("dragenter", document.body);
   await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
-  const target = document.querySelector(`[data-drop=${zone}]`);
+  const box = document.querySelector(`[data-drop=${zone}]`).getBoundingClientRect();
+  const target = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
   send("dragover", target);
   send("drop", target);
 }"""
@@ -482,6 +489,21 @@ def test_files_are_added_and_failures_are_told_in_both_tabs(opened: Open, tmp_pa
     card(other, quoted.name).wait_for(state="detached")
 
 
+def test_files_that_are_dropped_on_an_item_are_asked_what_they_are_for(opened: Open) -> None:
+    page = opened("c=animals&item=cow.ogg")
+    page.locator("dialog .bars").wait_for()
+    page.evaluate(
+        """transfer => { for (const name of ["dragenter", "dragleave"]) document.body.dispatchEvent(
+        new DragEvent(name, {dataTransfer: transfer, bubbles: true})); }""",
+        carried(page, (CORPUS / "dog.jpg", "image/jpeg")),
+    )
+    page.keyboard.press("p")  # what was under the files has the focus again
+    page.get_by_role("dialog").get_by_role("button", name="Pause cow.ogg").wait_for()
+    drop(page, "search", (CORPUS / "dog.jpg", "image/jpeg"))
+    wait_for_hits(page, part="p=image")
+    page.locator("dialog").first.wait_for(state="detached")
+
+
 # ---- addresses ---------------------------------------------------------------------------------
 
 
@@ -526,19 +548,41 @@ def test_another_collection_is_not_asked_for_what_the_last_one_had(opened: Open)
     assert refused == []
 
 
+def test_a_collection_that_goes_while_it_is_looked_at(
+    opened: Open, address: str, root: Path
+) -> None:
+    url = f"{address}/v1/collections"
+    httpx.post(url, json={"name": "brief", "model": "hashing"})
+    httpx.post(f"{url}/brief/items", json={"items": [{"key": "a", "text": "a robin"}]})
+    page = opened("c=brief")
+    page.locator(".card").wait_for()
+    shutil.rmtree(root / "brief")
+    page.locator("#words").fill("robin")
+    page.get_by_role("heading", name="There is no collection brief").wait_for()
+
+
+def test_an_item_of_the_sum_that_is_gone_can_be_left_out(opened: Open) -> None:
+    page = opened("c=animals&p=text:owl&p=id:gone.jpg")
+    page.get_by_role("heading", name="gone.jpg is not here any more").wait_for()
+    page.get_by_role("button", name="Search without it").click()
+    wait_for_hits(page)
+    assert page.locator("#words").input_value() == "owl"
+
+
 # ---- keys --------------------------------------------------------------------------------------
 
 
 def test_all_of_it_by_keyboard(opened: Open) -> None:
     page = opened()
     page.locator(".card").first.wait_for()
+    page.keyboard.type("o")  # the box has the focus, and ``/`` leads to it from everywhere
+    page.keyboard.press("ArrowDown")
     page.keyboard.press("/")
     page.keyboard.type("owl")
     page.keyboard.press("Enter")
     wait_for_hits(page, part="p=text%3Aowl")
     page.keyboard.press("ArrowDown")
-    focused = "() => document.activeElement.dataset.at"
-    assert page.evaluate(focused) == "0"
+    page.wait_for_function("() => document.activeElement.dataset.at === '0'")
     lefts = page.locator(".card").evaluate_all("all => all.map(one => one.style.transform)")
     columns = len({transform.partition(",")[0] for transform in lefts})
     for key, at in (("ArrowRight", 1), ("ArrowDown", 1 + columns), ("ArrowUp", 1), ("Home", 0)):

@@ -1,7 +1,7 @@
 // One item, large: what it is, how strongly it answers, and why.
 import * as api from "./api.js";
 import { Icon } from "./icons.js";
-import { Player, stop } from "./sound.js";
+import { Player, stop, toggleHit } from "./sound.js";
 import { activeParts, addPart, closeItem, go, now, onlyPart } from "./state.js";
 import { html, useEffect, useRef, useState } from "./vendor/preact.js";
 import { NAME, cut, meaning, partName, signed, value as shown } from "./words.js";
@@ -24,7 +24,7 @@ export function ItemDialog({ route, found, titles, mayWrite, changed }) {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, textarea, [contenteditable]")) return;
     const act = {
       ArrowLeft: () => step(-1), ArrowRight: () => step(1), w: () => activeParts(route).length && go({ why: !route.why }, "replace"),
-      m: () => onlyPart({ kind: "id", value: route.item }),
+      m: () => onlyPart({ kind: "id", value: route.item }), p: () => item && toggleHit(route.collection, item),
       "+": () => addPart({ kind: "id", value: route.item, weight: 1 }), "-": () => addPart({ kind: "id", value: route.item, weight: -1 }),
     }[event.key];
     if (act) { event.preventDefault(); act(); }
@@ -85,7 +85,7 @@ function Shown({ item, route, titles, mayWrite, changed }) {
         <button type="button" onClick=${() => go({ view: "map", item: "", at: item.key })}><${Icon} name="map" />On the map</button>
         ${item.has_original && html`<a class="button" href=${api.original(route.collection, item.key)} target="_blank" rel="noopener"><${Icon} name="open" />Open the file</a>`}
       </div>
-      ${route.why && canExplain && html`<section class="why" aria-live="polite" aria-label="Why">${wrong ? html`<p class="wrong">${wrong.message} ${wrong.hint}</p>`
+      ${route.why && canExplain && html`<section class="why" aria-live="polite" aria-label="Why">${wrong ? html`<p class="wrong">${wrong.said}</p>`
         : reason ? html`<${Reason} reason=${reason} titles=${titles} />` : html`<p class="soft"><span class="spinner"></span> Looking for what carries the match…</p>`}</section>`}
       ${facts.length > 0 && html`<dl>${facts.map(([name, said]) => html`<div key=${name}><dt>${name}</dt><dd><bdi>${shown(said)}</bdi></dd></div>`)}</dl>`}
       <p class="key"><bdi>${item.key}</bdi></p>

@@ -10,7 +10,7 @@ import { Grid, forgetAnswers, label, useHits } from "./results.js";
 import { Recorder, stop, toWav } from "./sound.js";
 import { KINDS, activeParts, filterOf, go, hasFilter, now, useRoute } from "./state.js";
 import { html, render, useEffect, useMemo, useRef, useState } from "./vendor/preact.js";
-import { count, plural } from "./words.js";
+import { count, partName, plural } from "./words.js";
 
 const TEXT_QUERY = 2000;
 const CHOSEN = "muomni.collection";
@@ -21,8 +21,9 @@ function remember(name) { try { localStorage.setItem(CHOSEN, name); } catch { /*
 
 // ---- what the server has ------------------------------------------------------------------------------
 
-/** The collections, and of the chosen one its fields; anew when ``version`` changes. */
+/** The collections, and of the chosen one its fields; anew when ``version`` changes, or ``look`` is called. */
 function useServer(route, version) {
+  const [looks, setLooks] = useState(0);
   const [told, setTold] = useState({ collections: null, error: null, mayWrite: false });
   const [fields, setFields] = useState({ of: "", fields: {} });
   const { collection } = route;
@@ -32,7 +33,7 @@ function useServer(route, version) {
       ([collections, health]) => isHere && setTold({ collections, mayWrite: !health.read_only, error: null }),
       error => isHere && setTold(old => ({ ...old, error })));
     return () => { isHere = false; };
-  }, [version]);
+  }, [version, looks]);
   useEffect(() => {
     if (!collection) return;
     let isHere = true;
@@ -40,7 +41,7 @@ function useServer(route, version) {
     return () => { isHere = false; };
   }, [collection, version]);
   const known = told.collections?.find(one => one.name === collection);
-  return { ...told, known, fields: fields.of === collection ? fields.fields : {} };
+  return { ...told, known, fields: fields.of === collection ? fields.fields : {}, look: () => setLooks(one => one + 1) };
 }
 
 /** How many items each tab has: of the collection, or of what the filter lets through once that is known to be one. */
@@ -92,6 +93,9 @@ function App() {
     for (const [name, act] of Object.entries(hear)) api.news.addEventListener(name, act);
     return () => { channel.current.close(); for (const [name, act] of Object.entries(hear)) api.news.removeEventListener(name, act); };
   }, []);
+
+  // What is not found may have been all of a collection.
+  useEffect(() => { if (found.error?.status === 404) server.look(); }, [found.error]);
 
   // Without a collection in the address: the one that was looked at last, or the first.
   useEffect(() => {
@@ -262,16 +266,17 @@ function NoHits({ route }) {
 
 function Failed({ route, error, retry }) {
   if (error.lost) {
-    const what = error.lost[0].kind === "image" ? "picture" : "sound";
+    const [{ kind, value }] = error.lost, without = html`<button type="button" onClick=${() => go({ parts: route.parts.filter(part => !error.lost.some(one => one.value === part.value)) })}>Search without it</button>`;
+    if (kind === "id") return html`<div class="state" role="alert"><h2><bdi>${partName({ kind, value }, titles)}</bdi> is not here any more</h2><p>It was removed, or renamed.</p><p class="buttons">${without}</p></div>`;
+    const what = kind === "image" ? "picture" : "sound";
     return html`<div class="state" role="alert"><h2>The server has forgotten your ${what}</h2>
       <p>What is searched with is kept for a while only. Drop the ${what} here once more.</p>
-      <p class="buttons"><button type="button" class="main" onClick=${() => document.getElementById("query-file").click()}>Choose the ${what}</button>
-        <button type="button" onClick=${() => go({ parts: route.parts.filter(part => !error.lost.some(one => one.value === part.value)) })}>Search without it</button></p></div>`;
+      <p class="buttons"><button type="button" class="main" onClick=${() => document.getElementById("query-file").click()}>Choose the ${what}</button>${without}</p></div>`;
   }
   if (error.status === 0) return html`<div class="state" role="alert"><h2>The server does not answer</h2><p>Is <code>muomni serve</code> still running? This page goes on by itself when it is back.</p><div class="spinner"></div></div>`;
   const isFilter = route.where && [400, 422].includes(error.status);
   return html`<div class="state" role="alert"><h2>${isFilter ? "The filter cannot be read" : "This search did not work"}</h2>
-    ${!isFilter && html`<p>${error.message} ${error.hint}</p>`}
+    ${!isFilter && html`<p>${error.said}</p>`}
     <p class="buttons">${isFilter ? html`<button type="button" onClick=${() => go({ where: "" })}>Search without it</button>` : html`<button type="button" onClick=${retry}>Try again</button>`}</p></div>`;
 }
 
@@ -293,7 +298,7 @@ function Nothing({ route, server, created }) {
       <h2>There is no collection yet</h2>
       ${server.mayWrite ? html`<p>Give the first one a name; then drop pictures, sounds and texts on this page.</p>
         <p class="buttons"><label class="aside" for="new-name">Name</label><input id="new-name" type="text" required maxlength="100" value=${name} onInput=${event => setName(event.target.value)} /><button class="main">Make it</button></p>
-        ${wrong && html`<p class="wrong" role="alert">${wrong.message} ${wrong.hint}</p>`}` : html`<p><code>muomni add FOLDER</code> makes one.</p>`}
+        ${wrong && html`<p class="wrong" role="alert">${wrong.said}</p>`}` : html`<p><code>muomni add FOLDER</code> makes one.</p>`}
     </form>`;
 }
 
@@ -340,7 +345,7 @@ function TokenDialog({ done }) {
     try { await api.ask("session", { json: { token } }); done(); } catch (error) { setWrong(error.status === 401 ? "This is not the token." : error.message); }
   };
   return html`<dialog ref=${dialog} class="small" aria-labelledby="token-title" onCancel=${event => event.preventDefault()}><form onSubmit=${show}>
-    <h2 id="token-title">This server asks for a token</h2><p class="soft">Whoever started it has it. It stays with this browser until the session ends.</p>
+    <h2 id="token-title">This server asks for a token</h2><p class="soft">Whoever started it has it. This browser keeps it for seven days.</p>
     <label for="token">Token</label><input id="token" type="password" autocomplete="current-password" required autofocus value=${token} aria-invalid=${wrong ? "true" : "false"} aria-describedby="token-wrong" onInput=${event => setToken(event.target.value)} />
     <p id="token-wrong" class="wrong" role="alert">${wrong}</p><p class="buttons"><button class="main">Enter</button></p></form></dialog>`;
 }

@@ -12,6 +12,8 @@ export function SearchBox({ route, useFiles, record }) {
   const plain = isPlain(route), said = wordsOf(route);
   const [words, setWords] = useState(said);
   useEffect(() => { if (!plain || said !== words.trim()) setWords(said); }, [said, plain, route.collection]);
+  // Where there are keys and nothing is asked yet, one can begin to type.
+  useEffect(() => { if (!route.parts.length && !route.item && matchMedia("(hover: hover)").matches) box.current.focus(); }, []);
   const ask = (text, how) => {
     clearTimeout(timer.current);
     const value = text.trim();
@@ -42,6 +44,7 @@ export function SearchBox({ route, useFiles, record }) {
   };
   const keys = event => {
     if (event.key === "Enter" && event.shiftKey) { event.preventDefault(); add(-1); }
+    if (event.key === "/" && !words) event.preventDefault();  // the way into the box, from inside
     if (event.key === "Escape" && words) { event.preventDefault(); event.stopPropagation(); setWords(""); if (plain) ask("", "push"); }
     if (event.key === "ArrowDown") { event.preventDefault(); document.querySelector('.hits .open[tabindex="0"], .strip .open')?.focus(); }
   };

@@ -1,7 +1,7 @@
 // The hits: fetched page by page, and of any number of them only those in sight are drawn.
 import * as api from "./api.js";
 import { Icon } from "./icons.js";
-import { Player, isPlaying, toggle } from "./sound.js";
+import { Player, toggleHit } from "./sound.js";
 import { activeParts, addPart, filterOf, go, onlyPart, question } from "./state.js";
 import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/preact.js";
 import { NAME, isWeak, meaning, percent, signed } from "./words.js";
@@ -29,8 +29,8 @@ async function fetchPage(route, old, signal) {
     try {
       told = await api.search(route.collection, json, signal);
     } catch (error) {
-      if (error.status !== 404 || !json.parts.some(part => part.kind === "image" || part.kind === "audio")) throw error;
-      const lost = await api.restore(json.parts);
+      if (error.status !== 404 || json.parts.every(part => part.kind === "text")) throw error;
+      const lost = await api.restore(route.collection, json.parts);
       if (lost.length) { error.lost = lost; throw error; }
       told = await api.search(route.collection, json, signal);
     }
@@ -138,7 +138,7 @@ export function Grid({ route, found, at, setAt, label }) {
   const hadFocus = list.current?.contains(document.activeElement);  // before the document changes
   useEffect(() => { if (to >= rows - 2) found.more(); }, [to, rows, found.hasMore, found.isLoading]);
   // A card that moves or goes loses the focus: while the list has it, it is at the current hit.
-  useEffect(() => {
+  useLayoutEffect(() => {
     const card = list.current.querySelector(`[data-at="${current}"]`);
     if (wants.current || (hadFocus && !card?.parentNode.contains(document.activeElement))) card?.focus({ preventScroll: true });
     wants.current = false;
@@ -162,7 +162,7 @@ export function Grid({ route, found, at, setAt, label }) {
       PageDown: () => move(current + columns * 3), PageUp: () => move(current - columns * 3),
       "+": () => addPart({ kind: "id", value: hit.key, weight: 1 }), "-": () => addPart({ kind: "id", value: hit.key, weight: -1 }),
       m: () => onlyPart({ kind: "id", value: hit.key }), w: () => route.parts.length && go({ item: hit.key, why: true }),
-      p: () => hit.modality === "audio" && hit.has_original && play(route.collection, hit),
+      p: () => toggleHit(route.collection, hit),
     }[event.key];
     if (act) { event.preventDefault(); act(); }
   };
@@ -179,11 +179,6 @@ export function Grid({ route, found, at, setAt, label }) {
           <${Card} hit=${hits[k]} route=${route} k=${k} isCurrent=${k === current} width=${width} />
         </li>`)}
     </ul>`;
-}
-
-function play(collection, hit) {
-  const url = api.original(collection, hit.key);
-  toggle(url, hit.span ? hit.span.start / 1000 : 0, isPlaying(url) ? Infinity : hit.span ? hit.span.end / 1000 : Infinity);
 }
 
 export function label(hit) {
