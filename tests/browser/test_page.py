@@ -17,6 +17,9 @@ from typing import Any
 import httpx
 import pytest
 
+from muomni_search.figures import FULL_SCORE
+from muomni_search.server.front import PAGE
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CORPUS = EXAMPLES / "corpus" / "animals"
 AXE = Path(__file__).parent / "vendor" / "axe.min.js"
@@ -423,6 +426,14 @@ def test_the_passage_that_answers_is_marked_in_its_text(opened: Open) -> None:
     assert len(mark.inner_text()) < len(whole) / 2
 
 
+def test_why_marks_the_passage_that_answers_within_its_whole_text(opened: Open) -> None:
+    page = opened("c=animals&p=text:an+orchestra+with+violins&tab=text&item=lexicon&why=1")
+    page.locator(".word", has_text="orchestra").first.wait_for()
+    strongest = page.locator('.word[style*="--share: 1;"]')
+    assert 0 < strongest.bounding_box()["y"] < 800
+    assert page.locator("dialog .passage").inner_text().startswith("The American bison")
+
+
 def test_why_lays_a_picture_over_a_picture(opened: Open) -> None:
     page = opened("c=animals&p=text:dog+barking&item=dog.jpg")
     page.locator("dialog img.large").wait_for()
@@ -637,6 +648,23 @@ def test_after_a_key_on_a_hit_the_focus_is_at_the_first_of_the_new_hits(opened: 
     page.wait_for_function("() => document.activeElement.dataset.at === '0'")
 
 
+# ---- what is to be the same here and there ----------------------------------------------------
+
+
+def test_all_modules_are_asked_for_at_once() -> None:
+    """A module that only another one names is asked for when that one is there."""
+    modules = {
+        f"/page/{path.relative_to(PAGE)}" for path in PAGE.rglob("*.js") if path.name != "main.js"
+    }
+    preloaded = re.findall(r'rel="modulepreload" href="(.+?)"', (PAGE / "index.html").read_text())
+    assert sorted(preloaded) == sorted(modules)
+
+
+def test_a_bar_is_full_where_that_of_an_exported_page_is() -> None:
+    (full,) = re.findall(r"const FULL_SCORE = (\d+);", (PAGE / "words.js").read_text())
+    assert float(full) == FULL_SCORE
+
+
 # ---- much, evil, small -------------------------------------------------------------------------
 
 
@@ -650,6 +678,16 @@ def test_a_long_list_is_drawn_where_it_is_looked_at(opened: Open) -> None:
         page.wait_for_function(f"() => {last} > {seen}")
         seen = page.evaluate(last)
         assert page.locator(".card").count() < 100
+
+
+def test_items_of_the_same_name_are_told_apart(opened: Open, address: str) -> None:
+    url = f"{address}/v1/collections"
+    httpx.post(url, json={"name": "twins", "model": "hashing"})
+    rows = [{"key": key, "text": key} for key in ("x/a/1.txt", "x/b/1.txt", "y/a/1.txt", "z/2.txt")]
+    httpx.post(f"{url}/twins/items", json={"items": rows})
+    page = opened("c=twins")
+    page.locator(".card").first.wait_for()
+    assert titles(page) == ["x/a/1.txt", "x/b/1.txt", "y/a/1.txt", "2.txt"]
 
 
 def test_evil_keys_texts_and_metadata_stay_text(opened: Open) -> None:

@@ -4,7 +4,7 @@ import { Icon } from "./icons.js";
 import { Player, stop, toggleHit } from "./sound.js";
 import { activeParts, addPart, closeItem, go, now, onlyPart } from "./state.js";
 import { html, useEffect, useRef, useState } from "./vendor/preact.js";
-import { NAME, cut, meaning, partName, signed, value as shown } from "./words.js";
+import { NAME, cut, meaning, partName, signed, strength, value as shown } from "./words.js";
 
 export function ItemDialog({ route, found, titles, mayWrite, changed }) {
   const dialog = useRef();
@@ -117,7 +117,7 @@ function Score({ score, cosine }) {
   return html`
     <div class="strength" tabindex="0" role="group" aria-label=${`Score ${score.toFixed(2)}: ${meaning(score)}. Cosine ${cosine.toFixed(3)}.`}>
       <p><b>${signed(score, 2)}</b> ${meaning(score)} <span class="cosine">cosine ${cosine.toFixed(3)}</span></p>
-      <svg viewBox="0 0 100 4" preserveAspectRatio="none" aria-hidden="true"><rect class="track" width="100" height="4" /><rect class="fill" width=${100 * Math.max(0, Math.min(1, score / 6))} height="4" /></svg>
+      <svg viewBox="0 0 100 4" preserveAspectRatio="none" aria-hidden="true"><rect class="track" width="100" height="4" /><rect class="fill" width=${100 * strength(score)} height="4" /></svg>
     </div>`;
 }
 
@@ -126,18 +126,19 @@ function Score({ score, cosine }) {
 /** A text whose words are marked by what they add; each can be added to the query, or subtracted. */
 function Words({ text, words }) {
   const most = Math.max(1e-6, ...words.map(one => Math.abs(one.share)));
-  const letters = Array.from(text), pieces = [];
-  let from = words[0]?.start ?? 0;
+  const letters = Array.from(text), strongest = useRef();
   const [chosen, choose] = useState(-1);
-  if (from > 0) pieces.push(letters.slice(Math.max(0, from - 300), from).join(""));
+  useEffect(() => strongest.current?.scrollIntoView({ block: "center" }), []);
+  let from = words[0]?.start ?? 0;
+  const [before, , after] = cut(text, { start: from, end: words.at(-1)?.end ?? from }), pieces = [before];
   words.forEach((word, k) => {
     pieces.push(letters.slice(from, word.start).join(""));
-    pieces.push(html`<button type="button" key=${k} class=${`word ${word.share < 0 ? "against" : ""}`} style=${{ "--share": Math.abs(word.share) / most }}
+    pieces.push(html`<button type="button" key=${k} ref=${Math.abs(word.share) === most ? strongest : null} class=${`word ${word.share < 0 ? "against" : ""}`} style=${{ "--share": Math.abs(word.share) / most }}
       aria-expanded=${chosen === k ? "true" : "false"} title=${`adds ${word.share.toFixed(3)} to the cosine`} onClick=${() => choose(chosen === k ? -1 : k)}>${letters.slice(word.start, word.end).join("")}</button>`);
     if (chosen === k) pieces.push(html`<span class="pick" key="pick"><${Pick} word=${word.text} /></span>`);
     from = word.end;
   });
-  pieces.push(letters.slice(from, from + 300).join(""));
+  pieces.push(after);
   return html`<p class="passage weighed" dir="auto">${pieces}</p>`;
 }
 

@@ -10,6 +10,19 @@ const PAGE = 60, KEPT = 30;
 
 // ---- fetching ---------------------------------------------------------------------------------------
 
+// Items of the same name are told apart by as much of their keys as that takes.
+function tellApart(hits) {
+  const ending = (hit, count) => hit.key.split("/").slice(-count).join("/");
+  const named = new Map();
+  for (const hit of hits) if (`/${hit.key}`.endsWith(`/${hit.title}`)) named.set(ending(hit, 1), [...(named.get(ending(hit, 1)) || []), hit]);
+  for (const same of named.values()) {
+    let count = 1;
+    while (same.length > 1 && new Set(same.map(hit => ending(hit, count))).size < same.length) count++;
+    for (const hit of same) hit.title = ending(hit, count);
+  }
+  return hits;
+}
+
 // The answers to the last questions, so that going back shows them at once.
 const kept = new Map();
 export const forgetAnswers = () => kept.clear();
@@ -58,7 +71,7 @@ export function useHits(route, version) {
     setFound(was => ({ ...was, isLoading: true }));
     try {
       const page = await fetchPage(route, old, control.signal);
-      const told = { asked, of: question(route), collection: route.collection, hits: [...old, ...page.hits], hasMore: page.hasMore, seconds: page.seconds, isSearch: activeParts(route).length > 0 };
+      const told = { asked, of: question(route), collection: route.collection, hits: tellApart([...old, ...page.hits]), hasMore: page.hasMore, seconds: page.seconds, isSearch: activeParts(route).length > 0 };
       kept.set(asked, told);
       if (kept.size > KEPT) kept.delete(kept.keys().next().value);
       if (!control.signal.aborted) setFound(told);
