@@ -13,7 +13,6 @@ is measured by `benchmarks/map.py`; here its points stand where two columns of t
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import signal
@@ -42,12 +41,13 @@ READY = """new Promise(done => {
   look();
 })"""
 # Milliseconds from Enter until the first of other hits is painted.
-ASKING = """words => new Promise(done => {
+ASKING = """words => new Promise(async done => {
   const box = document.getElementById("words");
   const first = () => document.querySelector('.hits:not(.stale) [data-at="0"]')?.ariaLabel;
   const old = first();
   box.value = words;
   box.dispatchEvent(new Event("input", {bubbles: true}));
+  await new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)));
   const from = performance.now();
   box.form.requestSubmit();
   const look = () => first() && first() !== old
@@ -154,7 +154,8 @@ def measure(browser: Any, url: str, rows: np.ndarray, rounds: int) -> Iterator[l
             yield [f"{kind}, frame by frame: {name}", *told(moved)]
         if kind == "scroll":
             last = page.locator(".card").last.get_attribute("aria-posinset")
-            yield [f"then drawn of {last} hits", f"{page.locator('.card').count()}", ""]
+            there = f"{page.locator('.card').count()}"
+            yield [f"cards in the document when {last} hits were scrolled through", there, ""]
     context.close()
 
 
