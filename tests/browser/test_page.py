@@ -428,12 +428,20 @@ def test_the_passage_that_answers_is_marked_in_its_text(opened: Open) -> None:
     assert len(mark.inner_text()) < len(whole) / 2
 
 
-def test_why_marks_the_passage_that_answers_within_its_whole_text(opened: Open) -> None:
-    page = opened("c=animals&p=text:an+orchestra+with+violins&tab=text&item=lexicon&why=1")
-    page.locator(".word", has_text="orchestra").first.wait_for()
-    strongest = page.locator('.word[style*="--share: 1;"]')
+def test_why_marks_the_passage_that_answers_within_its_whole_text(
+    opened: Open, address: str
+) -> None:
+    url = f"{address}/v1/collections"
+    httpx.post(url, json={"name": "letters", "model": "hashing"})
+    text = f"It begins. {'Much ado. ' * 200} An orchestra plays. {'Nothing. ' * 200} It ends."
+    httpx.post(f"{url}/letters/items", json={"items": [{"key": "a", "text": text}]})
+    page = opened("c=letters&p=text:orchestra&item=a&why=1")
+    strongest = page.locator(".word", has_text="orchestra")
+    strongest.wait_for()
     assert 0 < strongest.bounding_box()["y"] < 800
-    assert page.locator("dialog .passage").inner_text().startswith("The American bison")
+    whole = page.locator("dialog .passage").inner_text()
+    assert whole.startswith("It begins.")
+    assert whole.endswith("It ends.")
 
 
 def test_why_lays_a_picture_over_a_picture(opened: Open) -> None:
@@ -618,6 +626,7 @@ def test_all_of_it_by_keyboard(opened: Open) -> None:
     page.keyboard.press("-")
     page.locator(".part.minus").wait_for()
     assert parts(page) == ["“owl” 1.0", f"{second} −1.0"]
+    assert page.locator(".part img").count() == second.endswith(".jpg")
     page.keyboard.press("Escape")
     assert page.evaluate("() => document.activeElement.id") == "words"
     page.keyboard.press("ArrowDown")
@@ -681,6 +690,16 @@ def test_a_long_list_is_drawn_where_it_is_looked_at(opened: Open) -> None:
         page.wait_for_function(f"() => {last} > {seen}")
         seen = page.evaluate(last)
         assert page.locator(".card").count() < 100
+
+
+def test_a_page_full_of_hits_and_no_more_is_all_of_them(opened: Open, address: str) -> None:
+    url = f"{address}/v1/collections"
+    httpx.post(url, json={"name": "sixty", "model": "hashing"})
+    rows = [{"key": f"{n}", "text": f"item number {n}"} for n in range(60)]
+    httpx.post(f"{url}/sixty/items", json={"items": rows})
+    page = opened("c=sixty&p=text:number")
+    wait_for_hits(page)
+    assert page.locator("p.aside[role=status]").inner_text().startswith("60 hits. The best")
 
 
 def test_items_of_the_same_name_are_told_apart(opened: Open, address: str) -> None:

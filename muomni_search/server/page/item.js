@@ -6,7 +6,7 @@ import { activeParts, addPart, closeItem, go, now, onlyPart } from "./state.js";
 import { html, useEffect, useRef, useState } from "./vendor/preact.js";
 import { NAME, cut, meaning, partName, signed, strength, value as shown } from "./words.js";
 
-export function ItemDialog({ route, found, titles, mayWrite, changed }) {
+export function ItemDialog({ route, found, seen, mayWrite, changed }) {
   const dialog = useRef();
   const at = found.hits.findIndex(hit => hit.key === route.item);
   const [fetched, setFetched] = useState(null), [error, setError] = useState(null);
@@ -39,14 +39,14 @@ export function ItemDialog({ route, found, titles, mayWrite, changed }) {
           <button type="button" disabled=${at < 0 || at >= found.hits.length - 1} onClick=${() => step(1)} aria-label="Next" title="Next (→)"><${Icon} name="right" /></button>
           <button type="button" onClick=${() => dialog.current.close()} aria-label="Close" title="Close (Esc)"><${Icon} name="close" /></button>
         </div>
-        ${item ? html`<${Shown} key=${item.key} item=${item} route=${route} titles=${titles} mayWrite=${mayWrite} changed=${changed} />`
+        ${item ? html`<${Shown} key=${item.key} item=${item} route=${route} seen=${seen} mayWrite=${mayWrite} changed=${changed} />`
           : error ? html`<div class="state"><h2 id="item-title">${error.status === 404 ? "This item is not here any more" : "It cannot be shown"}</h2><p>${error.message}</p></div>`
           : html`<div class="state"><h2 id="item-title" class="aside">Loading</h2><div class="spinner"></div></div>`}
       </div>
     </dialog>`;
 }
 
-function Shown({ item, route, titles, mayWrite, changed }) {
+function Shown({ item, route, seen, mayWrite, changed }) {
   const canExplain = activeParts(route).length > 0;
   const [reason, setReason] = useState(null), [wrong, setWrong] = useState(null), [showsHeat, setHeat] = useState(true), [asksDelete, setAsks] = useState(false);
   useEffect(() => {
@@ -86,7 +86,7 @@ function Shown({ item, route, titles, mayWrite, changed }) {
         ${item.has_original && html`<a class="button" href=${api.original(route.collection, item.key)} target="_blank" rel="noopener"><${Icon} name="open" />Open the file</a>`}
       </div>
       ${route.why && canExplain && html`<section class="why" aria-live="polite" aria-label="Why">${wrong ? html`<p class="wrong">${wrong.said}</p>`
-        : reason ? html`<${Reason} reason=${reason} titles=${titles} />` : html`<p class="soft"><span class="spinner"></span> Looking for what carries the match…</p>`}</section>`}
+        : reason ? html`<${Reason} reason=${reason} seen=${seen} />` : html`<p class="soft"><span class="spinner"></span> Looking for what carries the match…</p>`}</section>`}
       ${facts.length > 0 && html`<dl>${facts.map(([name, said]) => html`<div key=${name}><dt>${name}</dt><dd><bdi>${shown(said)}</bdi></dd></div>`)}</dl>`}
       <p class="key"><bdi>${item.key}</bdi></p>
       ${mayWrite && html`<p class="remove-line"><button type="button" class=${asksDelete ? "danger" : "quiet"} onClick=${remove} onBlur=${() => setAsks(false)}><${Icon} name="trash" />${asksDelete ? "Really remove it?" : "Remove from the collection"}</button></p>`}
@@ -151,7 +151,7 @@ function Pick({ word }) {
     <button type="button" aria-label=${`Subtract “${value}” from the query`} onClick=${() => addPart({ kind: "text", value, weight: -1 })}><${Icon} name="minus" /></button>`;
 }
 
-function Reason({ reason, titles }) {
+function Reason({ reason, seen }) {
   const { evidence, parts, query_words: words } = reason;
   const said = {
     grid: evidence.how === "covered" ? "Bright is what the match needs: covered, the cosine falls." : "Bright are the patches nearest to the query.",
@@ -160,7 +160,7 @@ function Reason({ reason, titles }) {
   }[evidence.kind];
   return html`<h3>Why it is here</h3><p class="soft">${said}</p>
     ${words.length > 1 && html`<h4>What each word of the query adds</h4><${Shares} rows=${words.map(word => [word.text, word.share, word.text])} />`}
-    ${parts.length > 1 && html`<h4>What each part of the query adds</h4><${Shares} rows=${parts.map(part => [partName(part, titles), part.share])} />`}`;
+    ${parts.length > 1 && html`<h4>What each part of the query adds</h4><${Shares} rows=${parts.map(part => [partName(part, seen), part.share])} />`}`;
 }
 
 function Shares({ rows }) {

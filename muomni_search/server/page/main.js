@@ -60,7 +60,8 @@ function useCounts(route, version, known, isReady) {
 
 // ---- the page -----------------------------------------------------------------------------------------
 
-const titles = new Map();
+// Of hits and uploads that were seen: {title, modality}, to call the parts of a query by.
+const seen = new Map();
 
 function App() {
   const route = useRoute();
@@ -71,7 +72,7 @@ function App() {
   const server = useServer(route, version);
   const found = useHits(server.known ? route : { ...route, collection: "" }, version);
   const counts = useCounts(route, version, server.known, !found.isStale && !found.error);
-  for (const hit of found.hits) titles.set(hit.key, hit.title);
+  for (const hit of found.hits) seen.set(hit.key, hit);
   const at = placeIn(found, place), setAt = k => setPlace({ of: found.of, key: found.hits[k]?.key, k });
 
   const changed = said => {
@@ -118,7 +119,7 @@ function App() {
     }
     setBusy("");
     if (!parts.length) return;
-    for (const part of parts) if (api.nameOf(part.value)) titles.set(part.value, api.nameOf(part.value));
+    for (const part of parts) if (api.nameOf(part.value)) seen.set(part.value, { title: api.nameOf(part.value), modality: part.kind });
     const isSum = now().sum || now().parts.length > 1;
     go({ parts: isSum ? [...now().parts, ...parts] : parts, sum: isSum, item: "", why: false });
   };
@@ -174,7 +175,7 @@ function App() {
     <main>
       <h1 class="aside">Search${route.collection && html` in <bdi>${route.collection}</bdi>`}</h1>
       ${server.known ? html`
-        <${Sum} route=${route} titles=${titles} busy=${busy} />
+        <${Sum} route=${route} seen=${seen} busy=${busy} />
         <div class="toolbar"><${Tabs} route=${route} counts=${counts} />
           <div class="views"><button type="button" aria-expanded=${showsFilters ? "true" : "false"} aria-controls="filters" onClick=${() => setShowsFilters(!showsFilters)}><${Icon} name="filter" /><span>Filter</span></button>
             <div class="switch" role="group" aria-label="View">${[["grid", "Results"], ["map", "Map"]].map(([name, said]) => html`
@@ -187,7 +188,7 @@ function App() {
         </div>` : html`<${Nothing} route=${route} server=${server} created=${name => { changed(); go({ collection: name }); }} />`}
     </main>
     <p class="aside" role="status" aria-live="polite">${summary}</p>
-    ${route.item && server.known && html`<${ItemDialog} route=${route} found=${found} titles=${titles} mayWrite=${server.mayWrite} changed=${changed} />`}
+    ${route.item && server.known && html`<${ItemDialog} route=${route} found=${found} seen=${seen} mayWrite=${server.mayWrite} changed=${changed} />`}
     ${isRecording && html`<${Recorder} done=${one => { setRecording(false); useFiles([one]); }} close=${() => setRecording(false)} />`}
     ${helps && html`<${Help} mayWrite=${server.mayWrite} close=${() => setHelps(false)} />`}
     ${asksToken && html`<${TokenDialog} done=${() => { setAsksToken(false); changed(); }} />`}
@@ -218,7 +219,7 @@ function placeIn({ of, hits }, place) {
 }
 
 function titleOf(route) {
-  const said = activeParts(route).map(part => (part.kind === "text" ? part.value.slice(0, 60) : titles.get(part.value) || part.value.split("/").pop())).join(" + ");
+  const said = activeParts(route).map(part => (part.kind === "text" ? part.value.slice(0, 60) : seen.get(part.value)?.title || part.value.split("/").pop())).join(" + ");
   return [said, route.collection, "muomni"].filter(Boolean).join(" · ");
 }
 
@@ -267,7 +268,7 @@ function NoHits({ route }) {
 function Failed({ route, error, retry }) {
   if (error.lost) {
     const [{ kind, value }] = error.lost, without = html`<button type="button" onClick=${() => go({ parts: route.parts.filter(part => !error.lost.some(one => one.value === part.value)) })}>Search without it</button>`;
-    if (kind === "id") return html`<div class="state" role="alert"><h2><bdi>${partName({ kind, value }, titles)}</bdi> is not here any more</h2><p>It was removed, or renamed.</p><p class="buttons">${without}</p></div>`;
+    if (kind === "id") return html`<div class="state" role="alert"><h2><bdi>${partName({ kind, value }, seen)}</bdi> is not here any more</h2><p>It was removed, or renamed.</p><p class="buttons">${without}</p></div>`;
     const what = kind === "image" ? "picture" : "sound";
     return html`<div class="state" role="alert"><h2>The server has forgotten your ${what}</h2>
       <p>What is searched with is kept for a while only. Drop the ${what} here once more.</p>

@@ -37,7 +37,7 @@ const request = route => ({
 async function fetchPage(route, old, signal) {
   const isSearch = activeParts(route).length > 0;
   if (isSearch) {
-    const json = { ...request(route), k: PAGE, offset: old.length };
+    const json = { ...request(route), k: PAGE + 1, offset: old.length };  // one more tells whether there are more
     let told;
     try {
       told = await api.search(route.collection, json, signal);
@@ -47,7 +47,7 @@ async function fetchPage(route, old, signal) {
       if (lost.length) { error.lost = lost; throw error; }
       told = await api.search(route.collection, json, signal);
     }
-    return { hits: told.hits, seconds: told.seconds, hasMore: told.hits.length === PAGE };
+    return { hits: told.hits.slice(0, PAGE), seconds: told.seconds, hasMore: told.hits.length > PAGE };
   }
   const told = await api.items(route.collection, {
     where: filterOf(route), modality: route.tab === "all" ? null : [route.tab], after: old.at(-1)?.key, limit: PAGE, signal,

@@ -52,8 +52,8 @@ export function value(one) {
   return one && typeof one === "object" ? JSON.stringify(one) : String(one);
 }
 
-export function partName({ kind, value: said }, titles) {
+export function partName({ kind, value: said }, seen) {
   if (kind === "text") return `“${said}”`;
-  if (kind === "id") return titles?.get(said) || said.split("/").pop();
-  return titles?.get(said) || (kind === "image" ? "your picture" : "your sound");
+  if (kind === "id") return seen?.get(said)?.title || said.split("/").pop();
+  return seen?.get(said)?.title || (kind === "image" ? "your picture" : "your sound");
 }
