@@ -532,11 +532,11 @@ def test_files_that_are_dropped_on_an_item_are_asked_what_they_are_for(opened: O
 def test_an_address_brings_everything_back(opened: Open) -> None:
     state = "c=animals&p=text:pet&p=-0.5*id:dog.jpg&tab=image&f.kept=[true]&item=cat.jpg"
     page = opened(state)
-    page.locator("dialog.item").wait_for()
-    assert page.locator("#item-title").inner_text() == "cat.jpg"
+    page.locator("#item-title", has_text="cat.jpg").wait_for()
     page.keyboard.press("Escape")
     page.wait_for_function("() => !location.hash.includes('item')")
     assert parts(page) == ["“pet” 1.0", "dog.jpg −0.5"]
+    wait_for_hits(page)
     assert set(titles(page)) == {"cat.jpg", "chicken.jpg", "cow.jpg"}
     page.go_back()
     page.locator("dialog.item").wait_for()
