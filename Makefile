@@ -75,6 +75,7 @@ speed: $(READY) ## speed of each part, beside its bare cost
 	$(BIN)/python benchmarks/duplicates.py
 	$(BIN)/python benchmarks/map.py
 	$(BIN)/python benchmarks/serve.py
+	$(BIN)/python benchmarks/page.py
 
 model: $(READY) ## rebuild the model `base` from the named packages and compare
 	$(BIN)/python scripts/build_base_model.py --check

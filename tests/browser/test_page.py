@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,9 @@ from typing import Any
 
 import httpx
 import pytest
+
+from muomni_search.figures import FULL_SCORE
+from muomni_search.server.front import PAGE
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CORPUS = EXAMPLES / "corpus" / "animals"
@@ -52,15 +56,20 @@ def send_files(client: httpx.Client, collection: str, paths: list[Path], metadat
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of four collections: animals, one to add to, one with evil in it, a long one."""
-    root = tmp_path_factory.mktemp("collections")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("collections")
+
+
+@pytest.fixture(scope="module")
+def address(root: Path) -> Iterator[str]:
+    """A server of collections: animals, few of them, one to add to, one with evil, a long one."""
     with (
         serving("--root", str(root), "--port", "0") as url,
         httpx.Client(base_url=url, timeout=120) as client,
     ):
         for name, model in {
             "animals": "base-offline",
+            "few": "base-offline",
             "empty": "base-offline",
             "evil": "hashing",
             "long": "hashing",
@@ -73,6 +82,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             for path in paths
         }
         send_files(client, "animals", paths, metadata)
+        send_files(client, "few", [path for path in paths if path.stem == "owl"], {})
         texts = [path.read_text() for path in sorted(EXAMPLES.glob("corpus/*/*.txt"))]
         rows = [{"key": "lexicon", "text": "\n".join(texts)}]
         client.post("/v1/collections/animals/items", json={"items": rows}).raise_for_status()
@@ -159,12 +169,14 @@ FILES = """files => {
   }
   return transfer;
 }"""
+# Only what is in sight under the mouse is told of it.
 DROP = """async ([transfer, zone]) => {
   const send = (name, target) => target.dispatchEvent(
     new DragEvent(name, {dataTransfer: transfer, bubbles: true, cancelable: true}));
   send("dragenter", document.body);
   await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
-  const target = document.querySelector(`[data-drop=${zone}]`);
+  const box = document.querySelector(`[data-drop=${zone}]`).getBoundingClientRect();
+  const target = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
   send("dragover", target);
   send("drop", target);
 }"""
@@ -416,6 +428,22 @@ def test_the_passage_that_answers_is_marked_in_its_text(opened: Open) -> None:
     assert len(mark.inner_text()) < len(whole) / 2
 
 
+def test_why_marks_the_passage_that_answers_within_its_whole_text(
+    opened: Open, address: str
+) -> None:
+    url = f"{address}/v1/collections"
+    httpx.post(url, json={"name": "letters", "model": "hashing"})
+    text = f"It begins. {'Much ado. ' * 200} An orchestra plays. {'Nothing. ' * 200} It ends."
+    httpx.post(f"{url}/letters/items", json={"items": [{"key": "a", "text": text}]})
+    page = opened("c=letters&p=text:orchestra&item=a&why=1")
+    strongest = page.locator(".word", has_text="orchestra")
+    strongest.wait_for()
+    assert 0 < strongest.bounding_box()["y"] < 800
+    whole = page.locator("dialog .passage").inner_text()
+    assert whole.startswith("It begins.")
+    assert whole.endswith("It ends.")
+
+
 def test_why_lays_a_picture_over_a_picture(opened: Open) -> None:
     page = opened("c=animals&p=text:dog+barking&item=dog.jpg")
     page.locator("dialog img.large").wait_for()
@@ -431,9 +459,10 @@ def test_why_lays_a_picture_over_a_picture(opened: Open) -> None:
 
 
 def test_the_map_and_the_hits_lead_to_each_other(opened: Open) -> None:
+    """Of so few items that no layout by UMAP has to be compiled: tests/server has one."""
     pytest.importorskip("umap")
-    page = opened("c=animals&p=text:owl+hooting&view=map")
-    page.locator(".map canvas").wait_for(timeout=60_000)
+    page = opened("c=few&p=text:owl+hooting&view=map")
+    page.locator(".map canvas").wait_for()
     first = page.locator(".strip .open").first
     first.click()
     page.wait_for_function("() => location.hash.includes('at=')")
@@ -482,17 +511,32 @@ def test_files_are_added_and_failures_are_told_in_both_tabs(opened: Open, tmp_pa
     card(other, quoted.name).wait_for(state="detached")
 
 
+def test_files_that_are_dropped_on_an_item_are_asked_what_they_are_for(opened: Open) -> None:
+    page = opened("c=animals&item=cow.ogg")
+    page.locator("dialog .bars").wait_for()
+    page.evaluate(
+        """transfer => { for (const name of ["dragenter", "dragleave"]) document.body.dispatchEvent(
+        new DragEvent(name, {dataTransfer: transfer, bubbles: true})); }""",
+        carried(page, (CORPUS / "dog.jpg", "image/jpeg")),
+    )
+    page.keyboard.press("p")  # what was under the files has the focus again
+    page.get_by_role("dialog").get_by_role("button", name="Pause cow.ogg").wait_for()
+    drop(page, "search", (CORPUS / "dog.jpg", "image/jpeg"))
+    wait_for_hits(page, part="p=image")
+    page.locator("dialog").first.wait_for(state="detached")
+
+
 # ---- addresses ---------------------------------------------------------------------------------
 
 
 def test_an_address_brings_everything_back(opened: Open) -> None:
     state = "c=animals&p=text:pet&p=-0.5*id:dog.jpg&tab=image&f.kept=[true]&item=cat.jpg"
     page = opened(state)
-    page.locator("dialog.item").wait_for()
-    assert page.locator("#item-title").inner_text() == "cat.jpg"
+    page.locator("#item-title", has_text="cat.jpg").wait_for()
     page.keyboard.press("Escape")
     page.wait_for_function("() => !location.hash.includes('item')")
     assert parts(page) == ["“pet” 1.0", "dog.jpg −0.5"]
+    wait_for_hits(page)
     assert set(titles(page)) == {"cat.jpg", "chicken.jpg", "cow.jpg"}
     page.go_back()
     page.locator("dialog.item").wait_for()
@@ -515,19 +559,52 @@ def test_a_collection_that_is_not_there(opened: Open) -> None:
     page.locator(".card").first.wait_for()
 
 
+def test_another_collection_is_not_asked_for_what_the_last_one_had(opened: Open) -> None:
+    page = opened("c=animals")
+    page.locator(".card img").first.wait_for()
+    refused: list[str] = []
+    page.on("response", lambda answer: answer.status == 404 and refused.append(answer.url))
+    page.get_by_label("Collection").select_option("long")
+    page.locator(".card", has_text="item number 0").first.wait_for()
+    page.wait_for_load_state("networkidle")
+    assert refused == []
+
+
+def test_a_collection_that_goes_while_it_is_looked_at(
+    opened: Open, address: str, root: Path
+) -> None:
+    url = f"{address}/v1/collections"
+    httpx.post(url, json={"name": "brief", "model": "hashing"})
+    httpx.post(f"{url}/brief/items", json={"items": [{"key": "a", "text": "a robin"}]})
+    page = opened("c=brief")
+    page.locator(".card").wait_for()
+    shutil.rmtree(root / "brief")
+    page.locator("#words").fill("robin")
+    page.get_by_role("heading", name="There is no collection brief").wait_for()
+
+
+def test_an_item_of_the_sum_that_is_gone_can_be_left_out(opened: Open) -> None:
+    page = opened("c=animals&p=text:owl&p=id:gone.jpg")
+    page.get_by_role("heading", name="gone.jpg is not here any more").wait_for()
+    page.get_by_role("button", name="Search without it").click()
+    wait_for_hits(page)
+    assert page.locator("#words").input_value() == "owl"
+
+
 # ---- keys --------------------------------------------------------------------------------------
 
 
 def test_all_of_it_by_keyboard(opened: Open) -> None:
     page = opened()
     page.locator(".card").first.wait_for()
+    page.keyboard.type("o")  # the box has the focus, and ``/`` leads to it from everywhere
+    page.keyboard.press("ArrowDown")
     page.keyboard.press("/")
     page.keyboard.type("owl")
     page.keyboard.press("Enter")
     wait_for_hits(page, part="p=text%3Aowl")
     page.keyboard.press("ArrowDown")
-    focused = "() => document.activeElement.dataset.at"
-    assert page.evaluate(focused) == "0"
+    page.wait_for_function("() => document.activeElement.dataset.at === '0'")
     lefts = page.locator(".card").evaluate_all("all => all.map(one => one.style.transform)")
     columns = len({transform.partition(",")[0] for transform in lefts})
     for key, at in (("ArrowRight", 1), ("ArrowDown", 1 + columns), ("ArrowUp", 1), ("Home", 0)):
@@ -549,6 +626,7 @@ def test_all_of_it_by_keyboard(opened: Open) -> None:
     page.keyboard.press("-")
     page.locator(".part.minus").wait_for()
     assert parts(page) == ["“owl” 1.0", f"{second} −1.0"]
+    assert page.locator(".part img").count() == second.endswith(".jpg")
     page.keyboard.press("Escape")
     assert page.evaluate("() => document.activeElement.id") == "words"
     page.keyboard.press("ArrowDown")
@@ -558,6 +636,45 @@ def test_all_of_it_by_keyboard(opened: Open) -> None:
     page.locator("dialog").wait_for(state="detached")
     page.keyboard.press("2")
     page.wait_for_function("() => location.hash.includes('tab=image')")
+
+
+def test_after_a_key_on_a_hit_the_focus_is_at_the_first_of_the_new_hits(opened: Open) -> None:
+    page = opened("c=animals&p=text:pet")
+    wait_for_hits(page)
+    for key, presses, sum_of in (("+", 2, 2), ("m", 1, 1)):
+        page.locator('[data-at="3"]').focus()
+        chosen = titles(page)[3]
+        for _ in range(presses):
+            page.keyboard.press(key)
+        page.locator(f".part:nth-child({sum_of})", has_text=chosen).wait_for()
+        wait_for_hits(page)
+        assert len(parts(page)) == sum_of
+        page.wait_for_function("() => document.activeElement.dataset.at === '0'")
+    title = titles(page)[1]
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    page.locator("dialog.item").wait_for()
+    page.keyboard.press("+")
+    page.locator(".part", has_text=title).wait_for()
+    wait_for_hits(page)
+    page.wait_for_function("() => document.activeElement.dataset.at === '0'")
+
+
+# ---- what is to be the same here and there ----------------------------------------------------
+
+
+def test_all_modules_are_asked_for_at_once() -> None:
+    """A module that only another one names is asked for when that one is there."""
+    modules = {
+        f"/page/{path.relative_to(PAGE)}" for path in PAGE.rglob("*.js") if path.name != "main.js"
+    }
+    preloaded = re.findall(r'rel="modulepreload" href="(.+?)"', (PAGE / "index.html").read_text())
+    assert sorted(preloaded) == sorted(modules)
+
+
+def test_a_bar_is_full_where_that_of_an_exported_page_is() -> None:
+    (full,) = re.findall(r"const FULL_SCORE = (\d+);", (PAGE / "words.js").read_text())
+    assert float(full) == FULL_SCORE
 
 
 # ---- much, evil, small -------------------------------------------------------------------------
@@ -573,6 +690,26 @@ def test_a_long_list_is_drawn_where_it_is_looked_at(opened: Open) -> None:
         page.wait_for_function(f"() => {last} > {seen}")
         seen = page.evaluate(last)
         assert page.locator(".card").count() < 100
+
+
+def test_a_page_full_of_hits_and_no_more_is_all_of_them(opened: Open, address: str) -> None:
+    url = f"{address}/v1/collections"
+    httpx.post(url, json={"name": "sixty", "model": "hashing"})
+    rows = [{"key": f"{n}", "text": f"item number {n}"} for n in range(60)]
+    httpx.post(f"{url}/sixty/items", json={"items": rows})
+    page = opened("c=sixty&p=text:number")
+    wait_for_hits(page)
+    assert page.locator("p.aside[role=status]").inner_text().startswith("60 hits. The best")
+
+
+def test_items_of_the_same_name_are_told_apart(opened: Open, address: str) -> None:
+    url = f"{address}/v1/collections"
+    httpx.post(url, json={"name": "twins", "model": "hashing"})
+    rows = [{"key": key, "text": key} for key in ("x/a/1.txt", "x/b/1.txt", "y/a/1.txt", "z/2.txt")]
+    httpx.post(f"{url}/twins/items", json={"items": rows})
+    page = opened("c=twins")
+    page.locator(".card").first.wait_for()
+    assert titles(page) == ["x/a/1.txt", "x/b/1.txt", "y/a/1.txt", "2.txt"]
 
 
 def test_evil_keys_texts_and_metadata_stay_text(opened: Open) -> None:

@@ -52,12 +52,19 @@ export function DropZone({ collection, mayWrite, useFiles, addFiles }) {
     for (const [name, hear] of Object.entries(listen)) addEventListener(name, hear);
     return () => { for (const [name, hear] of Object.entries(listen)) removeEventListener(name, hear); };
   }, [collection, mayWrite]);
+  const dialog = useRef();
+  // Above an item that is open; afterwards the focus is where it was.
+  useEffect(() => {
+    const shown = dialog.current;
+    shown?.showModal();
+    return () => shown?.close();
+  }, [isOver]);
   if (!isOver) return null;
   return html`
-    <div class="drop" role="presentation">
+    <dialog ref=${dialog} class="drop" aria-label="Drop files" onClose=${() => setOver(false)}>
       <div data-drop="search" class=${zone === "search" ? "on" : ""}><${Icon} name="search" /><p>Search with it</p><span>pictures and sounds</span></div>
       ${mayWrite && collection && html`<div data-drop="add" class=${zone === "add" ? "on" : ""}><${Icon} name="add" /><p>Add to <bdi>${collection}</bdi></p><span>pictures, sounds, texts, folders</span></div>`}
-    </div>`;
+    </dialog>`;
 }
 
 // ---- adding -----------------------------------------------------------------------------------------

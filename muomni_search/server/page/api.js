@@ -14,6 +14,8 @@ export class Problem extends Error {
     this.errors = told.errors || [];
     this.after = after;
   }
+  /** What is wrong, and what to do about it. */
+  get said() { return [this.message, this.hint].filter(Boolean).join(" – "); }
 }
 
 const TRIES = 5, LONGEST_WAIT = 20;
@@ -141,10 +143,15 @@ export async function upload(file, signal) {
 }
 export const nameOf = hash => sent.get(hash)?.name;
 
-/** Send again the uploads of parts that this page still has; return those that it has not. */
-export async function restore(parts) {
+/** Send again the uploads of parts that this page still has; return those that it has not, and the items that are gone. */
+export async function restore(collection, parts) {
   const lost = [];
-  for (const part of parts.filter(one => one.kind === "image" || one.kind === "audio")) {
+  for (const part of parts) {
+    if (part.kind === "text") continue;
+    if (part.kind === "id") {
+      await item(collection, part.value).catch(error => { if (error.status !== 404) throw error; lost.push(part); });
+      continue;
+    }
     const answer = await fetch(uploaded(part.value), { headers: { Range: "bytes=0-0" } }).catch(() => null);
     if (answer?.ok) continue;
     if (sent.has(part.value)) await upload(sent.get(part.value)); else lost.push(part);

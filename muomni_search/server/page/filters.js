@@ -94,7 +94,7 @@ function summary(filter) {
 function Where({ route, problem, fields }) {
   const [text, setText] = useState(route.where);
   useEffect(() => setText(route.where), [route.where]);
-  const first = Object.keys(fields || {})[0];
+  const first = Object.keys(fields || {}).find(name => /^\w+$/.test(name));
   return html`
     <form class="where" onSubmit=${event => { event.preventDefault(); go({ where: text.trim() }); }}>
       <label for="where">Where</label>

@@ -1,12 +1,12 @@
 // One item, large: what it is, how strongly it answers, and why.
 import * as api from "./api.js";
 import { Icon } from "./icons.js";
-import { Player, stop } from "./sound.js";
+import { Player, stop, toggleHit } from "./sound.js";
 import { activeParts, addPart, closeItem, go, now, onlyPart } from "./state.js";
 import { html, useEffect, useRef, useState } from "./vendor/preact.js";
-import { NAME, cut, meaning, partName, signed, value as shown } from "./words.js";
+import { NAME, cut, meaning, partName, signed, strength, value as shown } from "./words.js";
 
-export function ItemDialog({ route, found, titles, mayWrite, changed }) {
+export function ItemDialog({ route, found, seen, mayWrite, changed }) {
   const dialog = useRef();
   const at = found.hits.findIndex(hit => hit.key === route.item);
   const [fetched, setFetched] = useState(null), [error, setError] = useState(null);
@@ -24,7 +24,7 @@ export function ItemDialog({ route, found, titles, mayWrite, changed }) {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, textarea, [contenteditable]")) return;
     const act = {
       ArrowLeft: () => step(-1), ArrowRight: () => step(1), w: () => activeParts(route).length && go({ why: !route.why }, "replace"),
-      m: () => onlyPart({ kind: "id", value: route.item }),
+      m: () => onlyPart({ kind: "id", value: route.item }), p: () => item && toggleHit(route.collection, item),
       "+": () => addPart({ kind: "id", value: route.item, weight: 1 }), "-": () => addPart({ kind: "id", value: route.item, weight: -1 }),
     }[event.key];
     if (act) { event.preventDefault(); act(); }
@@ -39,14 +39,14 @@ export function ItemDialog({ route, found, titles, mayWrite, changed }) {
           <button type="button" disabled=${at < 0 || at >= found.hits.length - 1} onClick=${() => step(1)} aria-label="Next" title="Next (→)"><${Icon} name="right" /></button>
           <button type="button" onClick=${() => dialog.current.close()} aria-label="Close" title="Close (Esc)"><${Icon} name="close" /></button>
         </div>
-        ${item ? html`<${Shown} key=${item.key} item=${item} route=${route} titles=${titles} mayWrite=${mayWrite} changed=${changed} />`
+        ${item ? html`<${Shown} key=${item.key} item=${item} route=${route} seen=${seen} mayWrite=${mayWrite} changed=${changed} />`
           : error ? html`<div class="state"><h2 id="item-title">${error.status === 404 ? "This item is not here any more" : "It cannot be shown"}</h2><p>${error.message}</p></div>`
           : html`<div class="state"><h2 id="item-title" class="aside">Loading</h2><div class="spinner"></div></div>`}
       </div>
     </dialog>`;
 }
 
-function Shown({ item, route, titles, mayWrite, changed }) {
+function Shown({ item, route, seen, mayWrite, changed }) {
   const canExplain = activeParts(route).length > 0;
   const [reason, setReason] = useState(null), [wrong, setWrong] = useState(null), [showsHeat, setHeat] = useState(true), [asksDelete, setAsks] = useState(false);
   useEffect(() => {
@@ -85,8 +85,8 @@ function Shown({ item, route, titles, mayWrite, changed }) {
         <button type="button" onClick=${() => go({ view: "map", item: "", at: item.key })}><${Icon} name="map" />On the map</button>
         ${item.has_original && html`<a class="button" href=${api.original(route.collection, item.key)} target="_blank" rel="noopener"><${Icon} name="open" />Open the file</a>`}
       </div>
-      ${route.why && canExplain && html`<section class="why" aria-live="polite" aria-label="Why">${wrong ? html`<p class="wrong">${wrong.message} ${wrong.hint}</p>`
-        : reason ? html`<${Reason} reason=${reason} titles=${titles} />` : html`<p class="soft"><span class="spinner"></span> Looking for what carries the match…</p>`}</section>`}
+      ${route.why && canExplain && html`<section class="why" aria-live="polite" aria-label="Why">${wrong ? html`<p class="wrong">${wrong.said}</p>`
+        : reason ? html`<${Reason} reason=${reason} seen=${seen} />` : html`<p class="soft"><span class="spinner"></span> Looking for what carries the match…</p>`}</section>`}
       ${facts.length > 0 && html`<dl>${facts.map(([name, said]) => html`<div key=${name}><dt>${name}</dt><dd><bdi>${shown(said)}</bdi></dd></div>`)}</dl>`}
       <p class="key"><bdi>${item.key}</bdi></p>
       ${mayWrite && html`<p class="remove-line"><button type="button" class=${asksDelete ? "danger" : "quiet"} onClick=${remove} onBlur=${() => setAsks(false)}><${Icon} name="trash" />${asksDelete ? "Really remove it?" : "Remove from the collection"}</button></p>`}
@@ -117,7 +117,7 @@ function Score({ score, cosine }) {
   return html`
     <div class="strength" tabindex="0" role="group" aria-label=${`Score ${score.toFixed(2)}: ${meaning(score)}. Cosine ${cosine.toFixed(3)}.`}>
       <p><b>${signed(score, 2)}</b> ${meaning(score)} <span class="cosine">cosine ${cosine.toFixed(3)}</span></p>
-      <svg viewBox="0 0 100 4" preserveAspectRatio="none" aria-hidden="true"><rect class="track" width="100" height="4" /><rect class="fill" width=${100 * Math.max(0, Math.min(1, score / 6))} height="4" /></svg>
+      <svg viewBox="0 0 100 4" preserveAspectRatio="none" aria-hidden="true"><rect class="track" width="100" height="4" /><rect class="fill" width=${100 * strength(score)} height="4" /></svg>
     </div>`;
 }
 
@@ -126,18 +126,19 @@ function Score({ score, cosine }) {
 /** A text whose words are marked by what they add; each can be added to the query, or subtracted. */
 function Words({ text, words }) {
   const most = Math.max(1e-6, ...words.map(one => Math.abs(one.share)));
-  const letters = Array.from(text), pieces = [];
-  let from = words[0]?.start ?? 0;
+  const letters = Array.from(text), strongest = useRef();
   const [chosen, choose] = useState(-1);
-  if (from > 0) pieces.push(letters.slice(Math.max(0, from - 300), from).join(""));
+  useEffect(() => strongest.current?.scrollIntoView({ block: "center" }), []);
+  let from = words[0]?.start ?? 0;
+  const [before, , after] = cut(text, { start: from, end: words.at(-1)?.end ?? from }), pieces = [before];
   words.forEach((word, k) => {
     pieces.push(letters.slice(from, word.start).join(""));
-    pieces.push(html`<button type="button" key=${k} class=${`word ${word.share < 0 ? "against" : ""}`} style=${{ "--share": Math.abs(word.share) / most }}
+    pieces.push(html`<button type="button" key=${k} ref=${Math.abs(word.share) === most ? strongest : null} class=${`word ${word.share < 0 ? "against" : ""}`} style=${{ "--share": Math.abs(word.share) / most }}
       aria-expanded=${chosen === k ? "true" : "false"} title=${`adds ${word.share.toFixed(3)} to the cosine`} onClick=${() => choose(chosen === k ? -1 : k)}>${letters.slice(word.start, word.end).join("")}</button>`);
     if (chosen === k) pieces.push(html`<span class="pick" key="pick"><${Pick} word=${word.text} /></span>`);
     from = word.end;
   });
-  pieces.push(letters.slice(from, from + 300).join(""));
+  pieces.push(after);
   return html`<p class="passage weighed" dir="auto">${pieces}</p>`;
 }
 
@@ -150,7 +151,7 @@ function Pick({ word }) {
     <button type="button" aria-label=${`Subtract “${value}” from the query`} onClick=${() => addPart({ kind: "text", value, weight: -1 })}><${Icon} name="minus" /></button>`;
 }
 
-function Reason({ reason, titles }) {
+function Reason({ reason, seen }) {
   const { evidence, parts, query_words: words } = reason;
   const said = {
     grid: evidence.how === "covered" ? "Bright is what the match needs: covered, the cosine falls." : "Bright are the patches nearest to the query.",
@@ -159,7 +160,7 @@ function Reason({ reason, titles }) {
   }[evidence.kind];
   return html`<h3>Why it is here</h3><p class="soft">${said}</p>
     ${words.length > 1 && html`<h4>What each word of the query adds</h4><${Shares} rows=${words.map(word => [word.text, word.share, word.text])} />`}
-    ${parts.length > 1 && html`<h4>What each part of the query adds</h4><${Shares} rows=${parts.map(part => [partName(part, titles), part.share])} />`}`;
+    ${parts.length > 1 && html`<h4>What each part of the query adds</h4><${Shares} rows=${parts.map(part => [partName(part, seen), part.share])} />`}`;
 }
 
 function Shares({ rows }) {

@@ -10,7 +10,7 @@ import { Grid, forgetAnswers, label, useHits } from "./results.js";
 import { Recorder, stop, toWav } from "./sound.js";
 import { KINDS, activeParts, filterOf, go, hasFilter, now, useRoute } from "./state.js";
 import { html, render, useEffect, useMemo, useRef, useState } from "./vendor/preact.js";
-import { count, plural } from "./words.js";
+import { count, partName, plural } from "./words.js";
 
 const TEXT_QUERY = 2000;
 const CHOSEN = "muomni.collection";
@@ -21,8 +21,9 @@ function remember(name) { try { localStorage.setItem(CHOSEN, name); } catch { /*
 
 // ---- what the server has ------------------------------------------------------------------------------
 
-/** The collections, and of the chosen one its fields; anew when ``version`` changes. */
+/** The collections, and of the chosen one its fields; anew when ``version`` changes, or ``look`` is called. */
 function useServer(route, version) {
+  const [looks, setLooks] = useState(0);
   const [told, setTold] = useState({ collections: null, error: null, mayWrite: false });
   const [fields, setFields] = useState({ of: "", fields: {} });
   const { collection } = route;
@@ -32,7 +33,7 @@ function useServer(route, version) {
       ([collections, health]) => isHere && setTold({ collections, mayWrite: !health.read_only, error: null }),
       error => isHere && setTold(old => ({ ...old, error })));
     return () => { isHere = false; };
-  }, [version]);
+  }, [version, looks]);
   useEffect(() => {
     if (!collection) return;
     let isHere = true;
@@ -40,7 +41,7 @@ function useServer(route, version) {
     return () => { isHere = false; };
   }, [collection, version]);
   const known = told.collections?.find(one => one.name === collection);
-  return { ...told, known, fields: fields.of === collection ? fields.fields : {} };
+  return { ...told, known, fields: fields.of === collection ? fields.fields : {}, look: () => setLooks(one => one + 1) };
 }
 
 /** How many items each tab has: of the collection, or of what the filter lets through once that is known to be one. */
@@ -59,18 +60,20 @@ function useCounts(route, version, known, isReady) {
 
 // ---- the page -----------------------------------------------------------------------------------------
 
-const titles = new Map();
+// Of hits and uploads that were seen: {title, modality}, to call the parts of a query by.
+const seen = new Map();
 
 function App() {
   const route = useRoute();
-  const [version, setVersion] = useState(0), [notice, setNotice] = useState(null), [at, setAt] = useState(0);
+  const [version, setVersion] = useState(0), [notice, setNotice] = useState(null), [place, setPlace] = useState({ of: "", key: "", k: 0 });
   const [busy, setBusy] = useState(""), [isRecording, setRecording] = useState(false), [asksToken, setAsksToken] = useState(false), [helps, setHelps] = useState(false);
   const [trouble, setTrouble] = useState({ gone: false, busy: 0 }), [showsFilters, setShowsFilters] = useState(hasFilter(route));
   const channel = useRef(null), file = useRef();
   const server = useServer(route, version);
   const found = useHits(server.known ? route : { ...route, collection: "" }, version);
   const counts = useCounts(route, version, server.known, !found.isStale && !found.error);
-  for (const hit of found.hits) titles.set(hit.key, hit.title);
+  for (const hit of found.hits) seen.set(hit.key, hit);
+  const at = placeIn(found, place), setAt = k => setPlace({ of: found.of, key: found.hits[k]?.key, k });
 
   const changed = said => {
     forgetAnswers();
@@ -92,6 +95,9 @@ function App() {
     return () => { channel.current.close(); for (const [name, act] of Object.entries(hear)) api.news.removeEventListener(name, act); };
   }, []);
 
+  // What is not found may have been all of a collection.
+  useEffect(() => { if (found.error?.status === 404) server.look(); }, [found.error]);
+
   // Without a collection in the address: the one that was looked at last, or the first.
   useEffect(() => {
     if (!server.collections) return;
@@ -101,7 +107,6 @@ function App() {
     }
     if (server.known) remember(route.collection);
   }, [server.collections, route.collection]);
-  useEffect(() => setAt(0), [route.collection, JSON.stringify(activeParts(route)), route.tab, filterOf(route), route.sure]);
   useEffect(() => { document.title = titleOf(route); });
   const whereProblem = found.error && route.where && (found.error.status === 422 || found.error.status === 400) && !found.error.lost ? found.error : null;
   useEffect(() => { if (whereProblem) setShowsFilters(true); }, [whereProblem]);
@@ -114,7 +119,7 @@ function App() {
     }
     setBusy("");
     if (!parts.length) return;
-    for (const part of parts) if (api.nameOf(part.value)) titles.set(part.value, api.nameOf(part.value));
+    for (const part of parts) if (api.nameOf(part.value)) seen.set(part.value, { title: api.nameOf(part.value), modality: part.kind });
     const isSum = now().sum || now().parts.length > 1;
     go({ parts: isSum ? [...now().parts, ...parts] : parts, sum: isSum, item: "", why: false });
   };
@@ -147,9 +152,9 @@ function App() {
     const key = opened.current;
     opened.current = route.item;
     const k = found.hits.findIndex(hit => hit.key === key);
-    if (!key || route.item || k < 0) return;
-    setAt(k);
-    requestAnimationFrame(() => requestAnimationFrame(() => (document.querySelector(`.hits [data-at="${k}"]`) || document.querySelector(".map canvas"))?.focus({ preventScroll: true })));
+    if (!key || route.item) return;
+    if (k >= 0) setAt(k);
+    requestAnimationFrame(() => requestAnimationFrame(() => document.querySelector('.hits .open[tabindex="0"], .map canvas')?.focus({ preventScroll: true })));
   }, [route.item]);
   const summary = useSummary(route, found, server);
   return html`
@@ -170,7 +175,7 @@ function App() {
     <main>
       <h1 class="aside">Search${route.collection && html` in <bdi>${route.collection}</bdi>`}</h1>
       ${server.known ? html`
-        <${Sum} route=${route} titles=${titles} busy=${busy} />
+        <${Sum} route=${route} seen=${seen} busy=${busy} />
         <div class="toolbar"><${Tabs} route=${route} counts=${counts} />
           <div class="views"><button type="button" aria-expanded=${showsFilters ? "true" : "false"} aria-controls="filters" onClick=${() => setShowsFilters(!showsFilters)}><${Icon} name="filter" /><span>Filter</span></button>
             <div class="switch" role="group" aria-label="View">${[["grid", "Results"], ["map", "Map"]].map(([name, said]) => html`
@@ -178,12 +183,12 @@ function App() {
         ${showsFilters && html`<${Filters} route=${route} fields=${server.fields} problem=${whereProblem} />`}
         <${Chips} route=${route} />
         <div id="found" class="found" role="tabpanel" aria-labelledby=${`tab-${route.tab}`}>
-          ${route.view === "map" && server.known.items > 0 ? html`<${MapView} route=${route} found=${found} version=${version} at=${at} setAt=${setAt} />`
+          ${route.view === "map" && server.known.items > 0 ? html`<${MapView} key=${route.collection} route=${route} found=${found} version=${version} at=${at} setAt=${setAt} />`
             : html`<${Found} route=${route} found=${found} server=${server} at=${at} setAt=${setAt} summary=${summary} pick=${() => file.current.click()} />`}
         </div>` : html`<${Nothing} route=${route} server=${server} created=${name => { changed(); go({ collection: name }); }} />`}
     </main>
     <p class="aside" role="status" aria-live="polite">${summary}</p>
-    ${route.item && server.known && html`<${ItemDialog} route=${route} found=${found} titles=${titles} mayWrite=${server.mayWrite} changed=${changed} />`}
+    ${route.item && server.known && html`<${ItemDialog} route=${route} found=${found} seen=${seen} mayWrite=${server.mayWrite} changed=${changed} />`}
     ${isRecording && html`<${Recorder} done=${one => { setRecording(false); useFiles([one]); }} close=${() => setRecording(false)} />`}
     ${helps && html`<${Help} mayWrite=${server.mayWrite} close=${() => setHelps(false)} />`}
     ${asksToken && html`<${TokenDialog} done=${() => { setAsksToken(false); changed(); }} />`}
@@ -205,8 +210,16 @@ async function asPart(file) {
   }
 }
 
+/** Return which hit is the current one: it stays the same while the question does, wherever it goes; then the first. */
+function placeIn({ of, hits }, place) {
+  if (of !== place.of) return 0;
+  if (hits[place.k]?.key === place.key) return place.k;
+  const k = hits.findIndex(hit => hit.key === place.key);
+  return k < 0 ? Math.min(place.k, Math.max(0, hits.length - 1)) : k;
+}
+
 function titleOf(route) {
-  const said = activeParts(route).map(part => (part.kind === "text" ? part.value.slice(0, 60) : titles.get(part.value) || part.value.split("/").pop())).join(" + ");
+  const said = activeParts(route).map(part => (part.kind === "text" ? part.value.slice(0, 60) : seen.get(part.value)?.title || part.value.split("/").pop())).join(" + ");
   return [said, route.collection, "muomni"].filter(Boolean).join(" · ");
 }
 
@@ -254,16 +267,17 @@ function NoHits({ route }) {
 
 function Failed({ route, error, retry }) {
   if (error.lost) {
-    const what = error.lost[0].kind === "image" ? "picture" : "sound";
+    const [{ kind, value }] = error.lost, without = html`<button type="button" onClick=${() => go({ parts: route.parts.filter(part => !error.lost.some(one => one.value === part.value)) })}>Search without it</button>`;
+    if (kind === "id") return html`<div class="state" role="alert"><h2><bdi>${partName({ kind, value }, seen)}</bdi> is not here any more</h2><p>It was removed, or renamed.</p><p class="buttons">${without}</p></div>`;
+    const what = kind === "image" ? "picture" : "sound";
     return html`<div class="state" role="alert"><h2>The server has forgotten your ${what}</h2>
       <p>What is searched with is kept for a while only. Drop the ${what} here once more.</p>
-      <p class="buttons"><button type="button" class="main" onClick=${() => document.getElementById("query-file").click()}>Choose the ${what}</button>
-        <button type="button" onClick=${() => go({ parts: route.parts.filter(part => !error.lost.some(one => one.value === part.value)) })}>Search without it</button></p></div>`;
+      <p class="buttons"><button type="button" class="main" onClick=${() => document.getElementById("query-file").click()}>Choose the ${what}</button>${without}</p></div>`;
   }
   if (error.status === 0) return html`<div class="state" role="alert"><h2>The server does not answer</h2><p>Is <code>muomni serve</code> still running? This page goes on by itself when it is back.</p><div class="spinner"></div></div>`;
   const isFilter = route.where && [400, 422].includes(error.status);
   return html`<div class="state" role="alert"><h2>${isFilter ? "The filter cannot be read" : "This search did not work"}</h2>
-    ${!isFilter && html`<p>${error.message} ${error.hint}</p>`}
+    ${!isFilter && html`<p>${error.said}</p>`}
     <p class="buttons">${isFilter ? html`<button type="button" onClick=${() => go({ where: "" })}>Search without it</button>` : html`<button type="button" onClick=${retry}>Try again</button>`}</p></div>`;
 }
 
@@ -285,7 +299,7 @@ function Nothing({ route, server, created }) {
       <h2>There is no collection yet</h2>
       ${server.mayWrite ? html`<p>Give the first one a name; then drop pictures, sounds and texts on this page.</p>
         <p class="buttons"><label class="aside" for="new-name">Name</label><input id="new-name" type="text" required maxlength="100" value=${name} onInput=${event => setName(event.target.value)} /><button class="main">Make it</button></p>
-        ${wrong && html`<p class="wrong" role="alert">${wrong.message} ${wrong.hint}</p>`}` : html`<p><code>muomni add FOLDER</code> makes one.</p>`}
+        ${wrong && html`<p class="wrong" role="alert">${wrong.said}</p>`}` : html`<p><code>muomni add FOLDER</code> makes one.</p>`}
     </form>`;
 }
 
@@ -332,7 +346,7 @@ function TokenDialog({ done }) {
     try { await api.ask("session", { json: { token } }); done(); } catch (error) { setWrong(error.status === 401 ? "This is not the token." : error.message); }
   };
   return html`<dialog ref=${dialog} class="small" aria-labelledby="token-title" onCancel=${event => event.preventDefault()}><form onSubmit=${show}>
-    <h2 id="token-title">This server asks for a token</h2><p class="soft">Whoever started it has it. It stays with this browser until the session ends.</p>
+    <h2 id="token-title">This server asks for a token</h2><p class="soft">Whoever started it has it. This browser keeps it for seven days.</p>
     <label for="token">Token</label><input id="token" type="password" autocomplete="current-password" required autofocus value=${token} aria-invalid=${wrong ? "true" : "false"} aria-describedby="token-wrong" onInput=${event => setToken(event.target.value)} />
     <p id="token-wrong" class="wrong" role="alert">${wrong}</p><p class="buttons"><button class="main">Enter</button></p></form></dialog>`;
 }

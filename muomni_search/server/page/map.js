@@ -43,7 +43,7 @@ export function MapView({ route, found, version, at, setAt }) {
     <div class="map-view">
       <div class="map">
         ${points ? html`<${Canvas} points=${points} route=${route} found=${found} hover=${hover} setHover=${setHover} />`
-          : error ? html`<div class="state"><h2>No map</h2><p>${error.message} ${error.hint}</p>${error.type !== "not-installed" && html`<button type="button" onClick=${retry}>Try again</button>`}</div>`
+          : error ? html`<div class="state"><h2>No map</h2><p>${error.said || error.message}</p>${error.type !== "not-installed" && html`<button type="button" onClick=${retry}>Try again</button>`}</div>`
           : html`<div class="state" role="status"><div class="spinner"></div><p>${step || "Drawing the map"}…</p>
             ${total ? html`<progress max=${total} value=${done} aria-label="Progress"></progress>` : ""}<p class="soft">It is drawn once and kept until the collection changes.</p></div>`}
         ${points && whole > points.length && html`<p class="sample">${count(points.length)} of ${count(whole)} items</p>`}

@@ -12,6 +12,8 @@ export function SearchBox({ route, useFiles, record }) {
   const plain = isPlain(route), said = wordsOf(route);
   const [words, setWords] = useState(said);
   useEffect(() => { if (!plain || said !== words.trim()) setWords(said); }, [said, plain, route.collection]);
+  // Where there are keys and nothing is asked yet, one can begin to type.
+  useEffect(() => { if (!route.parts.length && !route.item && matchMedia("(hover: hover)").matches) box.current.focus(); }, []);
   const ask = (text, how) => {
     clearTimeout(timer.current);
     const value = text.trim();
@@ -42,6 +44,7 @@ export function SearchBox({ route, useFiles, record }) {
   };
   const keys = event => {
     if (event.key === "Enter" && event.shiftKey) { event.preventDefault(); add(-1); }
+    if (event.key === "/" && !words) event.preventDefault();  // the way into the box, from inside
     if (event.key === "Escape" && words) { event.preventDefault(); event.stopPropagation(); setWords(""); if (plain) ask("", "push"); }
     if (event.key === "ArrowDown") { event.preventDefault(); document.querySelector('.hits .open[tabindex="0"], .strip .open')?.focus(); }
   };
@@ -62,17 +65,17 @@ export function SearchBox({ route, useFiles, record }) {
 
 // ---- the sum ----------------------------------------------------------------------------------------
 
-export function Sum({ route, titles, busy }) {
+export function Sum({ route, seen, busy }) {
   if (isPlain(route) && !busy) return null;
   return html`
     <section class="sum" aria-label="The query, a sum">
-      <ol role="list">${!isPlain(route) && route.parts.map((part, k) => html`<${Part} key=${`${part.kind} ${part.value}`} part=${part} k=${k} route=${route} titles=${titles} />`)}
+      <ol role="list">${!isPlain(route) && route.parts.map((part, k) => html`<${Part} key=${`${part.kind} ${part.value}`} part=${part} k=${k} route=${route} seen=${seen} />`)}
       ${busy && html`<li class="part waiting"><span class="thumb"></span><span>${busy}</span></li>`}</ol>
       ${!isPlain(route) && html`<button type="button" class="quiet" onClick=${() => { go({ parts: [], sum: false }); document.getElementById("words").focus(); }}>Clear</button>`}
     </section>`;
 }
 
-function Part({ part, k, route, titles }) {
+function Part({ part, k, route, seen }) {
   const [weight, setWeight] = useState(part.weight);
   const timer = useRef(), changed = useRef(0);
   useEffect(() => setWeight(part.weight), [part.weight]);
@@ -93,11 +96,11 @@ function Part({ part, k, route, titles }) {
     go({ parts, sum: false });
     document.getElementById("words").focus();
   };
-  const name = partName(part, titles), sign = weight === 0 ? "off" : weight < 0 ? "minus" : "plus";
+  const name = partName(part, seen), sign = weight === 0 ? "off" : weight < 0 ? "minus" : "plus";
   return html`
     <li class=${`part ${sign}`}>
       <span class="sign" aria-hidden="true">${weight === 0 ? "0" : weight < 0 ? "−" : k || route.parts.length > 1 ? "+" : ""}</span>
-      <${Thumb} part=${part} route=${route} />
+      <${Thumb} part=${part} route=${route} seen=${seen} />
       <bdi class="name" title=${name}>${name}</bdi>
       <input type="range" min="-2" max="2" step="0.1" value=${weight} aria-label=${`Weight of ${name}`} aria-valuetext=${weight === 0 ? "off" : signed(weight)}
         onInput=${drag} style=${{ "--at": `${(weight + 2) * 25}%` }} />
@@ -106,9 +109,9 @@ function Part({ part, k, route, titles }) {
     </li>`;
 }
 
-function Thumb({ part, route }) {
+function Thumb({ part, route, seen }) {
   const [isMissing, setMissing] = useState(false);
-  if (part.kind === "text") return null;
+  if (part.kind === "text" || (part.kind === "id" && (seen.get(part.value)?.modality ?? "image") !== "image")) return null;
   if (part.kind === "audio") return html`<span class="thumb"><${Icon} name="mic" /></span>`;
   const src = part.kind === "image" ? api.uploaded(part.value) : api.thumbnail(route.collection, part.value, 64);
   if (isMissing) return part.kind === "image" ? html`<span class="thumb" title="The server has forgotten it"><${Icon} name="picture" /></span>` : null;

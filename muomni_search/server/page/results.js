@@ -1,7 +1,7 @@
 // The hits: fetched page by page, and of any number of them only those in sight are drawn.
 import * as api from "./api.js";
 import { Icon } from "./icons.js";
-import { Player, isPlaying, toggle } from "./sound.js";
+import { Player, toggleHit } from "./sound.js";
 import { activeParts, addPart, filterOf, go, onlyPart, question } from "./state.js";
 import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/preact.js";
 import { NAME, isWeak, meaning, percent, signed } from "./words.js";
@@ -9,6 +9,19 @@ import { NAME, isWeak, meaning, percent, signed } from "./words.js";
 const PAGE = 60, KEPT = 30;
 
 // ---- fetching ---------------------------------------------------------------------------------------
+
+// Items of the same name are told apart by as much of their keys as that takes.
+function tellApart(hits) {
+  const ending = (hit, count) => hit.key.split("/").slice(-count).join("/");
+  const named = new Map();
+  for (const hit of hits) if (`/${hit.key}`.endsWith(`/${hit.title}`)) named.set(ending(hit, 1), [...(named.get(ending(hit, 1)) || []), hit]);
+  for (const same of named.values()) {
+    let count = 1;
+    while (same.length > 1 && new Set(same.map(hit => ending(hit, count))).size < same.length) count++;
+    for (const hit of same) hit.title = ending(hit, count);
+  }
+  return hits;
+}
 
 // The answers to the last questions, so that going back shows them at once.
 const kept = new Map();
@@ -24,17 +37,17 @@ const request = route => ({
 async function fetchPage(route, old, signal) {
   const isSearch = activeParts(route).length > 0;
   if (isSearch) {
-    const json = { ...request(route), k: PAGE, offset: old.length };
+    const json = { ...request(route), k: PAGE + 1, offset: old.length };  // one more tells whether there are more
     let told;
     try {
       told = await api.search(route.collection, json, signal);
     } catch (error) {
-      if (error.status !== 404 || !json.parts.some(part => part.kind === "image" || part.kind === "audio")) throw error;
-      const lost = await api.restore(json.parts);
+      if (error.status !== 404 || json.parts.every(part => part.kind === "text")) throw error;
+      const lost = await api.restore(route.collection, json.parts);
       if (lost.length) { error.lost = lost; throw error; }
       told = await api.search(route.collection, json, signal);
     }
-    return { hits: told.hits, seconds: told.seconds, hasMore: told.hits.length === PAGE };
+    return { hits: told.hits.slice(0, PAGE), seconds: told.seconds, hasMore: told.hits.length > PAGE };
   }
   const told = await api.items(route.collection, {
     where: filterOf(route), modality: route.tab === "all" ? null : [route.tab], after: old.at(-1)?.key, limit: PAGE, signal,
@@ -42,10 +55,12 @@ async function fetchPage(route, old, signal) {
   return { hits: told.items.map(one => ({ ...one, span: null })), hasMore: Boolean(told.next) };
 }
 
-/** Return {hits, hasMore, error, isLoading, isStale, more}: the old hits stay until the new ones are here. */
+const NONE = { asked: "", of: "", collection: "", hits: [], hasMore: false };
+
+/** Return {hits, of, hasMore, error, isLoading, isStale, more}: until the new hits are here the old ones stay, if they are of the same collection. */
 export function useHits(route, version) {
   const asked = `${question(route)} ${version}`;
-  const [found, setFound] = useState({ asked: "", hits: [], hasMore: false });
+  const [found, setFound] = useState(NONE);
   const [again, setAgain] = useState(0);
   const running = useRef(null);
   const answer = kept.get(asked) || (found.asked === asked ? found : null);
@@ -56,12 +71,12 @@ export function useHits(route, version) {
     setFound(was => ({ ...was, isLoading: true }));
     try {
       const page = await fetchPage(route, old, control.signal);
-      const told = { asked, hits: [...old, ...page.hits], hasMore: page.hasMore, seconds: page.seconds, isSearch: activeParts(route).length > 0 };
+      const told = { asked, of: question(route), collection: route.collection, hits: tellApart([...old, ...page.hits]), hasMore: page.hasMore, seconds: page.seconds, isSearch: activeParts(route).length > 0 };
       kept.set(asked, told);
       if (kept.size > KEPT) kept.delete(kept.keys().next().value);
       if (!control.signal.aborted) setFound(told);
     } catch (error) {
-      if (!control.signal.aborted) setFound(was => ({ ...(old.length ? was : { hits: [], hasMore: false }), asked, error, isLoading: false }));
+      if (!control.signal.aborted) setFound(was => ({ ...(old.length ? was : NONE), asked, error, isLoading: false }));
     } finally {
       if (running.current === control) running.current = null;
     }
@@ -72,7 +87,7 @@ export function useHits(route, version) {
     if (!route.collection) return;
     if (kept.has(asked)) setFound(kept.get(asked)); else fetchMore([]);
   }, [asked, again]);
-  const shown = answer || found;
+  const shown = answer || (found.collection === route.collection ? found : NONE);
   return {
     ...shown, isStale: !answer, isLoading: shown.isLoading || (!answer && Boolean(route.collection)),
     more: () => { if (answer?.hasMore && !answer.error && !running.current) fetchMore(answer.hits); },
@@ -133,11 +148,13 @@ export function Grid({ route, found, at, setAt, label }) {
   const [from, to] = useSight(list, pitch);
   const { hits } = found, rows = Math.ceil(hits.length / columns);
   const current = Math.min(at, hits.length - 1);
+  const hadFocus = list.current?.contains(document.activeElement);  // before the document changes
   useEffect(() => { if (to >= rows - 2) found.more(); }, [to, rows, found.hasMore, found.isLoading]);
-  useEffect(() => {
-    if (!wants.current) return;
+  // A card that moves or goes loses the focus: while the list has it, it is at the current hit.
+  useLayoutEffect(() => {
+    const card = list.current.querySelector(`[data-at="${current}"]`);
+    if (wants.current || (hadFocus && !card?.parentNode.contains(document.activeElement))) card?.focus({ preventScroll: true });
     wants.current = false;
-    list.current.querySelector(`[data-at="${current}"]`)?.focus({ preventScroll: true });
   });
   const move = to => {
     const next = Math.max(0, Math.min(hits.length - 1, to));
@@ -158,27 +175,23 @@ export function Grid({ route, found, at, setAt, label }) {
       PageDown: () => move(current + columns * 3), PageUp: () => move(current - columns * 3),
       "+": () => addPart({ kind: "id", value: hit.key, weight: 1 }), "-": () => addPart({ kind: "id", value: hit.key, weight: -1 }),
       m: () => onlyPart({ kind: "id", value: hit.key }), w: () => route.parts.length && go({ item: hit.key, why: true }),
-      p: () => hit.modality === "audio" && hit.has_original && play(route.collection, hit),
+      p: () => toggleHit(route.collection, hit),
     }[event.key];
     if (act) { event.preventDefault(); act(); }
   };
-  const drawn = [];
-  for (let k = from * columns; k < Math.min(hits.length, (to + 1) * columns); k++) drawn.push(k);
-  if (current >= 0 && !drawn.includes(current)) drawn.push(current);
+  const drawn = [], first = from * columns;
+  for (let k = first; k < Math.min(hits.length, (to + 1) * columns); k++) drawn.push(k);
+  if (current >= 0 && !drawn.includes(current)) drawn[current < first ? "unshift" : "push"](current);
   return html`
     <ul ref=${list} class=${`hits ${found.isStale ? "stale" : ""}`} role="list" aria-label=${label} aria-busy=${found.isLoading ? "true" : "false"} onKeyDown=${keys}
+      onfocusin=${event => setAt(Number(event.target.closest(".card").querySelector("[data-at]").dataset.at))}
       style=${{ height: `${Math.max(0, rows * pitch - gap)}px`, "--figure": `${figure}px` }}>
       ${drawn.map(k => html`
         <li key=${hits[k].key} class="card" aria-setsize=${found.hasMore ? -1 : hits.length} aria-posinset=${k + 1}
           style=${{ width: `${width}px`, height: `${row}px`, transform: `translate(${k % columns * (width + gap)}px, ${Math.floor(k / columns) * pitch}px)` }}>
-          <${Card} hit=${hits[k]} route=${route} k=${k} isCurrent=${k === current} width=${width} onFocus=${() => setAt(k)} />
+          <${Card} hit=${hits[k]} route=${route} k=${k} isCurrent=${k === current} width=${width} />
         </li>`)}
     </ul>`;
-}
-
-function play(collection, hit) {
-  const url = api.original(collection, hit.key);
-  toggle(url, hit.span ? hit.span.start / 1000 : 0, isPlaying(url) ? Infinity : hit.span ? hit.span.end / 1000 : Infinity);
 }
 
 export function label(hit) {
@@ -186,7 +199,7 @@ export function label(hit) {
   return hit.score === undefined ? what : `${what}, score ${hit.score.toFixed(2)}, ${meaning(hit.score)}`;
 }
 
-export function Card({ hit, route, k, isCurrent, width = 300, onFocus }) {
+export function Card({ hit, route, k, isCurrent, width = 300 }) {
   const { collection } = route, tab = isCurrent ? 0 : -1, isNarrow = width < 230;
   const open = () => go({ item: hit.key, why: false });
   const tools = [
@@ -196,7 +209,7 @@ export function Card({ hit, route, k, isCurrent, width = 300, onFocus }) {
     ...(activeParts(route).length ? [["why", `Why ${hit.title}?`, "Why? (w)", () => go({ item: hit.key, why: true })]] : []),
   ];
   return html`
-    <button type="button" class="open" data-at=${k} tabindex=${tab} aria-label=${label(hit)} onFocus=${onFocus} onClick=${open}></button>
+    <button type="button" class="open" data-at=${k} tabindex=${tab} aria-label=${label(hit)} onClick=${open}></button>
     <div class=${`figure ${hit.modality}`}><${Figure} hit=${hit} collection=${collection} width=${width} /></div>
     <div class="tools" role="group" aria-label=${hit.title}>${tools.map(([icon, said, title, act]) => html`
       <button type="button" tabindex=${tab} aria-label=${said} title=${title} onClick=${act}><${Icon} name=${icon} /></button>`)}</div>

@@ -25,7 +25,7 @@ audio.addEventListener("loadedmetadata", () => {
   asked = null;
 });
 
-export const isPlaying = url => source === url && !audio.paused;
+const isPlaying = url => source === url && !audio.paused;
 export function stop() { audio.pause(); }
 
 export function play(url, from = null, to = Infinity) {
@@ -38,6 +38,13 @@ export function play(url, from = null, to = Infinity) {
 export function toggle(url, from, to) {
   if (isPlaying(url)) stop();
   else play(url, source === url && audio.currentTime > 0 && !audio.ended && audio.currentTime < to ? null : from, to);
+}
+
+/** Play what a hit points at, or stop. */
+export function toggleHit(collection, hit) {
+  if (hit.modality !== "audio" || !hit.has_original) return;
+  const url = api.original(collection, hit.key), span = hit.span?.unit === "ms" ? hit.span : null;
+  toggle(url, span ? span.start / 1000 : 0, span ? span.end / 1000 : Infinity);
 }
 
 /** Where a sound is, in seconds, while it is the one that plays; drawn anew with every frame. */

@@ -1,4 +1,4 @@
-// How numbers and passages are told to people.
+// How numbers and passages are told to people; figures.py does the same for answers that are files.
 
 // Abramowitz and Stegun 7.1.26: right to 1.5e-7, more than the four digits that are shown need.
 function erf(x) {
@@ -17,6 +17,9 @@ export function percent(score) {
   const digits = share < 90 ? 0 : share < 99.9 ? 1 : 2;
   return `${(Math.floor(share * 10 ** digits) / 10 ** digits).toFixed(digits)} %`;
 }
+// Where the bar that shows a score is full.
+const FULL_SCORE = 6;
+export const strength = score => Math.max(0, Math.min(1, score / FULL_SCORE));
 export const isWeak = score => shareBelow(score) < .5;
 export const meaning = score =>
   (isWeak(score) ? "weaker than most unrelated pairs" : `stronger than ${percent(score)} of unrelated pairs`);
@@ -49,8 +52,8 @@ export function value(one) {
   return one && typeof one === "object" ? JSON.stringify(one) : String(one);
 }
 
-export function partName({ kind, value: said }, titles) {
+export function partName({ kind, value: said }, seen) {
   if (kind === "text") return `“${said}”`;
-  if (kind === "id") return titles?.get(said) || said.split("/").pop();
-  return titles?.get(said) || (kind === "image" ? "your picture" : "your sound");
+  if (kind === "id") return seen?.get(said)?.title || said.split("/").pop();
+  return seen?.get(said)?.title || (kind === "image" ? "your picture" : "your sound");
 }
