@@ -16,9 +16,9 @@ from typing import Any
 
 import httpx
 import pytest
+from muomni_search.server.front import PAGE
 
 from muomni_search.figures import FULL_SCORE
-from muomni_search.server.front import PAGE
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CORPUS = EXAMPLES / "corpus" / "animals"
