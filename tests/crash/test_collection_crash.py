@@ -19,7 +19,7 @@ from crash_child import DIED, OPERATIONS
 from crash_place import Place
 
 # An `add` has some two hundred steps, and a death with all that is checked after it takes a second.
-MOST_DEATHS = 32
+MOST_DEATHS = 16
 
 
 @pytest.mark.parametrize("operation", [name for name in OPERATIONS if name != "prepare"])
