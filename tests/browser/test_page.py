@@ -16,9 +16,10 @@ from typing import Any
 
 import httpx
 import pytest
-from muomni_search.server.front import PAGE
 
 from muomni_search.figures import FULL_SCORE
+from muomni_search.server.routes.front import PAGE
+from muomni_search.server.schemas import MOST_PARTS
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CORPUS = EXAMPLES / "corpus" / "animals"
@@ -327,6 +328,30 @@ def test_words_are_subtracted_with_shift_and_enter(opened: Open) -> None:
     page.locator("#words").press("Shift+Enter")
     wait_for_hits(page, part="-1*text")
     assert parts(page) == ["“a bird” 1.0", "“night” −1.0"]
+
+
+def test_words_pasted_anywhere_are_asked_with(opened: Open) -> None:
+    page = opened("c=animals")
+    wait_for_hits(page)
+    paste = """words => {
+        const data = new DataTransfer(), how = {clipboardData: data, bubbles: true};
+        data.setData("text/plain", words);
+        document.body.dispatchEvent(new ClipboardEvent("paste", how));
+    }"""
+    page.evaluate(paste, " a dog barking ")
+    assert wait_for_hits(page, part="a+dog+barking")
+    assert page.get_by_role("searchbox").input_value() == "a dog barking"
+
+
+def test_a_sum_has_so_many_parts_and_no_more(opened: Open) -> None:
+    page = opened("c=animals&" + "&".join(f"p=text:word{number}" for number in range(40)))
+    wait_for_hits(page)
+    assert len(parts(page)) == 32
+    page.get_by_role("searchbox").fill("one more")
+    page.get_by_role("searchbox").press("Enter")
+    page.get_by_role("alert").filter(has_text="32 parts at most").wait_for()
+    assert len(parts(page)) == 32
+    assert MOST_PARTS == 32
 
 
 def test_more_like_this(opened: Open) -> None:

@@ -8,7 +8,7 @@ import { MapView } from "./map.js";
 import { SearchBox, Sum } from "./query.js";
 import { Grid, forgetAnswers, label, useHits } from "./results.js";
 import { Recorder, stop, toWav } from "./sound.js";
-import { KINDS, activeParts, filterOf, go, hasFilter, now, useRoute } from "./state.js";
+import { KINDS, MOST_PARTS, activeParts, addPart, filterOf, go, hasFilter, isPlain, now, useRoute } from "./state.js";
 import { html, render, useEffect, useMemo, useRef, useState } from "./vendor/preact.js";
 import { count, partName, plural } from "./words.js";
 
@@ -120,16 +120,23 @@ function App() {
     setBusy("");
     if (!parts.length) return;
     for (const part of parts) if (api.nameOf(part.value)) seen.set(part.value, { title: api.nameOf(part.value), modality: part.kind });
-    const isSum = now().sum || now().parts.length > 1;
-    go({ parts: isSum ? [...now().parts, ...parts] : parts, sum: isSum, item: "", why: false });
+    const isSum = now().sum || now().parts.length > 1, all = isSum ? [...now().parts, ...parts] : parts;
+    if (all.length > MOST_PARTS) dispatchEvent(new Event("fullsum"));
+    go({ parts: all.slice(0, MOST_PARTS), sum: isSum, item: "", why: false });
   };
   const addFiles = files => adding.add(files, now().collection);
 
   useEffect(() => {
     const paste = event => {
       const files = [...(event.clipboardData?.files || [])].filter(isAskable);
-      if (files.length) { event.preventDefault(); useFiles(files); }
+      if (files.length) { event.preventDefault(); useFiles(files); return; }
+      if (event.target.closest?.("input, textarea, dialog") || document.querySelector("dialog[open]")) return;
+      const value = (event.clipboardData?.getData("text/plain") || "").trim().slice(0, TEXT_QUERY);
+      if (!value) return;
+      if (isPlain(now())) go({ parts: [{ kind: "text", value, weight: 1 }], item: "", why: false });
+      else addPart({ kind: "text", value, weight: 1 });
     };
+    const full = () => setNotice({ said: `A query has ${MOST_PARTS} parts at most: take one away first.`, isWrong: true });
     const keys = event => {
       if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest?.("input:not([type=range]):not([type=checkbox]), textarea, select, dialog") || document.querySelector("dialog[open]")) return;
       const tabs = ["all", ...KINDS];
@@ -141,9 +148,9 @@ function App() {
       if (act && !event.defaultPrevented && !(event.target.tagName === "CANVAS" && event.key !== "/" && event.key !== "?")) { event.preventDefault(); act(); }
       if (!act && event.key.startsWith("Arrow") && event.target === document.body && !event.defaultPrevented) document.querySelector('.hits .open[tabindex="0"]')?.focus({ preventScroll: true });
     };
-    addEventListener("paste", paste);
-    addEventListener("keydown", keys);
-    return () => { removeEventListener("paste", paste); removeEventListener("keydown", keys); };
+    const hear = { paste, keydown: keys, fullsum: full };
+    for (const [name, act] of Object.entries(hear)) addEventListener(name, act);
+    return () => { for (const [name, act] of Object.entries(hear)) removeEventListener(name, act); };
   }, []);
 
   // Where an item was closed, the focus goes back to its hit.

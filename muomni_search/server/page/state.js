@@ -5,13 +5,15 @@ export const KINDS = ["image", "audio", "text"];
 export const BLANK = {
   collection: "", parts: [], sum: false, tab: "all", filters: {}, where: "", sure: false, view: "grid", item: "", why: false, at: "",
 };
+export const MOST_PARTS = 32;  // that the server takes
 const PART = /^(?:(-?\d+(?:\.\d+)?)\*)?(text|id|image|audio):(.+)$/s;
 
 /** Return the state of an address' fragment; what is not understood is left out. */
 export function read(fragment) {
   const query = new URLSearchParams(fragment.replace(/^#/, ""));
   const parts = query.getAll("p").map(text => PART.exec(text)).filter(Boolean)
-    .map(([, weight, kind, value]) => ({ kind, value, weight: weight === undefined ? 1 : Math.max(-2, Math.min(2, Number(weight))) }));
+    .map(([, weight, kind, value]) => ({ kind, value, weight: weight === undefined ? 1 : Math.max(-2, Math.min(2, Number(weight))) }))
+    .slice(0, MOST_PARTS);
   const filters = {};
   for (const [name, text] of query) {
     if (!name.startsWith("f.")) continue;
@@ -88,10 +90,11 @@ export const activeParts = state => state.parts.filter(part => part.weight !== 0
 /** What of a state decides which hits there are. */
 export const question = state => JSON.stringify([state.collection, activeParts(state), state.tab, state.filters, state.where, state.sure]);
 
-/** Add a part to the sum; what is there already grows or shrinks. */
+/** Add a part to the sum; what is there already grows or shrinks. One too many is told as the event "fullsum". */
 export function addPart(part, how) {
   const same = one => one.kind === part.kind && one.value === part.value;
   const old = current.parts.find(same);
+  if (!old && current.parts.length >= MOST_PARTS) return void dispatchEvent(new Event("fullsum"));
   const weight = Math.max(-2, Math.min(2, (old?.weight || 0) + part.weight));
   const parts = old
     ? current.parts.map(one => (same(one) ? { ...one, weight } : one)).filter(one => one.weight !== 0)
