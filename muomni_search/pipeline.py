@@ -24,7 +24,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count, groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,6 +109,14 @@ class Report:
         del counts["problems"]
         counts["seconds"] = round(self.seconds, 3)
         return counts
+
+
+class _Begun(NamedTuple):
+    """A record that must be read, with what is known of it and its metadata as JSON."""
+
+    record: Record
+    known: Known | None
+    document: Document
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -271,61 +279,57 @@ class Pipeline:
                 if is_ready:
                     self._take_ready([one for one in entries if isinstance(one, Record)], known)
                     continue
+                # Who stops at the first failure wants in what came before it.
+                most = 0 if self._strict else READ_AHEAD - 1
                 for entry in entries:
                     if isinstance(entry, Problem):
                         self._fail(entry)
                     elif not isinstance(entry, Record):
                         self.report.skipped += 1
-                    elif self._settled(entry, known.get(entry.key)):
-                        self._progress.advance()
-                    else:
-                        old = known.get(entry.key)
-                        ahead.append(pool.submit(self._read_ahead, entry, old, next(tickets)))
-                    # Who stops at the first failure wants in what came before it.
-                    while ahead and (self._strict or len(ahead) >= READ_AHEAD):
+                    elif begun := self._begun(entry, known.get(entry.key)):
+                        ahead.append(pool.submit(self._read_ahead, begun, next(tickets)))
+                    while len(ahead) > most:
                         take_first()
         while ahead:
             take_first()
 
-    def _settled(self, record: Record, known: Known | None) -> bool:
-        """Settle what needs no reading: a key of another root, and a file that did not change."""
-        if known is None:
-            return False
-        if record.root is not None and known.root is not None and record.root != known.root:
-            self._fail(
-                Problem(
-                    record.origin,
-                    f"the key {record.key!r} is taken by {known.source}",
-                    "add one of the two folders with --prefix",
-                    record.key,
-                )
-            )
-            return True
+    def _begun(self, record: Record, known: Known | None) -> _Begun | None:
+        """Return what must be read; None where that settles it.
+
+        What needs no reading: bad metadata, a key of another root, and a file that did not change.
+        """
+        try:
+            document = to_json(record.metadata, record.key)
+            if known is not None:
+                _check_root(record, known)
+        except MuomniError as error:
+            self._progress.advance()
+            self._fail(_problem(record, error))
+            return None
         if (
-            record.path is None
+            known is None
+            or record.path is None
             or known.content_hash is None
             or record.modality != known.modality
             # Another file may have the same size and time.
             or record.source != known.source
             or (record.size, record.mtime_ns) != (known.size, known.mtime_ns)
         ):
-            return False
-        self._keep(record, known, known.content_hash)
-        return True
+            return _Begun(record, known, document)
+        self._progress.advance()
+        self._keep(record, known, document, known.content_hash)
+        return None
 
-    def _read_ahead(self, record: Record, known: Known | None, ticket: int) -> _Read | Problem:
+    def _read_ahead(self, begun: _Begun, ticket: int) -> _Read | Problem:
         """Read in a worker thread, and wait with what was read until there is room for it."""
-        read = self._read(record, known)
+        read = self._read(begun)
         self._budget.hold(ticket, _held(read))
         return read
 
-    def _read(self, record: Record, known: Known | None) -> _Read | Problem:
+    def _read(self, begun: _Begun) -> _Read | Problem:
         """Read, hash and decode one record's content; any thread may."""
+        record, known, document = begun
         try:
-            document = to_json(record.metadata, record.key)
-            if record.vector is not None:
-                digest = self._hash_vector(record)
-                return _Read(record, known, digest, document, record.text)
             data = _content_bytes(record, self._limits)
             digest = hash_content(data)
             read = _Read(record, known, digest, document)
@@ -354,16 +358,18 @@ class Pipeline:
         """
         for record in records:
             old = known.get(record.key)
-            if old is not None and self._settled(record, old):
-                continue
+            if old is not None and old.key in self.moved_keys:
+                old = None  # see ``_keep``
             try:
                 document = to_json(record.metadata, record.key)
+                if old is not None:
+                    _check_root(record, old)
                 content_hash = self._hash_vector(record)
             except MuomniError as error:
                 self._fail(_problem(record, error))
                 continue
             if old is not None and _is_unchanged(record, content_hash, old):
-                self._keep(record, old, content_hash)
+                self._keep(record, old, document, content_hash)
                 continue
             self._count(old)
             if not self._dry_run:
@@ -383,27 +389,26 @@ class Pipeline:
             self._fail(read)
             return
         if read.known is not None and read.is_unchanged:
-            self._keep(read.record, read.known, read.content_hash)
+            self._keep(read.record, read.known, read.document, read.content_hash)
             return
         self._waiting.append(read)
         self._waiting_pieces += len(read.pieces or ()) + 1
         self._waiting_bytes += read.bytes
-        most = BATCH_PIECES if read.record.vector is None else COMMIT_ITEMS
-        if self._waiting_pieces >= most or self._waiting_bytes >= WAITING_BYTES:
+        if self._waiting_pieces >= BATCH_PIECES or self._waiting_bytes >= WAITING_BYTES:
             self._encode_waiting()
 
     # ---- deciding ------------------------------------------------------------------------
 
-    def _keep(self, record: Record, known: Known, content_hash: str) -> None:
+    def _keep(self, record: Record, known: Known, document: Document, content_hash: str) -> None:
         """Keep an item's vectors; write down what else changed about it."""
         if known.key in self.moved_keys:
             # In this run its vectors went to a file of another name: this is a new item.
-            self._settle(self._read(record, None))
+            self._settle(self._read(_Begun(record, None, document)))
             return
         if record.source != known.source:
             self._kept.add(known.key)
         outside = (record.source, record.root, record.size, record.mtime_ns)
-        same_metadata = to_json(record.metadata, record.key) == known.document
+        same_metadata = document == known.document
         if same_metadata:
             self.report.unchanged += 1
         else:
@@ -590,9 +595,7 @@ def _encode(model: Model, reads: Sequence[_Read]) -> Iterator[tuple[_Read, NDArr
         vectors = model.encoder(modality).encode(pieces) if pieces else None
         start = 0
         for read in group:
-            if read.record.vector is not None:
-                yield read, read.record.vector[np.newaxis]
-            elif vectors is not None and read.pieces:
+            if vectors is not None and read.pieces:
                 yield read, vectors[start : start + len(read.pieces)]
                 start += len(read.pieces)
 
@@ -670,8 +673,21 @@ def _held(read: _Read | Problem) -> int:
 
 
 def _is_ready(entry: Entry) -> bool:
-    """Whether a record brings its vector, and is no file."""
-    return isinstance(entry, Record) and entry.vector is not None and entry.path is None
+    """Whether a record brings its vector."""
+    return isinstance(entry, Record) and entry.vector is not None
+
+
+def _check_root(record: Record, known: Known) -> None:
+    """Refuse a key that another root has.
+
+    Raises:
+        InvalidInput: It is taken.
+    """
+    if record.root is not None and known.root is not None and record.root != known.root:
+        raise InvalidInput(
+            f"the key {record.key!r} is taken by {known.source}",
+            hint="add one of the two folders with --prefix",
+        )
 
 
 def _is_unchanged(record: Record, content_hash: str, known: Known | None) -> bool:

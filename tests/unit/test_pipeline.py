@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -470,6 +471,16 @@ def test_ready_vectors_among_texts_and_failures(place: Collection) -> None:
     with pytest.raises(UnreadableFile, match="made:6"):
         place.add([ready(5), ready(6, length=0.0), ready(7)], strict=True)
     assert [one.key for one in place.items()] == ["v0", "v1", "v4", "v5", "w"]
+
+
+def test_bad_metadata_of_a_known_file_is_one_failure(place: Collection, folder: Path) -> None:
+    add(place, folder)
+    [known, *others] = [one for one in read_corpus([folder]) if isinstance(one, Record)]
+    bad = replace(known, metadata={"n": float("nan")})
+    report = place.add([bad, words("new"), *others])
+    assert told(report) == {"added": 1, "unchanged": 4, "failed": 1}
+    assert [one.key for one in place.failures()] == [known.key]
+    assert place.get([known.key])[0].metadata == {}
 
 
 def test_what_is_committed_is_found_before_the_run_ends(
