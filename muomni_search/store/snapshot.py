@@ -61,9 +61,11 @@ SPAN_UNITS: Mapping[Modality, Literal["char", "ms"]] = {
 PAGE = 10_000
 # Items come with their texts, so fewer of them.
 ITEMS_PAGE = 1_000
-# How many arrays of row numbers are kept: dead rows and owners of three modalities, and some
-# filters. At a million rows each takes up to 8 MB.
-MAX_ARRAYS = 16
+# How much is kept of arrays of row numbers: dead rows and owners of each modality, and the filters
+# that were asked for last. At a million rows one takes up to 8 MB.
+ARRAY_BYTES = 64_000_000
+# What an array takes beside its numbers, so that there is an end of empty ones too.
+EACH_ARRAY_BYTES = 1_000
 # Of so few items, a share of all rows, each one's rows are looked up; for more it is faster to read
 # the owners of all rows, which are kept.
 LOOKED_UP_SHARE = 0.01
@@ -78,6 +80,7 @@ class _Arrays:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._arrays: OrderedDict[tuple[str, ...], NDArray[np.int64]] = OrderedDict()
+        self._bytes = 0
 
     def get(self, key: tuple[str, ...], make: Callable[[], NDArray[np.int64]]) -> NDArray[np.int64]:
         with self._lock:
@@ -87,9 +90,12 @@ class _Arrays:
         made = make()
         made.flags.writeable = False
         with self._lock:
-            self._arrays[key] = made
-            while len(self._arrays) > MAX_ARRAYS:
-                self._arrays.popitem(last=False)
+            if key not in self._arrays:  # another thread may have made it too
+                self._arrays[key] = made
+                self._bytes += made.nbytes + EACH_ARRAY_BYTES
+            while self._bytes > ARRAY_BYTES and len(self._arrays) > 1:
+                _, oldest = self._arrays.popitem(last=False)
+                self._bytes -= oldest.nbytes + EACH_ARRAY_BYTES
         return made
 
 

@@ -376,3 +376,45 @@ def test_the_rows_of_a_few_items_are_found_by_their_ids(tmp_path: Path) -> None:
             f"EXPLAIN QUERY PLAN {sql}", ("[1]", "text")
         ).all()
         assert "segments_by_item" in " ".join(row.detail for row in rows)
+
+
+def test_what_filters_found_is_kept_until_it_is_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Filter] = []
+    matching = Snapshot._matching
+
+    def counted(self: Snapshot, condition: Filter) -> Any:
+        asked.append(condition)
+        return matching(self, condition)
+
+    monkeypatch.setattr(Snapshot, "_matching", counted)
+    documents = [{"n": number} for number in range(300)]
+    conditions = [parse_filter(f"n >= {number}") for number in range(0, 300, 10)]
+
+    def ask(store: Store) -> list[int]:
+        asked.clear()
+        with store.snapshot() as snapshot:
+            return [
+                len(snapshot.matching_rows(modality, one))
+                for one in conditions
+                if one is not None
+                for modality in Modality
+            ]
+
+    with make(tmp_path / "c", documents) as store:
+        counts = ask(store)
+        assert len(asked) == len(conditions)
+        assert ask(store) == counts
+        assert asked == []
+        # The oldest give way, and are found anew.
+        monkeypatch.setattr("muomni_search.store.snapshot.ARRAY_BYTES", 30_000)
+        with store.write() as writer:
+            writer.put([NewItem("new", Modality.TEXT, VECTOR, [None])])
+        assert ask(store) == counts
+        assert ask(store) == counts
+        assert len(asked) > 0
+        with store.snapshot() as snapshot:
+            arrays = snapshot.state.arrays
+            kept = sum(one.nbytes + 1_000 for one in arrays._arrays.values())
+            assert kept == arrays._bytes <= 30_000
