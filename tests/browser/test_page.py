@@ -332,7 +332,7 @@ def test_words_are_subtracted_with_shift_and_enter(opened: Open) -> None:
 
 def test_words_pasted_anywhere_are_asked_with(opened: Open) -> None:
     page = opened("c=animals")
-    wait_for_hits(page)
+    page.locator(".card").first.wait_for()
     paste = """words => {
         const data = new DataTransfer(), how = {clipboardData: data, bubbles: true};
         data.setData("text/plain", words);
