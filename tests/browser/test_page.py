@@ -705,6 +705,32 @@ def test_a_bar_is_full_where_that_of_an_exported_page_is() -> None:
 # ---- much, evil, small -------------------------------------------------------------------------
 
 
+def test_hits_that_moved_between_two_pages_are_there_once(opened: Open, address: str) -> None:
+    url = f"{address}/v1/collections"
+    httpx.post(url, json={"name": "moving", "model": "hashing"})
+
+    def add(*keys: str, text: str) -> None:
+        rows = [{"key": key, "text": f"{text} {key}"} for key in keys]
+        httpx.post(f"{url}/moving/items", json={"items": rows}).raise_for_status()
+
+    keys = [f"{number:03}" for number in range(150)]
+    add(*keys, text="an item of number")
+    page = opened("c=moving&p=text:owl")
+    wait_for_hits(page)
+    # Better than all of them: the second page has what the first one had.
+    better = [f"better{number}" for number in range(60)]
+    add(*better, text="owl owl owl")
+    shown: set[str] = set()
+    for _ in range(60):
+        shown |= set(titles(page))
+        if page.locator(".end", has_text="That is all").count() and set(keys) <= shown:
+            break
+        page.mouse.wheel(0, 600)
+        page.wait_for_timeout(50)
+    assert shown == {*keys}
+    assert page.locator(".card").last.get_attribute("aria-setsize") == "150"
+
+
 def test_a_long_list_is_drawn_where_it_is_looked_at(opened: Open) -> None:
     page = opened("c=long")
     page.locator(".card").first.wait_for()
