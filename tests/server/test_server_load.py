@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -283,3 +284,29 @@ def test_a_model_is_loaded_once_for_all_collections(server: Running) -> None:
     with collections.open("small") as small, collections.open("empty") as empty:
         assert small.model is empty.model
     assert Models().load("hashing") is not Models().load("hashing")
+
+
+def test_a_root_that_is_slow_holds_up_no_other_request(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_go, has_begun = threading.Event(), threading.Event()
+    with (
+        running(Settings(root=root)) as server,
+        httpx.Client(base_url=server.url, timeout=20) as http,
+        ThreadPoolExecutor() as pool,
+    ):
+        names = server.served.collections.names
+
+        def look_slowly() -> list[str]:
+            has_begun.set()
+            assert may_go.wait(60)
+            return names()
+
+        monkeypatch.setattr(server.served.collections, "names", look_slowly)
+        health = pool.submit(http.get, "/v1/health")
+        try:
+            assert has_begun.wait(60)
+            assert http.get("/v1/session").status_code == 200
+        finally:
+            may_go.set()
+        assert health.result(60).json()["collections"] == len(names())
