@@ -354,6 +354,24 @@ def test_a_sum_has_so_many_parts_and_no_more(opened: Open) -> None:
     assert MOST_PARTS == 32
 
 
+def test_a_part_is_that_of_the_collection_that_is_asked(opened: Open, address: str) -> None:
+    url = f"{address}/v1/collections"
+    httpx.post(url, json={"name": "words", "model": "hashing"})
+    rows = [{"key": "owl.jpg", "text": "No picture.", "metadata": {"title": "A note"}}]
+    httpx.post(f"{url}/words/items", json={"items": rows}).raise_for_status()
+    page = opened("c=words")
+    page.locator(".card .open").click()
+    page.get_by_role("button", name="Add to the query").click()
+    page.locator(".part").wait_for()
+    assert parts(page) == ["A note 1.0"]
+    assert page.locator("img.thumb").count() == 0
+    page.goto(f"{address}/#c=animals&p=id:owl.jpg")
+    page.locator(".chooser select").wait_for()
+    wait_for_hits(page, part="c=animals")
+    assert parts(page) == ["owl.jpg 1.0"]
+    assert page.locator("img.thumb").evaluate("one => one.decode().then(() => one.naturalWidth)")
+
+
 def test_more_like_this(opened: Open) -> None:
     page = opened("c=animals&p=text:moo")
     wait_for_hits(page)

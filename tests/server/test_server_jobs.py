@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from server_helpers import C, Running, events, problem, running
+from server_helpers import C, Running, events, problem, running, wait_until
 
 from muomni_search import NotFound, run_batch
 from muomni_search.collection import Collection
@@ -191,8 +191,7 @@ def test_a_job_is_cancelled_at_its_next_step(held: tuple[Running, Job, threading
 def test_too_many_jobs_are_told_to_wait(held: tuple[Running, Job, threading.Event]) -> None:
     server, _, may_go = held
     with httpx.Client(base_url=server.url, timeout=30) as http:
-        while server.served.jobs.counts()["running"] == 0:
-            pass
+        wait_until(lambda: server.served.jobs.counts()["running"])
         accepted = [batch(http, {"text": "dog"}) for _ in range(32)]
         files = {"queries": ("q.jsonl", b'{"text": "x"}\n')}
         problem(http.post(f"{C}/batch", files=files), 429, "too-many-requests")
@@ -237,8 +236,7 @@ def test_queries_that_wait_take_no_more_than_results_may(root: Path) -> None:
         last = send(2).json()["job"]
         told = problem(send(2), 429, "too-many-requests")
         assert str(2 * len(row)) in told["detail"]
-        while not held.folder.exists():
-            pass
+        wait_until(held.folder.exists)
         assert {one.name for one in jobs.folder.iterdir()} == {held.id, last}
         may_go.set()
         assert watch(http, last)[-1][0] == "done"
@@ -373,8 +371,7 @@ def test_those_who_ask_for_the_same_at_once_share_a_job(tmp_path: Path) -> None:
     assert ask("that") is not first
     assert ask(None) is not ask(None)
     may_go.set()
-    while not first.is_over:
-        pass
+    wait_until(lambda: first.is_over)
     assert ask("this") is first
     jobs.drop(first.id)
     assert ask("this") is not first
