@@ -33,6 +33,7 @@ from muomni_search import Collection, Modality, Record
 
 KINDS = (Modality.TEXT, Modality.IMAGE, Modality.AUDIO)
 WORDS = ("robin", "dawn", "ferry", "granite", "whistle", "harbour", "lantern", "seven", "night")
+PATIENCE = 60_000  # milliseconds
 SCROLLED, MOVED, STEP = 300, 120, 120  # frames, frames, pixels a frame
 # Milliseconds from navigating until items are painted.
 READY = """new Promise(done => {
@@ -40,8 +41,9 @@ READY = """new Promise(done => {
     ? requestAnimationFrame(() => done(performance.now())) : requestAnimationFrame(look);
   look();
 })"""
-# Milliseconds from Enter until the first of other hits is painted.
-ASKING = """words => new Promise(async done => {
+# Milliseconds from Enter until the first of other hits is painted. If that is the one from before,
+# none is: then it fails.
+ASKING = """([words, most]) => new Promise(async (done, fail) => {
   const box = document.getElementById("words");
   const first = () => document.querySelector('.hits:not(.stale) [data-at="0"]')?.ariaLabel;
   const old = first();
@@ -50,8 +52,12 @@ ASKING = """words => new Promise(async done => {
   await new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)));
   const from = performance.now();
   box.form.requestSubmit();
-  const look = () => first() && first() !== old
-    ? requestAnimationFrame(() => done(performance.now() - from)) : requestAnimationFrame(look);
+  const look = () => {
+    const spent = performance.now() - from, isThere = first() && first() !== old;
+    if (isThere) requestAnimationFrame(() => done(performance.now() - from));
+    else if (spent > most) fail(new Error(`after ${most} ms, "${words}" has no other first hit`));
+    else requestAnimationFrame(look);
+  };
   requestAnimationFrame(look);
 })"""
 # Milliseconds from frame to frame while something is done in each.
@@ -136,11 +142,11 @@ def measure(browser: Any, url: str, rows: np.ndarray, rounds: int) -> Iterator[l
     yield [f"weight of the page: {len(sizes)} files", f"{sum(sizes) / 1e3:.0f} kB", ""]
     yield ["opens, until its first items are painted", *told(times)]
     rng = np.random.default_rng(1)
-    page.evaluate(ASKING, "warm")
+    page.evaluate(ASKING, ["warm", PATIENCE])
     asked = [f"{' '.join(rng.choice(WORDS, 3))} {turn}" for turn in range(rounds)]
     yield [
         "*Enter*, until the first hit is painted",
-        *told([page.evaluate(ASKING, one) for one in asked]),
+        *told([page.evaluate(ASKING, [one, PATIENCE]) for one in asked]),
     ]
     empty = context.new_page()
     for kind, frames in FRAMES:

@@ -243,7 +243,7 @@ class Collection(Closing):
 
         Returns:
             How many items were deleted, which keys were not there, and which files may still hold
-            deleted bytes because others are using them.
+            deleted bytes because others are using them or they cannot be removed.
 
         Raises:
             CorruptData: Rows are damaged; nothing was changed.

@@ -76,9 +76,11 @@ def watch_folders(
 
     Each batch is ``Collection.add`` with ``prune_roots``, for the paths that changed. A file is
     taken when its size and time stayed the same for ``debounce``. A folder that is away is waited
-    for, and so is a disk that was mounted below one: nothing of it is removed. Where another writer
-    holds the collection, it moves to another model, or the disk is full, a batch is put off and
-    tried again.
+    for, and so is a disk below one that was mounted when the watch read it: nothing of it is
+    removed. A watch that begins while such a disk is away cannot know of it, and removes its items
+    unless they are more than half of the folder's: watch a disk as a folder of its own. Where
+    another writer holds the collection, it moves to another model, or the disk is full, a batch is
+    put off and tried again.
 
     Args:
         collection: What to keep up to date.
@@ -214,11 +216,11 @@ class _Watch:
         self._pending: OrderedDict[Path, _Seen] = OrderedDict()
         # Disks that are mounted below the folders, and from which there are items.
         self._mounts: set[Path] = set()
-        self._devices: set[int] = set()
-        # Folders from which something may be gone.
-        self._unpruned: set[Path] = set()
+        # Where they were looked for: folders of files, and the device that each was on.
+        self._known_places: set[tuple[Path, int]] = set()
+        # Folders from which something may be gone; one that is refused holds up no other.
+        self._unpruned: dict[Path, _PutOff] = {}
         self._batch_wait = _PutOff()
-        self._prune_wait = _PutOff()
         self._watch_wait = _PutOff()
         self._complaint = ""
         self._next_scan = math.inf
@@ -240,7 +242,7 @@ class _Watch:
             away = {root for root in self._roots if root not in places}
             # What was pending of a folder that was away comes up when all of it is read.
             self._pending.clear()
-            self._unpruned &= places.keys()
+            self._unpruned = {root: self._unpruned[root] for root in places.keys() & self._unpruned}
             self._read_whole(places)
             if places:
                 yield from self._follow(places)
@@ -397,22 +399,25 @@ class _Watch:
             except MuomniError as error:
                 if once or not self._may_pass(error):
                     raise
-                self._put_off(error, self._batch_wait)
+                self._batch_wait.again()
+                self._complain(error)
                 for path in paths:
                     self._wait_for(path)
                 return
             self._batch_wait = _PutOff()
         refusal = None
-        if self._unpruned and self._prune_wait.is_due() and not self._stop.is_set():
+        due = sorted(root for root, wait in self._unpruned.items() if wait.is_due())
+        for root in due if not self._stop.is_set() else ():
             report = report or Report()
             try:
-                self._prune(report)
+                self._prune(root, report)
             except MuomniError as error:
                 if not self._may_pass(error):
                     raise
-                refusal = error
-                if not once:
-                    self._put_off(error, self._prune_wait)
+                refusal = refusal or error
+                self._unpruned[root].again()
+        if refusal is not None and not once:
+            self._complain(refusal)
         if report is None:
             return
         did = (report.added, report.updated, report.moved, report.removed, report.failed)
@@ -437,11 +442,9 @@ class _Watch:
             progress=self._progress,
         )
         gone = [path for path in paths if not os.path.lexists(path)]
-        self._unpruned |= {
-            root
-            for root in roots
-            if root in paths or any(path.is_relative_to(root) for path in gone)
-        }
+        for root in roots:
+            if root in paths or any(path.is_relative_to(root) for path in gone):
+                self._unpruned.setdefault(root, _PutOff())
         return report
 
     def _settled(self, corpus: Corpus, settled: set[Path]) -> Iterator[Entry]:
@@ -456,8 +459,8 @@ class _Watch:
             if isinstance(entry, Problem):  # half a picture may well be one
                 path = Path(entry.source)
             look = None if path is None or path in settled else _look(path)
-            if path is not None and look and look[0] not in self._devices:
-                self._devices.add(look[0])
+            if path is not None and look and (path.parent, look[0]) not in self._known_places:
+                self._known_places.add((path.parent, look[0]))
                 below = [one for one in path.parents if not {*one.parents}.isdisjoint(self._roots)]
                 self._mounts |= {one for one in below if one.is_mount()}
             if path is not None and look and 0 <= time.time() - look[-1] / 1e9 < self._debounce:
@@ -465,26 +468,24 @@ class _Watch:
             else:
                 yield entry
 
-    def _prune(self, report: Report) -> None:
-        """Remove the items whose files are gone.
+    def _prune(self, root: Path, report: Report) -> None:
+        """Remove the items of a folder whose files are gone.
 
         Raises:
-            Conflict: More than half of a folder is, or a disk below it, and not ``force``; or
-                another writer is busy.
+            Conflict: More than half of them are, or a disk below it, and not ``force``; or another
+                writer is busy.
         """
-        for root in sorted(self._unpruned):
-            lost = self._mounts_of(root) - self._mounted()
-            if lost and not self._force:
-                raise Conflict(
-                    f"{min(lost)} is mounted no more, so nothing of {root} was removed",
-                    hint="mount it, or watch again with -f",
-                )
-            # Whoever is away is not empty.
-            if root.is_dir():
-                done = self._collection.add((), prune_roots=[root], force=self._force)
-                report.removed += done.removed
-            self._unpruned.discard(root)
-        self._prune_wait = _PutOff()
+        lost = self._mounts_of(root) - self._mounted()
+        if lost and not self._force:
+            raise Conflict(
+                f"{min(lost)} is mounted no more, so nothing of {root} was removed",
+                hint="mount it, or watch again with -f",
+            )
+        # Whoever is away is not empty.
+        if root.is_dir():
+            done = self._collection.add((), prune_roots=[root], force=self._force)
+            report.removed += done.removed
+        del self._unpruned[root]
 
     def _mounts_of(self, root: Path) -> set[Path]:
         return {one for one in self._mounts if one.is_relative_to(root)}
@@ -497,8 +498,8 @@ class _Watch:
         is_away = isinstance(error, NotFound) and not all(root.is_dir() for root in self._roots)
         return is_away or isinstance(error, Conflict) or type(error) is MuomniError
 
-    def _put_off(self, error: MuomniError, wait: _PutOff) -> None:
-        wait.again()
+    def _complain(self, error: MuomniError) -> None:
+        """Tell what is put off, and why, unless it was the last thing that was told."""
         if str(error) != self._complaint:
             self._complaint = str(error)
             self._told(f"put off: {error}")

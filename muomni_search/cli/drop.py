@@ -24,7 +24,9 @@ def command(force: bool, as_json: bool, directory: Path) -> None:
     that is in them.
     """
     from muomni_search import MuomniError
+    from muomni_search.store.uploads import uploads_of
 
+    folder = uploads_of(directory)
     if not force and not agreed(_question(directory)):
         raise MuomniError(f"{directory} was not deleted", hint="-f deletes without asking")
     uploads = _drop(directory)
@@ -32,6 +34,8 @@ def command(force: bool, as_json: bool, directory: Path) -> None:
         note(f"{uploads:,} files went with it that were uploaded to a server")
     if directory.exists():
         note(f"{directory} holds other files too and stays")
+    if folder.exists():
+        note(f"{folder} holds other files too, or some that cannot be removed, and stays")
     if on_terminal(as_json):
         click.echo(f"{harmless(str(directory))} dropped")
     else:

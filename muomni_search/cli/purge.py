@@ -51,9 +51,10 @@ def command(
         note(f"{key} was not there")
     if done.remains:
         raise Conflict(
-            "the items are deleted, but others are using the collection, and what was deleted may "
-            f"still be in {', '.join(map(str, done.remains))}",
-            hint="when they are done, the same command again finishes",
+            "the items are deleted, but others are using the collection or some files cannot be "
+            "removed, and what was deleted may still be in "
+            f"{', '.join(map(str, done.remains))}",
+            hint="when they are done, or may be removed, the same command again finishes",
         )
 
 

@@ -130,8 +130,12 @@ class Job:
         if self._is_cancelled:
             raise _Cancelled
 
-    def _end(self, state: State, error: str | None) -> None:
+    def remove(self) -> None:
+        """Remove its files."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _end(self, state: State, error: str | None) -> None:
+        self.remove()
         self.bytes = 0
         self.error = error
         self.state = state
@@ -148,6 +152,7 @@ class Jobs:
     def __init__(self, folder: Path, most: int) -> None:
         self.folder = folder
         self._most = most
+        # For the books alone: the event loop takes it, so no file is touched under it.
         self._lock = threading.Lock()
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         # One thread: UMAP's own bear no second caller, and searches want the other cores. It dies
@@ -177,25 +182,33 @@ class Jobs:
                     f"the jobs that wait take {begun} bytes",
                     hint="wait for some to end, or send fewer queries at once",
                 )
-            self._forget_old(self._most - begun - job.bytes)
+            old = self._forget_old(self._most - begun - job.bytes)
             self._jobs[job.id] = job
-            self._queue.put(job)
+        for one in old:
+            one.remove()
+        self._queue.put(job)
         return job
 
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
             job.run()
 
-    def _forget_old(self, most: int) -> None:
-        """Let go of the oldest results, as far as they are too many or have too many bytes."""
+    def _forget_old(self, most: int) -> list[Job]:
+        """Let go of the oldest jobs, as far as they are too many or have too many bytes.
+
+        Under the lock; whoever calls it removes their files.
+        """
         over = [job for job in self._jobs.values() if job.is_over]
+        old = []
         while over and (len(over) >= MOST_KEPT or sum(job.bytes for job in over) > most):
-            self.forget(over.pop(0))
+            old.append(self._jobs.pop(over.pop(0).id))
+        return old
 
     def forget(self, job: Job) -> None:
         """Let go of a job that is over, and of its result."""
-        self._jobs.pop(job.id, None)
-        shutil.rmtree(job.folder, ignore_errors=True)
+        with self._lock:
+            self._jobs.pop(job.id, None)
+        job.remove()
 
     def get(self, number: str) -> Job:
         """Return a job.
@@ -234,9 +247,8 @@ class Jobs:
             NotFound: There is none, or not any more.
         """
         job = self.get(number)
-        with self._lock:
-            if job.is_over:
-                self.forget(job)
+        if job.is_over:
+            self.forget(job)
         job.cancel()
         return job
 

@@ -199,7 +199,8 @@ class Purged:
     Args:
         deleted: How many items.
         absent: The keys asked for that were not there.
-        remains: Files that may still hold deleted bytes, because others are using them.
+        remains: Files and folders that may still hold deleted bytes, because others are using them
+            or they cannot be removed.
     """
 
     deleted: int

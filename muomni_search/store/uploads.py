@@ -49,7 +49,7 @@ def sweep_uploads(store: Store) -> list[Path]:
     """Remove the files that are no item's, which a process that died has left, or a deletion.
 
     Returns:
-        Those that stay because they are so young that somebody may be adding them.
+        Those that stay: they are so young that somebody may be adding them, or cannot be removed.
     """
     places = list(_places(uploads_of(store.directory)))
     if not places:
@@ -59,31 +59,34 @@ def sweep_uploads(store: Store) -> list[Path]:
         # Whatever the folder is called in them: it may have moved with its collection.
         found = select(table.source).where(table.root.is_not(None), table.root.endswith(UPLOADS))
         held = {Path(source).parent.name for (source,) in snapshot.connection.execute(found)}
-    young = []
+    remains = []
     for place in places:
         if place.name in held:
             continue
         with suppress(FileNotFoundError):  # it went by itself
-            if time.time() - place.stat().st_mtime > STALE_SECONDS:
-                shutil.rmtree(place, ignore_errors=True)
-            else:
-                young.append(place)
-    return young
+            is_young = time.time() - place.stat().st_mtime <= STALE_SECONDS
+            if is_young or not _is_removed(place):
+                remains.append(place)
+    return remains
 
 
 def remove_uploads(directory: Path) -> int:
     """Remove all uploads of a collection, and their folder when nothing else is in it.
 
     Returns:
-        How many there were.
+        How many were removed; one that cannot be stays.
     """
     folder = uploads_of(directory)
-    places = list(_places(folder))
-    for place in places:
-        shutil.rmtree(place, ignore_errors=True)
+    removed = sum(_is_removed(place) for place in list(_places(folder)))
     with suppress(OSError):
         folder.rmdir()
-    return len(places)
+    return removed
+
+
+def _is_removed(place: Path) -> bool:
+    """Remove the folder of one file; return whether it is gone."""
+    shutil.rmtree(place, ignore_errors=True)
+    return not os.path.lexists(place)
 
 
 def _places(folder: Path) -> Iterator[Path]:

@@ -332,7 +332,7 @@ def test_words_are_subtracted_with_shift_and_enter(opened: Open) -> None:
 
 def test_words_pasted_anywhere_are_asked_with(opened: Open) -> None:
     page = opened("c=animals")
-    wait_for_hits(page)
+    page.locator(".card").first.wait_for()
     paste = """words => {
         const data = new DataTransfer(), how = {clipboardData: data, bubbles: true};
         data.setData("text/plain", words);
@@ -352,6 +352,24 @@ def test_a_sum_has_so_many_parts_and_no_more(opened: Open) -> None:
     page.get_by_role("alert").filter(has_text="32 parts at most").wait_for()
     assert len(parts(page)) == 32
     assert MOST_PARTS == 32
+
+
+def test_a_part_is_that_of_the_collection_that_is_asked(opened: Open, address: str) -> None:
+    url = f"{address}/v1/collections"
+    httpx.post(url, json={"name": "words", "model": "hashing"})
+    rows = [{"key": "owl.jpg", "text": "No picture.", "metadata": {"title": "A note"}}]
+    httpx.post(f"{url}/words/items", json={"items": rows}).raise_for_status()
+    page = opened("c=words")
+    page.locator(".card .open").click()
+    page.get_by_role("button", name="Add to the query").click()
+    page.locator(".part").wait_for()
+    assert parts(page) == ["A note 1.0"]
+    assert page.locator("img.thumb").count() == 0
+    page.goto(f"{address}/#c=animals&p=id:owl.jpg")
+    page.locator(".chooser select").wait_for()
+    wait_for_hits(page, part="c=animals")
+    assert parts(page) == ["owl.jpg 1.0"]
+    assert page.locator("img.thumb").evaluate("one => one.decode().then(() => one.naturalWidth)")
 
 
 def test_more_like_this(opened: Open) -> None:
@@ -703,6 +721,32 @@ def test_a_bar_is_full_where_that_of_an_exported_page_is() -> None:
 
 
 # ---- much, evil, small -------------------------------------------------------------------------
+
+
+def test_hits_that_moved_between_two_pages_are_there_once(opened: Open, address: str) -> None:
+    url = f"{address}/v1/collections"
+    httpx.post(url, json={"name": "moving", "model": "hashing"})
+
+    def add(*keys: str, text: str) -> None:
+        rows = [{"key": key, "text": f"{text} {key}"} for key in keys]
+        httpx.post(f"{url}/moving/items", json={"items": rows}).raise_for_status()
+
+    keys = [f"{number:03}" for number in range(150)]
+    add(*keys, text="an item of number")
+    page = opened("c=moving&p=text:owl")
+    wait_for_hits(page)
+    # Better than all of them: the second page has what the first one had.
+    better = [f"better{number}" for number in range(60)]
+    add(*better, text="owl owl owl")
+    shown: set[str] = set()
+    for _ in range(60):
+        shown |= set(titles(page))
+        if page.locator(".end", has_text="That is all").count() and set(keys) <= shown:
+            break
+        page.mouse.wheel(0, 600)
+        page.wait_for_timeout(50)
+    assert shown == {*keys}
+    assert page.locator(".card").last.get_attribute("aria-setsize") == "150"
 
 
 def test_a_long_list_is_drawn_where_it_is_looked_at(opened: Open) -> None:

@@ -367,6 +367,61 @@ def test_a_disk_below_the_folder_that_is_unmounted_loses_nothing(
         subprocess.run(["umount", place], check=False, capture_output=True)
 
 
+@contextmanager
+def bound(what: Path, place: Path) -> Iterator[None]:
+    """Show a folder of a disk at another place, as a mounted disk is."""
+    place.mkdir()
+    subprocess.run(["mount", "--bind", what, place], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", place], check=False, capture_output=True)
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """A second folder to watch, which comes after ``folder``."""
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in "xyz":
+        (other / f"{name}.txt").write_text(f"The text {name}.")
+    settle(other)
+    return other
+
+
+def test_a_disk_that_is_away_holds_up_no_other_folder(
+    folder: Path, other: Path, kept: Path, disk: Path
+) -> None:
+    (disk / "owl.txt").write_text("An owl calls in the night.")
+    settle(disk)
+    with bound(disk, folder / "disk"), watching(folder, other, "-c", kept) as watch:
+        assert counts(watch.report()) == {"added": 9}
+        subprocess.run(["umount", folder / "disk"], check=True)
+        watch.until_said("is mounted no more")
+        (other / "x.txt").unlink()
+        assert counts(watch.report()) == {"removed": 1}
+    assert {"disk/owl.txt", "x.txt"} & keys_of(kept) == {"disk/owl.txt"}
+
+
+def test_a_disk_that_is_mounted_twice_is_known_at_both_places(
+    folder: Path, other: Path, kept: Path, disk: Path
+) -> None:
+    for name in ("fox", "owl"):
+        (disk / name).mkdir()
+        (disk / name / f"{name}.txt").write_text(f"The text of the {name}.")
+    settle(disk)
+    with (
+        bound(disk / "fox", folder / "disk"),
+        bound(disk / "owl", other / "disk"),
+        watching(folder, other, "-c", kept) as watch,
+    ):
+        assert counts(watch.report()) == {"added": 10}
+        subprocess.run(["umount", other / "disk"], check=True)
+        (other / "x.txt").unlink()
+        watch.until_said(f"{other / 'disk'} is mounted no more")
+    assert {"disk/owl.txt", "x.txt"} <= keys_of(kept)
+
+
 def test_force_removes_what_is_gone(folder: Path, kept: Path) -> None:
     with watching(folder, "-f", "-c", kept) as watch:
         watch.report()

@@ -6,7 +6,8 @@ import asyncio
 import re
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,14 @@ def running(settings: Settings) -> Iterator[Running]:
         thread.join(60)
         listener.close()
         assert not thread.is_alive()
+
+
+def wait_until(is_so: Callable[[], object]) -> None:
+    """Wait for something that another thread does, and not for ever."""
+    deadline = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 PATH = re.compile(r"/(tmp|home|root|work|usr|var|etc)\b")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from server_helpers import running
+from server_helpers import running, wait_until
 
 from muomni_search import (
     Collection,
@@ -246,8 +246,7 @@ def test_a_server_with_too_much_to_do_is_asked_again(root: Path) -> None:
         refused = requests.labels("POST", "/v1/collections/{name}/search", 429)._value
         before = refused.get()
         asking.start()
-        while refused.get() == before:
-            pass
+        wait_until(lambda: refused.get() > before)
         done.set()
         asking.join()
         assert [hit.key for hit in found[0]] == ["dog.txt"]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
-from server_helpers import C, Running, events, problem, running
+from server_helpers import C, Running, events, problem, running, wait_until
 
-from muomni_search import run_batch
+from muomni_search import NotFound, run_batch
 from muomni_search.collection import Collection
 from muomni_search.server.jobs import Job, Jobs
 from muomni_search.server.settings import Settings
@@ -189,8 +191,7 @@ def test_a_job_is_cancelled_at_its_next_step(held: tuple[Running, Job, threading
 def test_too_many_jobs_are_told_to_wait(held: tuple[Running, Job, threading.Event]) -> None:
     server, _, may_go = held
     with httpx.Client(base_url=server.url, timeout=30) as http:
-        while server.served.jobs.counts()["running"] == 0:
-            pass
+        wait_until(lambda: server.served.jobs.counts()["running"])
         accepted = [batch(http, {"text": "dog"}) for _ in range(32)]
         files = {"queries": ("q.jsonl", b'{"text": "x"}\n')}
         problem(http.post(f"{C}/batch", files=files), 429, "too-many-requests")
@@ -235,8 +236,7 @@ def test_queries_that_wait_take_no_more_than_results_may(root: Path) -> None:
         last = send(2).json()["job"]
         told = problem(send(2), 429, "too-many-requests")
         assert str(2 * len(row)) in told["detail"]
-        while not held.folder.exists():
-            pass
+        wait_until(held.folder.exists)
         assert {one.name for one in jobs.folder.iterdir()} == {held.id, last}
         may_go.set()
         assert watch(http, last)[-1][0] == "done"
@@ -264,6 +264,96 @@ def test_a_result_that_goes_while_it_is_asked_for_is_not_found(root: Path) -> No
         assert http.get(f"{C}/map").status_code == 200
 
 
+def test_a_result_that_goes_before_it_is_sent_is_not_found(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        running(Settings(root=root)) as server,
+        httpx.Client(base_url=server.url, timeout=60) as http,
+    ):
+        job = batch(http, {"text": "dog"})
+        assert watch(http, job)[-1][0] == "done"
+        jobs = server.served.jobs
+        look = jobs.result
+
+        def look_and_lose(number: str) -> tuple[Path, os.stat_result]:
+            found = look(number)
+            jobs.drop(number)
+            return found
+
+        monkeypatch.setattr(jobs, "result", look_and_lose)
+        told = problem(http.get(f"/v1/jobs/{job}/result"), 404, "not-found")
+        assert "again" in told["hint"]
+
+
+def test_while_results_are_removed_the_server_answers(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_go, has_begun = threading.Event(), threading.Semaphore(0)
+    with (
+        running(Settings(root=root, result_bytes=1)) as server,
+        httpx.Client(base_url=server.url, timeout=20) as http,
+        ThreadPoolExecutor() as pool,
+    ):
+        first = batch(http, {"text": "dog"})
+        assert watch(http, first)[-1][0] == "done"
+        remove = Job.remove
+
+        def remove_slowly(job: Job) -> None:
+            has_begun.release()
+            assert may_go.wait(60)
+            remove(job)
+
+        monkeypatch.setattr(Job, "remove", remove_slowly)
+        try:
+            # The next one needs the place of the first, and a client drops the second.
+            second = pool.submit(batch, http, {"text": "dog"})
+            assert has_begun.acquire(timeout=60)
+            problem(http.get(f"/v1/jobs/{first}"), 404, "not-found")
+            assert http.get("/v1/health").status_code == 200
+            may_go.set()
+            job = second.result(60)
+            assert watch(http, job)[-1][0] == "done"
+            may_go.clear()
+            dropped = pool.submit(http.delete, f"/v1/jobs/{job}")
+            assert has_begun.acquire(timeout=60)
+            problem(http.get(f"/v1/jobs/{job}"), 404, "not-found")
+            assert http.get("/v1/health").status_code == 200
+        finally:
+            may_go.set()
+        assert dropped.result(60).status_code == 202
+        assert list(server.served.jobs.folder.iterdir()) == []
+
+
+def test_a_job_is_forgotten_while_another_is_looked_for(tmp_path: Path) -> None:
+    jobs = Jobs(tmp_path, 1_000)
+
+    def work(job: Job) -> Path:
+        (job.folder / "a.json").write_text("{}")
+        return job.folder / "a.json"
+
+    class Meddles:
+        """What a job is about, and who is compared with it has a job forgotten meanwhile."""
+
+        def __eq__(self, other: object) -> bool:
+            if thread.ident is None:
+                thread.start()
+                thread.join(0.5)  # it waits until the books are free
+            return False
+
+        __hash__ = None  # type: ignore[assignment]
+
+    old, older = (jobs.submit(Job("map", "small", name, tmp_path, work)) for name in "ab")
+    thread = threading.Thread(target=jobs.forget, args=[older])
+    new = jobs.submit(Job("map", "small", Meddles(), tmp_path, work))
+    thread.join(60)
+    assert jobs.get(old.id) is old
+    assert jobs.get(new.id) is new
+    with pytest.raises(NotFound):
+        jobs.get(older.id)
+    jobs.close()
+
+
 def test_those_who_ask_for_the_same_at_once_share_a_job(tmp_path: Path) -> None:
     jobs = Jobs(tmp_path, 1)
     may_go = threading.Event()
@@ -281,8 +371,7 @@ def test_those_who_ask_for_the_same_at_once_share_a_job(tmp_path: Path) -> None:
     assert ask("that") is not first
     assert ask(None) is not ask(None)
     may_go.set()
-    while not first.is_over:
-        pass
+    wait_until(lambda: first.is_over)
     assert ask("this") is first
     jobs.drop(first.id)
     assert ask("this") is not first

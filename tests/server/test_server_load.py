@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
-from server_helpers import C, Running, problem, running
+from server_helpers import C, Running, problem, running, wait_until
 
 from muomni_search import Collection
 from muomni_search.encoders.model import load_model
@@ -40,8 +41,7 @@ def test_a_full_queue_says_when_to_come_back(root: Path) -> None:
         answers: list[httpx.Response] = []
         first = threading.Thread(target=lambda: answers.append(http.get(f"{C}/search?q=dog")))
         first.start()
-        while not server.served.searches.waiting:
-            pass
+        wait_until(lambda: server.served.searches.waiting)
         told = http.get(f"{C}/search?q=dog")
         problem(told, 429, "too-many-requests")
         assert int(told.headers["retry-after"]) >= 1
@@ -99,8 +99,7 @@ def test_changes_of_one_collection_take_no_thread_from_those_of_another(tmp_path
         with Collection.open(tmp_path / "busy") as busy, busy.store.write():
             for thread in threads:
                 thread.start()
-            while server.served.writes.waiting < WRITERS:
-                pass
+            wait_until(lambda: server.served.writes.waiting >= WRITERS)
             assert http.post("/v1/collections/idle/items", json=body).json()["added"] == 1
         for thread in threads:
             thread.join()
@@ -128,11 +127,9 @@ def test_a_client_that_leaves_keeps_no_place(root: Path) -> None:
             with server.connect() as wire, server.connect() as other:
                 for one in (wire, other):
                     one.sendall(request)
-                while server.served.searches.waiting < 2:
-                    pass
+                wait_until(lambda: server.served.searches.waiting >= 2)
                 problem(http.get(f"{C}/search?q=dog"), 429, "too-many-requests")
-            while server.served.searches.waiting:
-                pass
+            wait_until(lambda: not server.served.searches.waiting)
         done.set()
         assert http.get(f"{C}/search?q=dog").status_code == 200
 
@@ -161,14 +158,11 @@ def test_a_change_whose_client_leaves_in_the_queue_is_none_and_one_begun_is_whol
             server.connect() as begun,
         ):
             begun.sendall(request("begun.txt"))
-            while not (tmp_path / "small-uploads").exists():
-                pass
+            wait_until(lambda: (tmp_path / "small-uploads").exists())
             with server.connect() as queued:
                 queued.sendall(request("queued.txt"))
-                while not writes.waiting:
-                    pass
-            while writes.waiting:
-                pass
+                wait_until(lambda: writes.waiting)
+            wait_until(lambda: not writes.waiting)
         assert http.post(f"{C}/items", json={"items": [{"key": "n", "text": "x"}]}).is_success
         assert [one["key"] for one in http.get(f"{C}/items").json()["items"]] == ["begun.txt", "n"]
 
@@ -218,8 +212,7 @@ def test_texts_that_wait_are_encoded_together_and_each_gets_its_own() -> None:
     assert encoder.has_begun.wait(20)
     texts = [f"text {number}" for number in range(9)]
     rest, others = in_threads(together, texts)
-    while len(together._waiting) < len(texts):
-        pass
+    wait_until(lambda: len(together._waiting) >= len(texts))
     encoder.may_go.set()
     for thread in (*first, *rest):
         thread.join()
@@ -244,8 +237,7 @@ def test_nobody_encodes_for_those_who_come_later() -> None:
     [first], vectors = in_threads(together, ["the first"])
     assert encoder.has_begun.wait(20)
     rest, others = in_threads(together, ["another"])
-    while not together._waiting:
-        pass
+    wait_until(lambda: together._waiting)
     encoder.may_go.set()
     for thread in rest:
         thread.join()
@@ -283,3 +275,29 @@ def test_a_model_is_loaded_once_for_all_collections(server: Running) -> None:
     with collections.open("small") as small, collections.open("empty") as empty:
         assert small.model is empty.model
     assert Models().load("hashing") is not Models().load("hashing")
+
+
+def test_a_root_that_is_slow_holds_up_no_other_request(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_go, has_begun = threading.Event(), threading.Event()
+    with (
+        running(Settings(root=root)) as server,
+        httpx.Client(base_url=server.url, timeout=20) as http,
+        ThreadPoolExecutor() as pool,
+    ):
+        names = server.served.collections.names
+
+        def look_slowly() -> list[str]:
+            has_begun.set()
+            assert may_go.wait(60)
+            return names()
+
+        monkeypatch.setattr(server.served.collections, "names", look_slowly)
+        health = pool.submit(http.get, "/v1/health")
+        try:
+            assert has_begun.wait(60)
+            assert http.get("/v1/session").status_code == 200
+        finally:
+            may_go.set()
+        assert health.result(60).json()["collections"] == len(names())

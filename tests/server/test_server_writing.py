@@ -366,8 +366,27 @@ def test_a_collection_that_is_dropped_takes_its_uploads_along(
     told = CliRunner().invoke(cli, ["drop", "-c", str(tmp_path / "indexes/small")], input="y\n")
     assert told.exit_code == 0
     assert "uploaded" in told.stderr.splitlines()[0]
-    assert "2 files" in told.stderr.splitlines()[-1]
+    assert "2 files" in told.stderr.splitlines()[-2]
+    assert "small-uploads holds other files" in told.stderr.splitlines()[-1]
     assert uploads(tmp_path) == ["mine.txt"]
+
+
+def test_an_upload_that_cannot_be_removed_is_told(http: httpx.Client, tmp_path: Path) -> None:
+    send_files(http, "a.txt", "b.txt", "c.txt")
+    directory = tmp_path / "indexes/small"
+    [place] = (one.parent for one in tmp_path.rglob("a.txt"))
+    # A mounted disk: nobody may remove that, not even root.
+    with mounted_disk(place / "disk", 100_000):
+        os.utime(place, (0, 0))
+        with Collection.open(directory) as small:
+            assert small.purge("a.txt").remains == [place]
+            os.utime(place, (0, 0))  # as long ago as if nobody could be about to add it
+            assert small.purge().remains == [place]
+        told = CliRunner().invoke(cli, ["drop", "-f", "-c", str(directory)])
+        assert told.exit_code == 0
+        assert told.stderr.splitlines()[0].startswith("2 files")
+        assert "cannot be removed" in told.stderr.splitlines()[1]
+        assert place.exists()
 
 
 # ---- while others are at it --------------------------------------------------------------------

@@ -60,8 +60,17 @@ function useCounts(route, version, known, isReady) {
 
 // ---- the page -----------------------------------------------------------------------------------------
 
-// Of hits and uploads that were seen: {title, modality}, to call the parts of a query by.
-const seen = new Map();
+// Of each collection the hits that were seen: by their keys {title, modality}, to call the parts of a query by.
+const seenIn = new Map();
+
+function useSeen(collection, hits) {
+  return useMemo(() => {
+    const seen = seenIn.get(collection) || new Map();
+    seenIn.set(collection, seen);
+    for (const { key, title, modality } of hits) seen.set(key, { title, modality });
+    return seen;
+  }, [collection, hits]);
+}
 
 function App() {
   const route = useRoute();
@@ -72,7 +81,7 @@ function App() {
   const server = useServer(route, version);
   const found = useHits(server.known ? route : { ...route, collection: "" }, version);
   const counts = useCounts(route, version, server.known, !found.isStale && !found.error);
-  for (const hit of found.hits) seen.set(hit.key, hit);
+  const seen = useSeen(route.collection, found.hits);
   const at = placeIn(found, place), setAt = k => setPlace({ of: found.of, key: found.hits[k]?.key, k });
 
   const changed = said => {
@@ -107,7 +116,7 @@ function App() {
     }
     if (server.known) remember(route.collection);
   }, [server.collections, route.collection]);
-  useEffect(() => { document.title = titleOf(route); });
+  useEffect(() => { document.title = titleOf(route, seen); });
   const whereProblem = found.error && route.where && (found.error.status === 422 || found.error.status === 400) && !found.error.lost ? found.error : null;
   useEffect(() => { if (whereProblem) setShowsFilters(true); }, [whereProblem]);
 
@@ -119,7 +128,6 @@ function App() {
     }
     setBusy("");
     if (!parts.length) return;
-    for (const part of parts) if (api.nameOf(part.value)) seen.set(part.value, { title: api.nameOf(part.value), modality: part.kind });
     const isSum = now().sum || now().parts.length > 1, all = isSum ? [...now().parts, ...parts] : parts;
     if (all.length > MOST_PARTS) dispatchEvent(new Event("fullsum"));
     go({ parts: all.slice(0, MOST_PARTS), sum: isSum, item: "", why: false });
@@ -191,7 +199,7 @@ function App() {
         <${Chips} route=${route} />
         <div id="found" class="found" role="tabpanel" aria-labelledby=${`tab-${route.tab}`}>
           ${route.view === "map" && server.known.items > 0 ? html`<${MapView} key=${route.collection} route=${route} found=${found} version=${version} at=${at} setAt=${setAt} />`
-            : html`<${Found} route=${route} found=${found} server=${server} at=${at} setAt=${setAt} summary=${summary} pick=${() => file.current.click()} />`}
+            : html`<${Found} route=${route} found=${found} seen=${seen} server=${server} at=${at} setAt=${setAt} summary=${summary} pick=${() => file.current.click()} />`}
         </div>` : html`<${Nothing} route=${route} server=${server} created=${name => { changed(); go({ collection: name }); }} />`}
     </main>
     <p class="aside" role="status" aria-live="polite">${summary}</p>
@@ -225,8 +233,8 @@ function placeIn({ of, hits }, place) {
   return k < 0 ? Math.min(place.k, Math.max(0, hits.length - 1)) : k;
 }
 
-function titleOf(route) {
-  const said = activeParts(route).map(part => (part.kind === "text" ? part.value.slice(0, 60) : seen.get(part.value)?.title || part.value.split("/").pop())).join(" + ");
+function titleOf(route, seen) {
+  const said = activeParts(route).map(part => (part.kind === "text" ? part.value.slice(0, 60) : partName(part, seen))).join(" + ");
   return [said, route.collection, "muomni"].filter(Boolean).join(" · ");
 }
 
@@ -242,9 +250,9 @@ function useSummary(route, found, server) {
 
 // ---- results and what stands in their place ---------------------------------------------------------------
 
-function Found({ route, found, server, at, setAt, summary, pick }) {
+function Found({ route, found, seen, server, at, setAt, summary, pick }) {
   const { error, hits } = found;
-  if (error && !hits.length) return html`<${Failed} route=${route} error=${error} retry=${found.retry} />`;
+  if (error && !hits.length) return html`<${Failed} route=${route} error=${error} seen=${seen} retry=${found.retry} />`;
   if (!server.known.items) return html`
     <div class="state welcome"><svg viewBox="0 0 120 80" aria-hidden="true"><rect x="8" y="22" width="36" height="36" rx="5" class="image" /><path d="M60 18l18 40H42z" class="audio" /><circle cx="96" cy="40" r="18" class="text" /></svg>
       <h2>${server.known.name} is empty</h2><p>${server.mayWrite ? "Drop pictures, sounds, texts or whole folders anywhere on this page." : "Whoever keeps this collection has not added anything yet."}</p>
@@ -272,7 +280,7 @@ function NoHits({ route }) {
     <p class="buttons">${ways.map(([said, patch]) => html`<button type="button" key=${said} onClick=${() => go(patch)}>${said}</button>`)}</p></div>`;
 }
 
-function Failed({ route, error, retry }) {
+function Failed({ route, error, seen, retry }) {
   if (error.lost) {
     const [{ kind, value }] = error.lost, without = html`<button type="button" onClick=${() => go({ parts: route.parts.filter(part => !error.lost.some(one => one.value === part.value)) })}>Search without it</button>`;
     if (kind === "id") return html`<div class="state" role="alert"><h2><bdi>${partName({ kind, value }, seen)}</bdi> is not here any more</h2><p>It was removed, or renamed.</p><p class="buttons">${without}</p></div>`;

@@ -100,7 +100,7 @@ function Part({ part, k, route, seen }) {
   return html`
     <li class=${`part ${sign}`}>
       <span class="sign" aria-hidden="true">${weight === 0 ? "0" : weight < 0 ? "−" : k || route.parts.length > 1 ? "+" : ""}</span>
-      <${Thumb} part=${part} route=${route} seen=${seen} />
+      <${Thumb} key=${route.collection} part=${part} route=${route} seen=${seen} />
       <bdi class="name" title=${name}>${name}</bdi>
       <input type="range" min="-2" max="2" step="0.1" value=${weight} aria-label=${`Weight of ${name}`} aria-valuetext=${weight === 0 ? "off" : signed(weight)}
         onInput=${drag} style=${{ "--at": `${(weight + 2) * 25}%` }} />

@@ -17,7 +17,8 @@ function tellApart(hits) {
   for (const hit of hits) if (`/${hit.key}`.endsWith(`/${hit.title}`)) named.set(ending(hit, 1), [...(named.get(ending(hit, 1)) || []), hit]);
   for (const same of named.values()) {
     let count = 1;
-    while (same.length > 1 && new Set(same.map(hit => ending(hit, count))).size < same.length) count++;
+    const isEnough = () => new Set(same.map(hit => ending(hit, count))).size === same.length || same.every(hit => ending(hit, count) === hit.key);
+    while (!isEnough()) count++;
     for (const hit of same) hit.title = ending(hit, count);
   }
   return hits;
@@ -34,10 +35,10 @@ const request = route => ({
   ...(route.sure ? { min_score: "auto" } : {}),
 });
 
-async function fetchPage(route, old, signal) {
+async function fetchPage(route, { hits: old, fetched }, signal) {
   const isSearch = activeParts(route).length > 0;
   if (isSearch) {
-    const json = { ...request(route), k: PAGE + 1, offset: old.length };  // one more tells whether there are more
+    const json = { ...request(route), k: PAGE + 1, offset: fetched };  // one more tells whether there are more
     let told;
     try {
       told = await api.search(route.collection, json, signal);
@@ -55,7 +56,13 @@ async function fetchPage(route, old, signal) {
   return { hits: told.items.map(one => ({ ...one, span: null })), hasMore: Boolean(told.next) };
 }
 
-const NONE = { asked: "", of: "", collection: "", hits: [], hasMore: false };
+const NONE = { asked: "", of: "", collection: "", hits: [], fetched: 0, hasMore: false };
+
+/** Put a page behind the hits before it. The collection may have changed since: what moved down comes a second time. */
+function joined({ hits: old, fetched }, { hits }) {
+  const keys = new Set(old.map(hit => hit.key));
+  return { hits: tellApart([...old, ...hits.filter(hit => !keys.has(hit.key))]), fetched: fetched + hits.length };
+}
 
 /** Return {hits, of, hasMore, error, isLoading, isStale, more}: until the new hits are here the old ones stay, if they are of the same collection. */
 export function useHits(route, version) {
@@ -71,12 +78,12 @@ export function useHits(route, version) {
     setFound(was => ({ ...was, isLoading: true }));
     try {
       const page = await fetchPage(route, old, control.signal);
-      const told = { asked, of: question(route), collection: route.collection, hits: tellApart([...old, ...page.hits]), hasMore: page.hasMore, seconds: page.seconds, isSearch: activeParts(route).length > 0 };
+      const told = { asked, of: question(route), collection: route.collection, ...joined(old, page), hasMore: page.hasMore, seconds: page.seconds, isSearch: activeParts(route).length > 0 };
       kept.set(asked, told);
       if (kept.size > KEPT) kept.delete(kept.keys().next().value);
       if (!control.signal.aborted) setFound(told);
     } catch (error) {
-      if (!control.signal.aborted) setFound(was => ({ ...(old.length ? was : NONE), asked, error, isLoading: false }));
+      if (!control.signal.aborted) setFound(was => ({ ...(old.hits.length ? was : NONE), asked, error, isLoading: false }));
     } finally {
       if (running.current === control) running.current = null;
     }
@@ -85,12 +92,12 @@ export function useHits(route, version) {
     running.current?.abort();
     running.current = null;
     if (!route.collection) return;
-    if (kept.has(asked)) setFound(kept.get(asked)); else fetchMore([]);
+    if (kept.has(asked)) setFound(kept.get(asked)); else fetchMore(NONE);
   }, [asked, again]);
   const shown = answer || (found.collection === route.collection ? found : NONE);
   return {
     ...shown, isStale: !answer, isLoading: shown.isLoading || (!answer && Boolean(route.collection)),
-    more: () => { if (answer?.hasMore && !answer.error && !running.current) fetchMore(answer.hits); },
+    more: () => { if (answer?.hasMore && !answer.error && !running.current) fetchMore(answer); },
     retry: () => { kept.delete(asked); setFound(was => ({ ...was, error: null, asked: "" })); setAgain(count => count + 1); },
   };
 }
@@ -149,7 +156,7 @@ export function Grid({ route, found, at, setAt, label }) {
   const { hits } = found, rows = Math.ceil(hits.length / columns);
   const current = Math.min(at, hits.length - 1);
   const hadFocus = list.current?.contains(document.activeElement);  // before the document changes
-  useEffect(() => { if (to >= rows - 2) found.more(); }, [to, rows, found.hasMore, found.isLoading]);
+  useEffect(() => { if (to >= rows - 2) found.more(); }, [to, rows, found.hasMore, found.fetched, found.isLoading]);
   // A card that moves or goes loses the focus: while the list has it, it is at the current hit.
   useLayoutEffect(() => {
     const card = list.current.querySelector(`[data-at="${current}"]`);

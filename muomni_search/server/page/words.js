@@ -1,4 +1,5 @@
 // How numbers and passages are told to people; figures.py does the same for answers that are files.
+import { nameOf } from "./api.js";
 
 // Abramowitz and Stegun 7.1.26: right to 1.5e-7, more than the four digits that are shown need.
 function erf(x) {
@@ -52,8 +53,9 @@ export function value(one) {
   return one && typeof one === "object" ? JSON.stringify(one) : String(one);
 }
 
+/** What a part of a query is called: an item as it was seen, an upload as its file. */
 export function partName({ kind, value: said }, seen) {
   if (kind === "text") return `“${said}”`;
-  if (kind === "id") return seen?.get(said)?.title || said.split("/").pop();
-  return seen?.get(said)?.title || (kind === "image" ? "your picture" : "your sound");
+  if (kind === "id") return seen.get(said)?.title || said.split("/").pop();
+  return nameOf(said) || (kind === "image" ? "your picture" : "your sound");
 }

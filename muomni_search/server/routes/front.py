@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from importlib.metadata import version
 from pathlib import Path
 
@@ -35,11 +36,13 @@ async def base_style() -> Response:
 @router.get("/v1/health", response_model=schemas.Health, responses=problems())
 async def health(context: Context) -> Response:
     """Say that the server is there."""
+    # Not by the workers, which refuse when they have much to do: it is there then as well.
+    names = await asyncio.to_thread(context.collections.names)
     return context.json(
         {
             "status": "ok",
             "version": version("muomni_search"),
-            "collections": len(context.collections.names()),
+            "collections": len(names),
             "read_only": context.settings.read_only,
         }
     )

@@ -89,4 +89,5 @@ async def result(context: Context, job: str) -> Response:
                responses=problems(404))  # fmt: skip
 async def cancel(context: Context, job: str) -> Response:
     """Cancel a job, which ends at its next step; forget one that is over, and its result."""
-    return context.json(context.jobs.drop(job).as_dict(), 202)
+    found = await context.figures.run(lambda: context.jobs.drop(job))
+    return context.json(found.as_dict(), 202)

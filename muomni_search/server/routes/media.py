@@ -27,6 +27,7 @@ from muomni_search.server.problems import BY_STATUS, problem
 from muomni_search.server.served import Served
 from muomni_search.server.settings import Settings
 from muomni_search.store.records import Known
+from muomni_search.wire import KINDS
 
 __all__ = ["SentFile", "is_shown", "router", "send_file", "told_type"]
 
@@ -112,21 +113,37 @@ def _found(served: Served, name: str, key: str) -> tuple[Item, Path | None]:
 
 
 class SentFile(FileResponse):
-    """A file, or a range of it; a range that it does not have is a problem like any other."""
+    """A file, or a range of it.
+
+    A range that it does not have is a problem like any other, and so is a file that went since it
+    was looked at. One that goes while it is sent is sent to its end.
+    """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
+        head: Message | None = None
         refused: Message | None = None
 
+        # The head comes first and the file is opened then: it waits for what is in it.
         async def send_what_is_good(message: Message) -> None:
-            nonlocal refused
-            is_start = message["type"] == "http.response.start"
-            if is_start and message["status"] >= HTTPStatus.BAD_REQUEST:
-                refused = message
-            if refused is None:
+            nonlocal head, refused
+            if message["type"] == "http.response.start":
+                head = message
+                refused = message if message["status"] >= HTTPStatus.BAD_REQUEST else None
+            elif refused is None:
+                if head is not None:
+                    begun, head = head, None
+                    await send(begun)
                 await send(message)
 
-        await super().__call__(scope, receive, send_what_is_good)
+        try:
+            await super().__call__(scope, receive, send_what_is_good)
+        except FileNotFoundError:
+            if head is None:
+                raise
+            gone = problem(KINDS["not-found"], "its file went just now", hint="ask for it again")
+            await gone(scope, receive, send)
+            return
         if refused is not None:
             wanted = Headers(scope=scope).get("range", "")
             sent = {}
