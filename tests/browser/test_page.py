@@ -761,6 +761,24 @@ def test_a_long_list_is_drawn_where_it_is_looked_at(opened: Open) -> None:
         assert page.locator(".card").count() < 100
 
 
+def test_a_further_page_that_fails_can_be_asked_for_again(opened: Open) -> None:
+    page = opened("c=long")
+    page.locator(".card").first.wait_for()
+    fails = re.compile(r"/items\?.*after=")
+    page.route(fails, lambda route: route.fulfill(status=500, body="no"))
+    page.evaluate("() => scrollTo(0, document.documentElement.scrollHeight)")
+    again = page.get_by_role("button", name="Try again")
+    again.wait_for()
+    page.unroute(fails)
+    again.click()
+    page.wait_for_function(
+        """() => {
+            scrollTo(0, document.documentElement.scrollHeight);
+            return [...document.querySelectorAll('.card')].some(one => one.ariaPosInSet > 100);
+        }"""
+    )
+
+
 def test_a_page_full_of_hits_and_no_more_is_all_of_them(opened: Open, address: str) -> None:
     url = f"{address}/v1/collections"
     httpx.post(url, json={"name": "sixty", "model": "hashing"})

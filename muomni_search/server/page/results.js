@@ -70,7 +70,7 @@ export function useHits(route, version) {
   const [found, setFound] = useState(NONE);
   const [again, setAgain] = useState(0);
   const running = useRef(null);
-  const answer = kept.get(asked) || (found.asked === asked ? found : null);
+  const answer = found.asked === asked ? found : kept.get(asked);
   const fetchMore = async old => {
     const control = new AbortController();
     running.current?.abort();
