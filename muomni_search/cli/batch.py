@@ -28,11 +28,6 @@ from muomni_search.cli.output import (
 if TYPE_CHECKING:
     from muomni_search.batch import BatchReport
 
-ann_option = click.option(
-    "--ann",
-    is_flag=True,
-    help="By the indexes where that takes less time, with their recall; else exactly.",
-)
 force_option = click.option(
     "--force", is_flag=True, help="Replace an output that another job made."
 )
@@ -51,7 +46,6 @@ force_option = click.option(
 @k_option
 @modality_option
 @where_option
-@ann_option
 @force_option
 @json_option
 @model_option
@@ -62,7 +56,6 @@ def command(
     k: int,
     modalities: tuple[str, ...],
     where: str | None,
-    ann: bool,
     force: bool,
     as_json: bool,
     model: str | None,
@@ -85,7 +78,6 @@ def command(
             k=k,
             modality=modalities or None,
             where=where,
-            exact=not ann,
             force=force,
             progress=progress,
         )

@@ -70,11 +70,6 @@ WIDEN = 4
 SPARE = 6
 # FAISS multiplies 4,096 queries at a time; tiles of live rows are gathered once a block.
 QUERY_BLOCK = 4_096
-# Up to here comparing what an index proposes to a batch takes less time than multiplying all: a
-# proposal costs as much as a hundred products.
-PAYING_SHARE = 0.01
-# Of a block of queries: 16 MB of rows, and a few times that to look through them.
-PROPOSALS_AT_ONCE = 2_000_000
 TILE_ROWS = 65_536
 NO_PRODUCTS, NO_ROWS = np.empty(0, np.float32), np.empty(0, np.int64)
 
@@ -299,105 +294,18 @@ def top_rows_many(
     k: int,
     dead: NDArray[np.int64],
     allowed: NDArray[np.int64] | None = None,
-    index: VectorIndex | None = None,
-    fetch: int = FETCH,
 ) -> CandidateLists:
-    """Return for each query (n, 256) what ``top_rows`` returns.
+    """Return for each query (n, 256) what ``top_rows`` returns when it compares all rows.
 
-    By matrix products of query blocks and row tiles, or by the index where that takes less time;
-    beside the answers memory stays bounded. See ``top_rows`` for the arguments.
+    By matrix products of query blocks and row tiles; beside the answers memory stays bounded.
+    See ``top_rows`` for the arguments.
     """
-    wanted = max(fetch, fetch * k // TUNED_K)
-    if index is not None and allowed is None and wanted <= PAYING_SHARE * index.rows:
-        return _many_by_index(queries, vectors, k, dead, index, wanted)
     return CandidateLists.joined(
         [
             _top_rows_block(queries[start : start + QUERY_BLOCK], vectors, k, dead, allowed)
             for start in range(0, len(queries), QUERY_BLOCK)
         ]
     )
-
-
-def _many_by_index(
-    queries: NDArray[np.float32],
-    vectors: NDArray[np.float32],
-    k: int,
-    dead: NDArray[np.int64],
-    index: VectorIndex,
-    wanted: int,
-) -> CandidateLists:
-    """Return what ``_by_index`` finds for each query; what is too hard for it, exactly."""
-    alive = index.rows - int(np.searchsorted(dead, index.rows))
-    near = wanted * index.rows // max(alive, 1)
-    # The dead do not lie evenly.
-    near += near // 4 if alive < index.rows else 0
-    deep = WIDEN * near
-    if deep > RUNAWAY_SHARE * index.rows:
-        return top_rows_many(queries, vectors, k=k, dead=dead)
-    found: list[Candidates | None] = []
-    at_once = max(1, PROPOSALS_AT_ONCE // deep)
-    for start in range(0, len(queries), at_once):
-        block = queries[start : start + at_once]
-        found += _block_by_index(block, vectors, k, dead, index, wanted, (near, deep))
-    hard = [number for number, one in enumerate(found) if one is None]
-    exact = iter(top_rows_many(queries[hard], vectors, k=k, dead=dead)) if hard else iter(())
-    return CandidateLists.joined([one or next(exact) for one in found])
-
-
-def _block_by_index(
-    queries: NDArray[np.float32],
-    vectors: NDArray[np.float32],
-    k: int,
-    dead: NDArray[np.int64],
-    index: VectorIndex,
-    wanted: int,
-    depths: Sequence[int],
-) -> list[Candidates | None]:
-    """Compare what one scan proposes to each query; None where the last depth is too little."""
-    proposed = index.search_many(queries, depths[-1])
-    if len(dead):
-        proposed[_is_in(proposed.ravel(), dead).reshape(proposed.shape)] = -1
-    since, missed = _since(queries, vectors, k, dead, index.rows)
-    found: list[Candidates | None] = [None] * len(queries)
-    left = np.arange(len(queries))
-    for depth in depths:
-        some = proposed[left, :depth]
-        rows = np.concatenate([since[left], some], axis=1)
-        values = cosines_of_pairs(vectors, np.maximum(rows, 0), queries[left])
-        values[rows < 0] = -np.inf
-        least = np.partition(values, -k, axis=1)[:, -k]
-        is_found = values >= least[:, None]
-        is_hard = (
-            is_found[:, since.shape[1] + depth // 2 :].any(axis=1)  # see ``_by_index``
-            | ((some >= 0).sum(axis=1) < wanted)
-            | (missed[left] >= least - MARGIN)
-        )
-        for place in np.flatnonzero(~is_hard).tolist():
-            own = is_found[place]
-            found[left[place]] = best_of(rows[place, own], values[place, own], k, "ann")
-        left = left[is_hard]
-    return found
-
-
-def _since(
-    queries: NDArray[np.float32],
-    vectors: NDArray[np.float32],
-    k: int,
-    dead: NDArray[np.int64],
-    start: int,
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return the live rows from ``start`` on that are roughly each query's best, (n, k or more).
-
-    And the product that none of the others exceeds by more than rounding, (n,).
-    """
-    gone = dead[np.searchsorted(dead, start) :] - start
-    live = len(vectors) - start - len(gone)
-    none_missed = np.full(len(queries), -np.inf, np.float32)
-    if not live:
-        return np.empty((len(queries), 0), np.int64), none_missed
-    wanted = min(k + SPARE, live)
-    rough, rows = _rough_best(queries, vectors[start:], wanted, gone, None)
-    return start + rows, none_missed if wanted == live else rough.min(axis=1)
 
 
 def _top_rows_block(
@@ -410,8 +318,7 @@ def _top_rows_block(
     available = len(vectors) - len(dead) if allowed is None else len(allowed)
     wanted = min(k + SPARE, available)
     if wanted == 0:
-        nothing = np.zeros(len(queries) + 1, np.int64)
-        return CandidateLists(nothing, NO_ROWS, NO_PRODUCTS, np.ones(len(queries), bool))
+        return CandidateLists(np.zeros(len(queries) + 1, np.int64), NO_ROWS, NO_PRODUCTS)
     rough, rows = _rough_best(queries, vectors, wanted, dead, allowed)
     values = cosines_of_pairs(vectors, rows, queries)
     order = np.lexsort((rows, -values), axis=1)
@@ -423,7 +330,7 @@ def _top_rows_block(
     is_found = values >= reached[:, None]
     if is_sure.all():
         starts = np.concatenate([[0], np.cumsum(is_found.sum(axis=1))])
-        return CandidateLists(starts, rows[is_found], values[is_found], is_sure)
+        return CandidateLists(starts, rows[is_found], values[is_found])
     return CandidateLists.joined(
         [
             Candidates(rows[number][own], values[number][own], "exact")
