@@ -43,6 +43,7 @@ __all__ = [
 ]
 
 MOST_PARTS = 32
+MOST_EXPLAINED = 10
 MOST_HITS = FOREIGN_HITS
 MOST_OFFSET = 100_000
 MOST_KEYS = 10_000
@@ -130,6 +131,10 @@ class SearchRequest(Asked):
         default=False, description="Every segment is a hit, not the best one an item."
     )
     include_self: bool = Field(default=False, description="Keep the items that it names.")
+    explain: bool = Field(
+        default=False,
+        description=f"Tell of the best {MOST_EXPLAINED} hits what carries them; it takes a while.",
+    )
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -264,6 +269,23 @@ class Shown(BaseModel):
     media_type: str | None
 
 
+class Explained(BaseModel):
+    """Why an item answers a query."""
+
+    model_config = ConfigDict(extra="allow")
+
+    key: str
+    modality: Kind
+    score: float
+    cosine: float
+    text: str | None
+    span: Spot | None
+    evidence: Object
+    parts: list[Object]
+    query_words: list[Object]
+    overlay: str | None = Field(description="A PNG of the evidence, as data: URI.")
+
+
 class Hit(Shown):
     """One answer to a query."""
 
@@ -273,6 +295,9 @@ class Hit(Shown):
     span: Spot | None
     how: Literal["exact", "ann"]
     recall: float | None
+    explanation: Explained | None = Field(
+        default=None, description="Where it was asked for, and the item's content is still there."
+    )
 
 
 class Hits(BaseModel):
@@ -414,23 +439,6 @@ class Waveform(BaseModel):
 
     bars: list[float]
     seconds: float
-
-
-class Explained(BaseModel):
-    """Why an item answers a query."""
-
-    model_config = ConfigDict(extra="allow")
-
-    key: str
-    modality: Kind
-    score: float
-    cosine: float
-    text: str | None
-    span: Spot | None
-    evidence: Object
-    parts: list[Object]
-    query_words: list[Object]
-    overlay: str | None = Field(description="A PNG of the evidence, as data: URI.")
 
 
 class JobBegun(BaseModel):

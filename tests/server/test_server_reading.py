@@ -218,6 +218,26 @@ def test_an_explanation_names_what_carries_an_answer(http: httpx.Client, corpus:
     problem(missing, 404, "not-found")
 
 
+def test_a_search_explains_its_hits_where_it_can(http: httpx.Client) -> None:
+    asked = {"parts": [words("dog")], "k": 50, "explain": True}
+    hits = http.post(f"{C}/search", json=asked).json()["hits"]
+    told = {hit["key"]: hit.get("explanation") for hit in hits[:10]}
+    assert told["dog.txt"]["evidence"]["kind"] == "words"
+    alone = http.post(f"{C}/explain", json={"parts": [words("dog")], "key": "dog.txt"}).json()
+    assert told["dog.txt"] == alone
+    assert not any(hit.get("explanation") for hit in hits[10:])
+    plain = http.post(f"{C}/search", json={**asked, "explain": False}).json()["hits"]
+    assert [hit["key"] for hit in plain] == [hit["key"] for hit in hits]
+    assert not any("explanation" in hit for hit in plain)
+    # A ready vector has no content to look at.
+    vector = {"key": "ready", "modality": "text", "vector": [1.0] + [0.0] * 255}
+    http.post(f"{C}/items", json={"items": [vector]}).raise_for_status()
+    where = {"parts": [words("dog")], "where": "key = 'ready'", "explain": True}
+    [hit] = http.post(f"{C}/search", json=where).json()["hits"]
+    assert hit.get("explanation") is None
+    http.delete(f"{C}/item", params={"key": "ready"}).raise_for_status()
+
+
 BAD_SEARCHES: list[tuple[object, str]] = [
     ({}, "parts"),
     ({"parts": []}, "parts"),

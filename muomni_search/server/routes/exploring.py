@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from starlette.datastructures import FormData, UploadFile
 
 from muomni_search.batch import run_batch
-from muomni_search.errors import InvalidInput, NotFound
-from muomni_search.explanation import Explanation, Words, explain
+from muomni_search.errors import InvalidInput
 from muomni_search.explore.map import Map, make_map
-from muomni_search.heat import write_heat
 from muomni_search.server import schemas
 from muomni_search.server.context import Context, Name, problems
+from muomni_search.server.explaining import explained
 from muomni_search.server.jobs import Job
 from muomni_search.server.problems import Refused, without_paths
 from muomni_search.server.routes.jobs import accepted
@@ -54,26 +50,9 @@ async def explain_item(context: Context, name: Name, asked: schemas.ExplainReque
     def look() -> dict[str, Any]:
         query = asked_of(context, asked.parts)
         with context.collections.open(name) as collection:
-            explanation = explain(collection, query, asked.key)
-        told = explanation.as_dict()
-        del told["source"]
-        for part in told["parts"]:
-            if part["kind"] in ("image", "audio"):
-                part["value"] = Path(part["value"]).name  # as the request called it
-        return {**told, "overlay": _overlay(explanation, context.scratch)}
+            return explained(collection, query, asked.key, context.scratch)
 
     return context.json(await context.figures.run(look))
-
-
-def _overlay(explanation: Explanation, scratch: Path) -> str | None:
-    """Return the picture of an explanation as a data URI; None where there is none."""
-    if isinstance(explanation.evidence, Words):
-        return None
-    with TemporaryDirectory(dir=scratch) as folder, suppress(NotFound):  # matplotlib, for curves
-        path = Path(folder, "heat.png")
-        write_heat(path, explanation)
-        return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
-    return None
 
 
 # ---- a map -------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from muomni_search.items import Hit, Item, Modality
 from muomni_search.items import Query as Asked
 from muomni_search.server import schemas
 from muomni_search.server.context import Context, Key, Name, problems
+from muomni_search.server.explaining import explained
 from muomni_search.server.problems import without_paths
 from muomni_search.server.routes.media import is_shown, told_type
 from muomni_search.server.served import Served
@@ -281,7 +283,8 @@ async def failures(context: Context, name: Name) -> Response:
              responses=problems(400, 404))  # fmt: skip
 async def search(context: Context, name: Name, request: schemas.SearchRequest) -> Response:
     """Find what is nearest to a query, a weighted sum of words, items, uploads and vectors."""
-    return context.json(await context.searches.run(lambda: _answer(context, name, request)))
+    workers = context.figures if request.explain else context.searches
+    return context.json(await workers.run(lambda: _answer(context, name, request)))
 
 
 @router.get("/v1/collections/{name}/search", tags=["search"], response_model=schemas.Hits,
@@ -323,8 +326,13 @@ def _answer(served: Served, name: str, request: schemas.SearchRequest) -> dict[s
             raise NotFound(f"no item {', '.join(map(repr, lost))} in {name}") from error
         known = view.snapshot.known({hit.key for hit in hits})
         lacking = _lacking(view.snapshot, where) if not hits else {}
+        told = [_hit(hit, known[hit.key], served) for hit in hits]
+        for one in told[: schemas.MOST_EXPLAINED] if request.explain else ():
+            # What cannot be explained, as a ready vector cannot, is a hit all the same.
+            with suppress(MuomniError):
+                one["explanation"] = explained(collection, query, one["key"], served.scratch)
     return {
-        "hits": [_hit(hit, known[hit.key], served) for hit in hits],
+        "hits": told,
         "how": "ann" if any(hit.how == "ann" for hit in hits) else "exact",
         "seconds": round(time.perf_counter() - started, 6),
         "lacking_fields": lacking,
