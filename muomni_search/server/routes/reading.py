@@ -326,17 +326,24 @@ def _answer(served: Served, name: str, request: schemas.SearchRequest) -> dict[s
             raise NotFound(f"no item {', '.join(map(repr, lost))} in {name}") from error
         known = view.snapshot.known({hit.key for hit in hits})
         lacking = _lacking(view.snapshot, where) if not hits else {}
-        told = [_hit(hit, known[hit.key], served) for hit in hits]
-        for one in told[: schemas.MOST_EXPLAINED] if request.explain else ():
-            # What cannot be explained, as a ready vector cannot, is a hit all the same.
-            with suppress(MuomniError):
-                one["explanation"] = explained(collection, query, one["key"], served.scratch)
+    told = [_hit(hit, known[hit.key], served) for hit in hits]
+    if request.explain:
+        _explain(served, name, query, told[: schemas.MOST_EXPLAINED])
     return {
         "hits": told,
         "how": "ann" if any(hit.how == "ann" for hit in hits) else "exact",
         "seconds": round(time.perf_counter() - started, 6),
         "lacking_fields": lacking,
     }
+
+
+def _explain(served: Served, name: str, query: Asked, told: Sequence[dict[str, Any]]) -> None:
+    """Tell of hits what carries them: each from a view of its own, for it takes a while."""
+    with served.collections.open(name) as collection:
+        for one in told:
+            # What cannot be explained, as a ready vector cannot, is a hit all the same.
+            with suppress(MuomniError):
+                one["explanation"] = explained(collection, query, one["key"], served.scratch)
 
 
 def _lacking(snapshot: Snapshot, condition: Filter | None) -> dict[str, list[str]]:
