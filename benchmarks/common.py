@@ -20,6 +20,25 @@ SEED = 20260101
 CLUSTERS = 100
 CLUSTER_SPREAD = 1.0
 Name = TypeVar("Name")
+# JavaScript for ``page.evaluate``: resolves to the milliseconds from frame to frame while in each
+# the page is scrolled by ``step`` pixels, or the canvas ``at`` a selector zoomed or dragged.
+MOVING = """([frames, kind, {at, x, y, step}]) => new Promise(done => {
+  const canvas = document.querySelector(at), times = [];
+  const way = number => (number % 40 < 20 ? 1 : -1);
+  const move = number => {
+    if (kind === "scroll") scrollBy(0, step);
+    if (kind === "zoom") canvas?.dispatchEvent(new WheelEvent("wheel",
+      {deltaY: -40 * way(number), clientX: x, clientY: y, cancelable: true}));
+    if (kind === "drag") canvas?.dispatchEvent(new KeyboardEvent("keydown",
+      {key: way(number) > 0 ? "ArrowLeft" : "ArrowRight", bubbles: true}));
+  };
+  const frame = now => {
+    times.push(now);
+    if (times.length > frames) done(times.slice(1).map((time, k) => time - times[k]));
+    else { move(times.length); requestAnimationFrame(frame); }
+  };
+  requestAnimationFrame(frame);
+})"""
 PACKAGES = ("faiss-cpu", "numpy", "onnxruntime", "pyarrow", "sqlalchemy", "torch")
 
 

@@ -18,29 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import describe_machine, make_records, make_rows
+from common import MOVING, describe_machine, make_records, make_rows
 from playwright.sync_api import sync_playwright
 
 from muomni_search import Collection, make_map, write_map
 
 FRAMES = 60
-# Resolves to the milliseconds from frame to frame while ``step`` is done in each.
-MOVING = """([frames, kind]) => new Promise(done => {
-  const canvas = document.getElementById("points"), times = [];
-  const move = number => {
-    if (!canvas) return;
-    if (kind === "zoom") canvas.dispatchEvent(new WheelEvent("wheel",
-      {deltaY: number % 40 < 20 ? -40 : 40, clientX: 700, clientY: 400, cancelable: true}));
-    else canvas.dispatchEvent(new KeyboardEvent("keydown",
-      {key: number % 40 < 20 ? "ArrowLeft" : "ArrowRight"}));
-  };
-  const frame = now => {
-    times.push(now);
-    if (times.length > frames) done(times.slice(1).map((at, k) => at - times[k]));
-    else { move(times.length); requestAnimationFrame(frame); }
-  };
-  requestAnimationFrame(frame);
-})"""
+CANVAS = {"at": "#points", "x": 700, "y": 400}
 # Milliseconds until a search is listed and painted.
 SEARCHING = """words => new Promise(done => {
   const box = document.getElementById("search"), from = performance.now();
@@ -110,7 +94,7 @@ def measure(browser: Any, path: Path, script: str) -> list[str]:
     page.evaluate("() => new Promise(done => requestAnimationFrame(done))")
     cells = [f"{time.perf_counter() - start:.2f}"]
     for kind in ("zoom", "drag"):
-        times = page.evaluate(MOVING, [FRAMES, kind])
+        times = page.evaluate(MOVING, [FRAMES, kind, CANVAS])
         cells.append(f"{np.median(times):.0f} / {np.percentile(times, 95):.0f}")
     there = page.locator("#search").count()
     cells.append(f"{page.evaluate(SEARCHING, 'picture 123'):.0f}" if there else "")

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import describe_machine, make_records, make_rows, table
+from common import MOVING, describe_machine, make_records, make_rows, table
 from playwright.sync_api import sync_playwright
 
 from muomni_search import Collection, Modality, Record
@@ -60,24 +60,7 @@ ASKING = """([words, most]) => new Promise(async (done, fail) => {
   };
   requestAnimationFrame(look);
 })"""
-# Milliseconds from frame to frame while something is done in each.
-MOVING = """([frames, kind, step]) => new Promise(done => {
-  const canvas = document.querySelector(".map canvas"), times = [];
-  const way = number => (number % 40 < 20 ? 1 : -1);
-  const move = number => {
-    if (kind === "scroll") scrollBy(0, step);
-    if (kind === "zoom") canvas?.dispatchEvent(new WheelEvent("wheel",
-      {deltaY: -40 * way(number), clientX: 500, clientY: 400, cancelable: true}));
-    if (kind === "drag") canvas?.dispatchEvent(new KeyboardEvent("keydown",
-      {key: way(number) > 0 ? "ArrowLeft" : "ArrowRight", bubbles: true}));
-  };
-  const frame = now => {
-    times.push(now);
-    if (times.length > frames) done(times.slice(1).map((at, k) => at - times[k]));
-    else { move(times.length); requestAnimationFrame(frame); }
-  };
-  requestAnimationFrame(frame);
-})"""
+CANVAS = {"at": ".map canvas", "x": 500, "y": 400, "step": STEP}
 FRAMES = (("scroll", SCROLLED), ("zoom", MOVED), ("drag", MOVED))
 
 
@@ -156,7 +139,7 @@ def measure(browser: Any, url: str, rows: np.ndarray, rounds: int) -> Iterator[l
             page.locator(".map canvas").wait_for()
         for name, one in (("an empty page", empty), ("the page", page)):
             one.bring_to_front()
-            moved = one.evaluate(MOVING, [frames, kind, STEP])
+            moved = one.evaluate(MOVING, [frames, kind, CANVAS])
             yield [f"{kind}, frame by frame: {name}", *told(moved)]
         if kind == "scroll":
             last = page.locator(".card").last.get_attribute("aria-posinset")
