@@ -1,6 +1,8 @@
 """Which index each modality has: built when it is due, asked as deep as its promise needs.
 
     rows ──▶ planner: none, or how many codes ──▶ built ──▶ tuned on the rows that ask ──▶ recorded
+                             ▲                                 │ no depth keeps the promise
+                             └────────── the next choice ──────┘
 
 Everything is measured and built outside of the writer's lock, from one snapshot; only the record of
 the finished file is a write.
@@ -16,7 +18,7 @@ from typing import Any, Literal
 from muomni_search import durable
 from muomni_search.errors import CorruptData, InvalidInput, MuomniError, NotFound
 from muomni_search.index import files, planner, tuning
-from muomni_search.index.protocol import CODES, VectorIndex
+from muomni_search.index.protocol import VectorIndex
 from muomni_search.index.tuning import Asking, Promise
 from muomni_search.items import Modality
 from muomni_search.store.engine import disk_errors
@@ -30,6 +32,8 @@ __all__ = ["build", "describe", "load", "promise_of", "refresh", "tune"]
 AFAR = "afar"
 # How many times as many rows of one that asks are worth another measurement.
 GROWTH = 4
+# Of an index whose record does not say how many codes it has.
+FIRST_CODES = 128
 
 
 def refresh(store: Store) -> None:
@@ -63,16 +67,16 @@ def _lacks(
 ) -> Literal["build", "measure", "drop", "index"] | None:
     """Return what must be done to a modality's index; ``index`` for none that need be there."""
     file, index = snapshot.row_file(modality), snapshot.index_file(modality)
-    codes, settings = _codes(snapshot), snapshot.settings
-    if codes is None or settings.recall >= 1:
+    choices, settings = _choices(snapshot), snapshot.settings
+    if not choices or settings.recall >= 1:
         return "index" if index is None else "drop"
     if file is None or planner.is_index_due(rows=file.rows, covered=index.rows if index else 0):
         return "index" if file is None else "build"
     if index is None:
         return "index"
-    if index.params.get("codes", CODES[0]) != codes:
+    codes, promise = _codes_of(index), promise_of(index)
+    if codes not in choices or _is_another_due(promise, codes, choices):
         return "build"
-    promise = promise_of(index)
     if promise is None or promise.recall != settings.recall:
         return "measure"
     # What was measured of a few rows, or before they were many, says little of them now.
@@ -98,9 +102,19 @@ def _compact(store: Store, modality: Modality) -> None:
             compact_rows(writer, modality)
 
 
-def _codes(snapshot: Snapshot) -> int | None:
+def _choices(snapshot: Snapshot) -> tuple[int, ...]:
+    """Return how many codes an index may have, in the order in which they are tried."""
     rows = [file.rows for file in snapshot.state.row_files.values()]
     return planner.choose_codes(rows, snapshot.settings.memory)
+
+
+def _codes_of(file: IndexFile) -> int:
+    return int(file.params.get("codes", FIRST_CODES))
+
+
+def _is_another_due(promise: Promise | None, codes: int, choices: tuple[int, ...]) -> bool:
+    """Whether an index keeps no promise that a later choice may keep."""
+    return promise is not None and promise.fetch is None and codes != choices[-1]
 
 
 def _live(snapshot: Snapshot, modality: Modality) -> int:
@@ -128,11 +142,11 @@ def build(store: Store, modality: Modality, kind: str = "auto") -> dict[str, Any
 def _build(store: Store, modality: Modality, kind: str) -> dict[str, Any] | None:
     """Build an index; return None when somebody has replaced its rows meanwhile."""
     with store.snapshot() as snapshot:
-        file, codes = snapshot.row_file(modality), _codes(snapshot)
+        file, choices = snapshot.row_file(modality), _choices(snapshot)
         vectors, dead = snapshot.vectors(modality), snapshot.dead(modality)
         recall = snapshot.settings.recall
         asking = _asking(snapshot, modality)
-    if kind == "ann" and codes is None:
+    if kind == "ann" and not choices:
         raise InvalidInput(
             "the memory that was allowed for indexes holds none",
             hint="allow more: muomni tune --memory SIZE",
@@ -140,18 +154,21 @@ def _build(store: Store, modality: Modality, kind: str) -> dict[str, Any] | None
     chosen = planner.choose_kind(len(vectors)) if kind == "auto" else kind
     if kind == "auto" and recall >= 1:
         chosen = "exact"
-    if file is None or chosen == "exact" or codes is None or len(vectors) == len(dead):
+    if file is None or chosen == "exact" or not choices or len(vectors) == len(dead):
         with store.write() as writer:
             writer.drop_index(modality)
             return describe(writer, modality)
-    index = planner.build_index(vectors, codes)
-    promise = tuning.tune(index, vectors, dead, asking, recall)
+    for codes in choices:
+        index = planner.build_index(vectors, codes)
+        promise = tuning.tune(index, vectors, dead, asking, recall)
+        if not _is_another_due(promise, codes, choices):
+            break
     folder = store.directory / INDEX
     with disk_errors(folder):
         saved = files.save(index, folder, f"{modality}.{file.generation}")
     with store.write() as writer:
         newest = writer.index_file(modality)
-        if newest is not None and _is_better(newest, index.rows, codes, promise):
+        if newest is not None and _is_better(newest, index.rows, promise):
             durable.unlink(folder / saved.name)
             return describe(writer, modality)
         is_recorded = writer.set_index(
@@ -169,15 +186,10 @@ def _build(store: Store, modality: Modality, kind: str) -> dict[str, Any] | None
         return describe(writer, modality) if is_recorded else None
 
 
-def _is_better(newest: IndexFile, rows: int, codes: int, promise: Promise) -> bool:
-    """Whether somebody recorded an index of more rows while ours of the same kind was built."""
+def _is_better(newest: IndexFile, rows: int, promise: Promise) -> bool:
+    """Whether somebody recorded one of more rows and the same promise while ours was built."""
     theirs = promise_of(newest)
-    return (
-        newest.rows > rows
-        and newest.params.get("codes") == codes
-        and theirs is not None
-        and theirs.recall == promise.recall
-    )
+    return newest.rows > rows and theirs is not None and theirs.recall == promise.recall
 
 
 def _asking(snapshot: Snapshot, modality: Modality) -> dict[str, Asking]:
@@ -233,11 +245,15 @@ def _tune(store: Store, modality: Modality) -> None:
         file = snapshot.index_file(modality)
         vectors, dead = snapshot.vectors(modality), snapshot.dead(modality)
         asking, recall = _asking(snapshot, modality), snapshot.settings.recall
+        choices = _choices(snapshot)
     index = None if file is None else load(store.directory, file)
     if file is None or index is None:
         build(store, modality)
         return
     promise = tuning.tune(index, vectors, dead, asking, recall)
+    if _is_another_due(promise, _codes_of(file), choices):
+        build(store, modality)
+        return
     with store.write() as writer:
         newest = writer.state.index_files.get(modality)
         if newest is not None and newest.name == file.name:
@@ -287,6 +303,6 @@ def _why_none(snapshot: Snapshot) -> str:
     """Return why so many rows have no index."""
     if snapshot.settings.recall >= 1:
         return "a recall of 1 was asked for, which only comparing all rows keeps"
-    if _codes(snapshot) is None:
+    if not _choices(snapshot):
         return "the memory allowed holds no index"
     return "none was built"

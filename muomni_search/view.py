@@ -33,7 +33,7 @@ from muomni_search.index.protocol import VectorIndex
 from muomni_search.ingest.read import read_content
 from muomni_search.items import Content, Hit, Item, Modality, Part, Query
 from muomni_search.ranked import Ranked, RankedLists, Rows
-from muomni_search.store.records import IndexFile
+from muomni_search.store.records import IndexFile, Shown
 from muomni_search.store.snapshot import Snapshot
 from muomni_search.vectors import check_vectors, combine, mean_vector
 
@@ -511,9 +511,9 @@ class View:
 
     def hits(self, ranked: Sequence[Ranked], *, first_rank: int = 1) -> list[Hit]:
         """Look up the items of what was ranked."""
-        items = self.snapshot.items([match.item_id for match in ranked])
+        shown = self.snapshot.shown([match.item_id for match in ranked])
         return [
-            _hit(rank, match, items[match.item_id])
+            _hit(rank, match, shown[match.item_id])
             for rank, match in enumerate(ranked, start=first_rank)
         ]
 
@@ -588,20 +588,20 @@ def _order(match: Ranked) -> tuple[float, str, int]:
     return -match.score, match.key, match.span.start if match.span else 0
 
 
-def _hit(rank: int, match: Ranked, item: Item) -> Hit:
-    text = item.text
+def _hit(rank: int, match: Ranked, shown: Shown) -> Hit:
+    text = shown.text
     if text is not None and match.span is not None and match.span.unit == "char":
         text = text[match.span.start : match.span.end]
     return Hit(
         rank=rank,
-        key=item.key,
-        modality=item.modality,
+        key=match.key,
+        modality=match.modality,
         score=match.score,
         cosine=match.cosine,
-        source=item.source,
+        source=shown.source,
         text=text,
         span=match.span,
-        metadata=item.metadata,
+        metadata=shown.metadata,
         how="ann" if match.how == "ann" else "exact",
         recall=match.recall,
     )

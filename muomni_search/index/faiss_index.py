@@ -20,8 +20,7 @@ from muomni_search.items import DIM
 __all__ = ["FourBitScan", "blas_core", "nearest"]
 
 CORE_VARIABLE = "OPENBLAS_CORETYPE"
-# Two dimensions a code of 4 bits: 64 bytes a vector, scanned 32 vectors at a time in registers.
-# Four dimensions a code take half of that, and must be asked deeper.
+# Four dimensions a code of 4 bits: 32 bytes a vector, scanned 32 vectors at a time in registers.
 BITS = 4
 TRAINING_ROWS = 65_536
 ADDED_AT_ONCE = 65_536
@@ -92,7 +91,7 @@ def nearest(
 
 
 class FourBitScan:
-    """``PQ128x4fs`` or ``PQ64x4fs`` over interleaved dimensions: proposes rows, scores none.
+    """``PQ64x4fs`` (or 128, or 32) over interleaved dimensions: proposes rows, scores none.
 
     Product quantisation codes neighbouring dimensions together, and a model that orders its
     dimensions by variance (as a principal component analysis does) puts the strong ones into the

@@ -34,7 +34,9 @@ __all__ = [
     "tune",
 ]
 
-DEPTHS = (50, 100, 200, 400, 800, 1_600, 3_200, 6_400)
+DEPTHS = (100, 200, 400, 800, 1_600, 3_200, 6_400)
+# To compare fewer than this share of the rows saves nothing beside the scan of all.
+LEAST_SHARE = 0.0002
 FEWEST_QUERIES, MOST_QUERIES = 128, 4_096
 # So many rows of a modality say something of how it asks; of fewer nothing is concluded.
 ENOUGH_ROWS = 8
@@ -175,7 +177,9 @@ def tune(
     }
     measured: dict[str, Measured] = {}
     # Deeper than that every row is compared, whatever is measured.
-    depths = [fetch for fetch in DEPTHS if fetch <= planner.RUNAWAY_SHARE * index.rows]
+    least = min(LEAST_SHARE * index.rows, DEPTHS[-1])
+    most = planner.RUNAWAY_SHARE * index.rows
+    depths = [fetch for fetch in DEPTHS if least <= fetch <= most]
     for fetch in (depths or DEPTHS[:1]) if recall < 1 else ():
         measured = {}
         for name, one in asking.items():

@@ -120,6 +120,14 @@ class Match(NamedTuple):
     span: Span | None
 
 
+class Shown(NamedTuple):
+    """What a hit shows of its item."""
+
+    source: str | None
+    text: str | None
+    metadata: dict[str, Any]
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """An input that could not be used."""

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -32,7 +33,16 @@ from muomni_search.filters import Filter
 from muomni_search.items import Item, Modality, Span
 from muomni_search.store import tables
 from muomni_search.store.engine import driver_connection
-from muomni_search.store.records import Failure, IndexFile, Job, Known, Match, RowFile, Settings
+from muomni_search.store.records import (
+    Failure,
+    IndexFile,
+    Job,
+    Known,
+    Match,
+    RowFile,
+    Settings,
+    Shown,
+)
 from muomni_search.store.rows import NO_ROWS, MappedRows
 from muomni_search.store.sql_filter import filter_to_sql
 
@@ -64,6 +74,8 @@ ITEMS_PAGE = 1_000
 # How much is kept of arrays of row numbers: dead rows and owners of each modality, and the filters
 # that were asked for last. At a million rows one takes up to 8 MB.
 ARRAY_BYTES = 64_000_000
+# Names of the values of a lookup that are given one by one.
+FEW = tuple(f"value_{number}" for number in range(16))
 # What an array takes beside its numbers, so that there is an end of empty ones too.
 EACH_ARRAY_BYTES = 1_000
 # Of so few items, a share of all rows, each one's rows are looked up; for more it is faster to read
@@ -229,6 +241,26 @@ class Statement:
         return map(make, cursor)
 
 
+class Lookup:
+    """A SELECT of what belongs to some values: a query's few ones are given to SQLite one by one.
+
+    Any number goes in as one JSON array, which SQLite takes longer to read.
+
+    Args:
+        query: Returns the SELECT for what a column is to be ``in_``.
+    """
+
+    def __init__(self, query: Callable[[Any], Select[Any]]) -> None:
+        self._few = Statement(query([bindparam(name) for name in FEW]))
+        self._many = Statement(query(WANTED))
+
+    def run(self, connection: Connection, values: Sequence[Any], **more: Any) -> Iterator[Any]:
+        """Yield what it finds, as named tuples."""
+        if len(values) > len(FEW):
+            return self._many.run(connection, values=json.dumps(values), **more)
+        return self._few.run(connection, **dict(zip_longest(FEW, values)), **more)
+
+
 FACTS = Statement(
     select(
         tables.collection.c.created,
@@ -241,7 +273,6 @@ FACTS = Statement(
 )
 ROW_FILES = select(tables.row_files)
 INDEX_FILES = select(tables.index_files)
-# Lists of values come in as one JSON parameter: no limit on their number, one compiled statement.
 WANTED = select(func.json_each(bindparam("values")).table_valued("value", name="wanted").c.value)
 SEGMENT_COUNT = (
     select(func.count())
@@ -260,13 +291,27 @@ ITEM = select(
     tables.items.c.added,
     SEGMENT_COUNT,
 )
-ITEMS_BY_ID = Statement(ITEM.where(tables.items.c.id.in_(WANTED)))
-ITEMS_BY_KEY = Statement(ITEM.where(tables.items.c.key.in_(WANTED)))
-KEYS_BY_ID = Statement(
-    select(tables.items.c.id, tables.items.c.key).where(tables.items.c.id.in_(WANTED))
+ITEMS_BY_ID = Lookup(lambda wanted: ITEM.where(tables.items.c.id.in_(wanted)))
+# What a hit shows of its item beside what is known of its row.
+SHOWN_BY_ID = Lookup(
+    lambda wanted: select(
+        tables.items.c.id,
+        tables.items.c.key,
+        tables.items.c.source,
+        tables.items.c.text,
+        tables.items.c.metadata,
+    ).where(tables.items.c.id.in_(wanted))
 )
-IDS_BY_KEY = Statement(
-    select(tables.items.c.key, tables.items.c.id).where(tables.items.c.key.in_(WANTED))
+ITEMS_BY_KEY = Lookup(lambda wanted: ITEM.where(tables.items.c.key.in_(wanted)))
+KEYS_BY_ID = Lookup(
+    lambda wanted: select(tables.items.c.id, tables.items.c.key).where(
+        tables.items.c.id.in_(wanted)
+    )
+)
+IDS_BY_KEY = Lookup(
+    lambda wanted: select(tables.items.c.key, tables.items.c.id).where(
+        tables.items.c.key.in_(wanted)
+    )
 )
 KEYS = select(tables.items.c.key).order_by(tables.items.c.key)
 KNOWN = select(
@@ -280,23 +325,27 @@ KNOWN = select(
     tables.items.c.content_hash,
     tables.items.c.metadata,
 )
-KNOWN_BY_KEY = Statement(KNOWN.where(tables.items.c.key.in_(WANTED)))
+KNOWN_BY_KEY = Lookup(lambda wanted: KNOWN.where(tables.items.c.key.in_(wanted)))
 KNOWN_BY_ROOT = KNOWN.where(tables.items.c.root == bindparam("root")).order_by(tables.items.c.key)
-KNOWN_BY_HASH = Statement(
-    KNOWN.where(tables.items.c.content_hash.in_(WANTED), tables.items.c.size.is_not(None)).order_by(
-        tables.items.c.key
-    )
+KNOWN_BY_HASH = Lookup(
+    lambda wanted: KNOWN.where(
+        tables.items.c.content_hash.in_(wanted), tables.items.c.size.is_not(None)
+    ).order_by(tables.items.c.key)
 )
-MATCHES = Statement(
-    select(
-        tables.segments.c.row,
-        tables.segments.c.item_id,
-        tables.items.c.key,
-        tables.segments.c.span_start,
-        tables.segments.c.span_end,
+MATCHES = Lookup(
+    lambda wanted: (
+        select(
+            tables.segments.c.row,
+            tables.segments.c.item_id,
+            tables.items.c.key,
+            tables.segments.c.span_start,
+            tables.segments.c.span_end,
+        )
+        .join(tables.items)
+        .where(
+            tables.segments.c.modality == bindparam("modality"), tables.segments.c.row.in_(wanted)
+        )
     )
-    .join(tables.items)
-    .where(tables.segments.c.modality == bindparam("modality"), tables.segments.c.row.in_(WANTED))
 )
 DEAD = (
     select(tables.dead_rows.c.row)
@@ -319,16 +368,18 @@ SAMPLE = (
 )
 # What the index ``segments_sample`` holds: the 64th of the segments that comes first.
 SAMPLE_OF_MANY = SAMPLE.where(literal_column("67108864") > SPREAD)
-ROWS_BY_KEY = Statement(
-    select(tables.items.c.key, tables.segments.c.modality, tables.segments.c.row)
-    .join(tables.segments)
-    .where(tables.items.c.key.in_(WANTED))
-    .order_by(tables.segments.c.item_id, tables.segments.c.ordinal)
+ROWS_BY_KEY = Lookup(
+    lambda wanted: (
+        select(tables.items.c.key, tables.segments.c.modality, tables.segments.c.row)
+        .join(tables.segments)
+        .where(tables.items.c.key.in_(wanted))
+        .order_by(tables.segments.c.item_id, tables.segments.c.ordinal)
+    )
 )
-ROWS_BY_ID = Statement(
+ROWS_BY_ID = Lookup(
     # The sign keeps SQLite from going through all rows of the modality instead of the items'.
-    select(tables.segments.c.row).where(
-        tables.segments.c.item_id.in_(WANTED),
+    lambda wanted: select(tables.segments.c.row).where(
+        tables.segments.c.item_id.in_(wanted),
         literal_column("+segments.modality") == bindparam("modality"),
     )
 )
@@ -513,6 +564,13 @@ class Snapshot:
         """Return items by their ids."""
         return {row.id: item_of(row) for row in self._for_values(ITEMS_BY_ID, item_ids)}
 
+    def shown(self, item_ids: Iterable[int]) -> dict[int, Shown]:
+        """Return what hits show of items, by their ids."""
+        return {
+            row.id: Shown(row.source, row.text, _metadata_of(row))
+            for row in self._for_values(SHOWN_BY_ID, item_ids)
+        }
+
     def find(self, keys: Iterable[str]) -> dict[str, Item]:
         """Return items by their keys."""
         return {row.key: item_of(row) for row in self._for_values(ITEMS_BY_KEY, keys)}
@@ -632,11 +690,9 @@ class Snapshot:
 
     # ---- asking ------------------------------------------------------------------------------
 
-    def _for_values(self, query: Statement, values: Iterable[Any], **more: Any) -> Iterable[Any]:
+    def _for_values(self, query: Lookup, values: Iterable[Any], **more: Any) -> Iterable[Any]:
         wanted = list(values)
-        if not wanted:
-            return ()
-        return query.run(self.connection, values=json.dumps(wanted), **more)
+        return query.run(self.connection, wanted, **more) if wanted else ()
 
     def _streamed(self, query: Select[Any], page: int, **more: Any) -> Iterable[Any]:
         return self.connection.execute(query, more).yield_per(page)
@@ -661,19 +717,30 @@ def item_of(row: Row[Any]) -> Item:
     Raises:
         CorruptData: It is not what was written.
     """
-    try:
-        modality, metadata = Modality(row.modality), json.loads(row.metadata)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise _damaged(row) from error
     return Item(
         key=row.key,
-        modality=modality,
+        modality=_modality_of(row),
         source=row.source,
         text=row.text,
-        metadata=metadata,
+        metadata=_metadata_of(row),
         segments=row.segments,
         added=row.added,
     )
+
+
+def _modality_of(row: Row[Any]) -> Modality:
+    try:
+        return Modality(row.modality)
+    except ValueError as error:
+        raise _damaged(row) from error
+
+
+def _metadata_of(row: Row[Any]) -> dict[str, Any]:
+    try:
+        metadata: dict[str, Any] = json.loads(row.metadata)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _damaged(row) from error
+    return metadata
 
 
 def _damaged(row: Row[Any]) -> CorruptData:
@@ -684,14 +751,10 @@ def _damaged(row: Row[Any]) -> CorruptData:
 
 
 def _known(row: Row[Any]) -> Known:
-    try:
-        modality = Modality(row.modality)
-    except ValueError as error:
-        raise _damaged(row) from error
     return Known(
         item_id=row.id,
         key=row.key,
-        modality=modality,
+        modality=_modality_of(row),
         root=row.root,
         source=row.source,
         size=row.size,

@@ -52,9 +52,9 @@ from muomni_search.store.snapshot import (
     FIELD_INDEX,
     INDEX,
     WANTED,
+    Lookup,
     Snapshot,
     State,
-    Statement,
     read_state,
     row_path,
 )
@@ -68,19 +68,21 @@ __all__ = ["Writer", "now"]
 NEXT_ID = select(func.coalesce(func.max(tables.items.c.id), 0) + 1)
 CHANGE_ITEM = update(tables.items).where(tables.items.c.key == bindparam("old_key"))
 # As bytes: a flipped one may be no character any more.
-SUMMED_BY_KEY = Statement(
-    select(
+SUMMED_BY_KEY = Lookup(
+    lambda wanted: select(
         tables.items.c.checksum, *(cast(one, LargeBinary).label(one.name) for one in SUMMED)
-    ).where(tables.items.c.key.in_(WANTED))
+    ).where(tables.items.c.key.in_(wanted))
 )
-NAMES_BY_ID = Statement(
-    select(
-        tables.items.c.id,
-        cast(tables.items.c.key, LargeBinary).label("key"),
-        cast(tables.items.c.source, LargeBinary).label("source"),
+NAMES_BY_ID = Lookup(
+    lambda wanted: (
+        select(
+            tables.items.c.id,
+            cast(tables.items.c.key, LargeBinary).label("key"),
+            cast(tables.items.c.source, LargeBinary).label("source"),
+        )
+        .where(tables.items.c.id.in_(wanted))
+        .order_by(tables.items.c.id)
     )
-    .where(tables.items.c.id.in_(WANTED))
-    .order_by(tables.items.c.id)
 )
 DELETE_ITEMS = delete(tables.items).where(tables.items.c.id.in_(WANTED))
 OWN_SEGMENTS = tables.segments.c.item_id.in_(WANTED)

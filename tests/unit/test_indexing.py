@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ from vector_helpers import rows_of
 from muomni_search import Collection
 from muomni_search.errors import InvalidInput
 from muomni_search.index import planner, tuning
+from muomni_search.index.faiss_index import FourBitScan
 from muomni_search.index.protocol import VectorIndex
+from muomni_search.index.tuning import Promise
 from muomni_search.items import Modality, Query, Record
 from muomni_search.store.records import Settings
 
@@ -73,7 +77,7 @@ def test_what_was_promised_meanwhile_is_measured_by_the_next_addition(
 
 
 def test_memory_is_kept_to_as_rows_grow(collection: Collection) -> None:
-    collection.tune(memory=4_000 * 64)
+    collection.tune(memory=5_000 * 32)
     assert index_of(collection)["kind"] == "pq4"
     collection.add(records(TEXT, rows_of(2_000, 3)))
     stats = collection.stats()
@@ -128,9 +132,31 @@ def test_a_recall_that_no_depth_is_sure_of_means_exact_and_why(
     assert index_of(collection) == index
 
 
+def test_an_index_that_keeps_no_promise_gives_way_to_one_of_more_codes(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, tune = index_of(collection), tuning.tune
+
+    def demanding(index: FourBitScan, *arguments: Any) -> Promise:
+        promise = tune(index, *arguments)
+        return promise if index.codes == 128 else replace(promise, fetch=None)
+
+    monkeypatch.setattr(tuning, "tune", demanding)
+    after = collection.tune()[IMAGE]
+    assert after["kind"] == "pq4"
+    assert after["promise"]["fetch"] is not None
+    assert after["bytes"] > 1.5 * before["bytes"]
+    assert collection.tune()[IMAGE] == after
+    # There is no memory for so many: then nothing is promised, and all rows are compared.
+    few = collection.tune(memory=3_000 * 32)[IMAGE]
+    assert (few["kind"], few["bytes"]) == ("exact", before["bytes"])
+    assert collection.tune(memory=0)[IMAGE]["bytes"] == after["bytes"]
+
+
 def test_memory_halves_the_codes_and_then_leaves_them_out(collection: Collection) -> None:
     whole = index_of(collection)["bytes"]
-    half = collection.tune(memory=3_000 * 32)[IMAGE]
+    assert collection.tune(memory=3_000 * 32)[IMAGE]["bytes"] == whole
+    half = collection.tune(memory=3_000 * 32 - 1)[IMAGE]
     assert half["kind"] == "pq4"
     assert half["bytes"] < 0.7 * whole
     none = collection.tune(memory=3_000)[IMAGE]

@@ -61,7 +61,7 @@ def test_what_was_saved_proposes_the_same_rows_when_loaded(index, tmp_path):
     for query in normalise(rng.standard_normal((20, 256))):
         assert np.array_equal(loaded.search(query, 50), index.search(query, 50))
     assert loaded.rows == index.rows
-    assert saved.params == {"kind": "pq4", "codes": 128}
+    assert saved.params == {"kind": "pq4", "codes": 64}
 
 
 def test_the_name_begins_with_the_stem_and_is_never_used_twice(index, tmp_path):

@@ -287,7 +287,7 @@ def test_an_index_of_rows_that_were_replaced_meanwhile_is_built_again(
 
     monkeypatch.setattr(planner, "build_index", slow)
     assert collection.rebuild("image", kind="ann")[Modality.IMAGE]["rows"] == COUNT - 900
-    assert built == [COUNT + 600, COUNT - 900]
+    assert list(dict.fromkeys(built)) == [COUNT + 600, COUNT - 900]
     assert len(list((collection.directory / "index").iterdir())) == 1
 
 

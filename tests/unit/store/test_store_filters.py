@@ -371,11 +371,26 @@ def test_what_no_path_spells_has_no_index(tmp_path: Path, names: tuple[str, ...]
 
 def test_the_rows_of_a_few_items_are_found_by_their_ids(tmp_path: Path) -> None:
     with make(tmp_path / "c", [{"n": n} for n in range(9)]) as store, store.snapshot() as snapshot:
-        sql, _, _ = ROWS_BY_ID._compiled
-        rows = snapshot.connection.exec_driver_sql(
-            f"EXPLAIN QUERY PLAN {sql}", ("[1]", "text")
-        ).all()
-        assert "segments_by_item" in " ".join(row.detail for row in rows)
+        for statement in (ROWS_BY_ID._few, ROWS_BY_ID._many):
+            sql, names, _ = statement._compiled
+            rows = snapshot.connection.exec_driver_sql(
+                f"EXPLAIN QUERY PLAN {sql}", ("[1]",) * len(names)
+            ).all()
+            assert "segments_by_item" in " ".join(row.detail for row in rows)
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 40])
+def test_what_belongs_to_some_keys_is_found_however_many_they_are(
+    tmp_path: Path, count: int
+) -> None:
+    with make(tmp_path / "c", [{"n": n} for n in range(60)]) as store, store.snapshot() as snapshot:
+        keys = list(snapshot.iter_keys())[:count]
+        found = snapshot.find([*keys, "none"] if count else [])
+        assert sorted(found) == sorted(keys)
+        shown = snapshot.shown(snapshot.item_ids(keys).values())
+        assert sorted(one.metadata["n"] for one in shown.values()) == sorted(
+            found[key].metadata["n"] for key in keys
+        )
 
 
 def test_what_filters_found_is_kept_until_it_is_too_much(
