@@ -23,6 +23,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import SEED, describe_machine, make_records, make_rows, quickest, seconds, table
+from pyarrow.compute import value_counts
+from pyarrow.parquet import read_table
 
 from muomni_search.batch import run_batch, write_neighbors
 from muomni_search.collection import Collection
@@ -134,6 +136,37 @@ def batches(
         )  # fmt: skip
 
 
+def by_index(
+    rows: np.ndarray, queries: np.ndarray, rounds: int, scratch: Path
+) -> Iterator[Sequence[str]]:
+    asked = scratch / "asked.npy"
+    np.save(asked, queries)
+    with Collection.create(scratch / "index", model="base") as collection:
+        collection.add(make_records(rows))
+        outputs = {exact: scratch / f"exact-{exact}.parquet" for exact in (True, False)}
+
+        def job(k: int, exact: bool) -> float:
+            outputs[exact].unlink(missing_ok=True)
+            return run_batch(
+                collection, asked, outputs[exact], k=k, exact=exact, force=True
+            ).seconds
+
+        for k in ALL_K:
+            best = quickest({exact: partial(job, k, exact) for exact in outputs}, rounds)
+            answers = {exact: read_table(output) for exact, output in outputs.items()}
+            pairs = [
+                set(zip(*(one[name].to_pylist() for name in ("query_id", "key")), strict=True))
+                for one in answers.values()
+            ]
+            shares = value_counts(answers[False]["how"]).to_pylist()
+            by = {one["values"]: one["counts"] / len(answers[False]) for one in shares}
+            yield (
+                f"{len(rows):,}", str(k), *(f"{len(queries) / best[one]:,.0f}" for one in outputs),
+                f"{best[True] / best[False]:.1f}", f"{by.get('ann', 0):.0%}",
+                f"{len(pairs[0] & pairs[1]) / len(pairs[0]):.4f}",
+            )  # fmt: skip
+
+
 def small_batches(rows: np.ndarray, queries: np.ndarray, rounds: int) -> Iterator[Sequence[str]]:
     options = faiss_index.faiss.cvar
     ours = int(options.distance_compute_blas_threshold)
@@ -186,6 +219,13 @@ def main() -> None:
         table(
             ("batch", "k", "queries/s", "GFLOP/s", "of the products alone", "of `faiss.knn`"),
             batches(rows, queries, options.rounds, scratch),
+        )
+        table(
+            (
+                *("rows", "k", "exact: queries/s", "by the index: queries/s", "times"),
+                *("answers of the index", "of the exact ones found"),
+            ),
+            by_index(rows, queries, options.rounds, scratch),
         )
         table(
             ("queries at once", "ms as installed", "ms with the threshold set here", "times"),

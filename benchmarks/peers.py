@@ -191,7 +191,7 @@ class Muomni(Engine):
         self._jobs += 1
         asked, output = (self.folder / f"{self._jobs}.{end}" for end in ("npy", "parquet"))
         np.save(asked, queries)
-        run_batch(self._collection, asked, output, k=k)
+        run_batch(self._collection, asked, output, k=k, exact=False)
         return output
 
     def numbers(self, answers: Path) -> Sequence[Found]:

@@ -36,33 +36,29 @@ class Rows(NamedTuple):
         queries: int64 (m,): the number of the query.
         items: int64 (m,): the item's id.
         cosines: float32 (m,).
+        are_exact: bool (m,): whether all rows were compared with the query.
     """
 
     queries: NDArray[np.int64]
     items: NDArray[np.int64]
     cosines: NDArray[np.float32]
+    are_exact: NDArray[np.bool_]
 
-    def only(self, wanted: NDArray[np.bool_]) -> Rows:
-        """Return those that are wanted (m,)."""
-        return Rows(self.queries[wanted], self.items[wanted], self.cosines[wanted])
+    def only(self, wanted: NDArray[np.bool_] | NDArray[np.intp]) -> Rows:
+        """Return those that are wanted: whether each is (m,), or their places."""
+        return Rows(
+            self.queries[wanted], self.items[wanted], self.cosines[wanted], self.are_exact[wanted]
+        )
 
     def best_of_items(self) -> Rows:
         """Return the best row of each item of each query, in the same order."""
         _, first = np.unique(_pairs(self.queries, self.items), return_index=True)
-        return self._at(np.sort(first))
+        return self.only(np.sort(first))
 
     def without(self, queries: NDArray[np.int64], items: NDArray[np.int64]) -> Rows:
         """Return all but some items (n,) of some queries (n,)."""
-        both = Rows(
-            np.concatenate([self.queries, queries]),
-            np.concatenate([self.items, items]),
-            self.cosines,
-        )
-        pairs = _pairs(both.queries, both.items)
+        pairs = _pairs(np.concatenate([self.queries, queries]), np.concatenate([self.items, items]))
         return self.only(~np.isin(pairs[: len(self.items)], pairs[len(self.items) :]))
-
-    def _at(self, places: NDArray[np.intp]) -> Rows:
-        return Rows(self.queries[places], self.items[places], self.cosines[places])
 
 
 def _pairs(queries: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -77,12 +73,13 @@ def _end_to_end(columns: Sequence[NDArray[Any]], kind: type[np.generic]) -> NDAr
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RankedLists:
-    """The hits of many queries, by columns: what a batch job writes. All rows were compared.
+    """The hits of many queries, by columns: what a batch job writes.
 
     Args:
         starts: int64 (n + 1,); those of query i lie from ``starts[i]`` up to ``starts[i + 1]``.
         scores: float64 (m,), falling within a query; equal ones by key.
         cosines: float32 (m,).
+        are_exact: bool (m,), whether all rows of the hit's modality were compared.
         modalities: int8 (m,), places in ``MODALITIES``.
         places: int64 (m,), the place of each hit's key in ``keys``.
         keys: The keys; those of lists that were joined may be there several times.
@@ -91,6 +88,7 @@ class RankedLists:
     starts: NDArray[np.int64]
     scores: NDArray[np.float64]
     cosines: NDArray[np.float32]
+    are_exact: NDArray[np.bool_]
     modalities: NDArray[np.int8]
     places: NDArray[np.int64]
     keys: Sequence[str]
@@ -114,6 +112,7 @@ class RankedLists:
         queries = _end_to_end([rows.queries for _, rows, _ in parts], np.int64)
         scores = _end_to_end([own for _, _, own in parts], np.float64)
         cosines = _end_to_end([rows.cosines for _, rows, _ in parts], np.float32)
+        are_exact = _end_to_end([rows.are_exact for _, rows, _ in parts], np.bool_)
         numbers = np.array([MODALITIES.index(one) for one, _, _ in parts], np.int8)
         modalities = np.repeat(numbers, [len(own) for _, _, own in parts])
         items = _end_to_end([rows.items for _, rows, _ in parts], np.int64)
@@ -133,8 +132,14 @@ class RankedLists:
         order = order[np.arange(len(order)) - before < k]
         starts = np.concatenate([[0], np.cumsum(np.minimum(counts, k))])
         return cls(
-            starts, scores[order], cosines[order], modalities[order], places[order], keys
-        )  # fmt: skip
+            starts,
+            scores[order],
+            cosines[order],
+            are_exact[order],
+            modalities[order],
+            places[order],
+            keys,
+        )
 
     @classmethod
     def joined(cls, count: int, groups: Sequence[tuple[Sequence[int], RankedLists]]) -> RankedLists:
@@ -160,6 +165,7 @@ class RankedLists:
             np.concatenate([[0], np.cumsum(counts)]),
             _end_to_end([one.scores for one in lists], np.float64)[order],
             _end_to_end([one.cosines for one in lists], np.float32)[order],
+            _end_to_end([one.are_exact for one in lists], np.bool_)[order],
             _end_to_end([one.modalities for one in lists], np.int8)[order],
             _end_to_end(places, np.int64)[order],
             keys,
@@ -168,6 +174,11 @@ class RankedLists:
     def __len__(self) -> int:
         """Return of how many queries."""
         return len(self.starts) - 1
+
+    @property
+    def how(self) -> NDArray[np.str_]:
+        """``exact`` or ``ann`` for each hit (m,)."""
+        return np.where(self.are_exact, "exact", "ann")
 
     @property
     def ranks(self) -> NDArray[np.int64]:

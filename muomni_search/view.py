@@ -81,7 +81,8 @@ class Loaded:
         self._load = load
         self._models: dict[str, Model] = {}
         self._lock = threading.RLock()
-        self._indexes: dict[Modality, tuple[str, VectorIndex | None]] = {}
+        self._indexes: dict[Modality, tuple[str, VectorIndex]] = {}
+        self._unreadable: set[str] = set()  # index files that no query reads again
         self._samples: dict[Modality, tuple[tuple[int, int], NDArray[np.float64]]] = {}
         self._priors: dict[tuple[str, tuple[str, ...], Modality], ranking.Prior | None] = {}
 
@@ -101,6 +102,7 @@ class Loaded:
         """Let go of indexes and samples."""
         with self._lock:
             self._indexes.clear()
+            self._unreadable.clear()
             self._samples.clear()
 
     def prior(
@@ -140,9 +142,14 @@ class Loaded:
             cached = self._indexes.get(modality)
             if cached is not None and cached[0] == file.name:
                 return cached[1]
+            if file.name in self._unreadable:
+                return None
             index = indexing.load(self._directory, file)
-            # One that cannot be read is not read again by the next query.
-            self._indexes[modality] = (file.name, index)
+            if index is None:
+                # Maybe a view that began before a newer one: that one stays.
+                self._unreadable.add(file.name)
+            else:
+                self._indexes[modality] = (file.name, index)
             return index
 
     def sample(self, snapshot: Snapshot, modality: Modality) -> NDArray[np.float64]:
@@ -169,6 +176,7 @@ class View:
         self._loaded = loaded
         self.snapshot = snapshot
         # What a batch looks up again and again.
+        self._indexes: dict[Modality, Tuned | None] = {}
         self._row_items: dict[Modality, NDArray[np.int64]] = {}
         self._keys: dict[int, str] = {}
 
@@ -373,7 +381,7 @@ class View:
         """Return the best k items (or rows) of one modality and all tied with the last."""
         snapshot = self.snapshot
         vectors, dead = snapshot.vectors(modality), snapshot.dead(modality)
-        tuned = None if exact else self._loaded.index(snapshot, modality)
+        tuned = None if exact else self._index(modality)
         index, ask_for, recall = tuned or (None, planner.FETCH, None)
         available = len(vectors) - len(dead) if allowed is None else len(allowed)
         fetch = k + len(left_out)
@@ -411,8 +419,9 @@ class View:
         *,
         modality: Modalities = None,
         where: Where = None,
+        exact: bool = True,
     ) -> RankedLists:
-        """Return for each of many queries what ``rank`` returns when it compares every row.
+        """Return for each of many queries what ``rank`` returns.
 
         Args:
             queries: The queries.
@@ -420,6 +429,7 @@ class View:
             k: How many for each.
             modality: Only these modalities.
             where: A filter for all.
+            exact: Compare with every row.
         """
         condition = parse_filter(where)
         ids = self.snapshot.item_ids(
@@ -430,7 +440,7 @@ class View:
         ]
         parts: list[tuple[Modality, Rows, NDArray[np.float64]]] = []
         for one, allowed in self._searched(modality, condition):
-            found = self._top_many(one, vectors, k, allowed, left_out)
+            found = self._top_many(one, vectors, k, allowed, left_out, exact=exact)
             backgrounds = self._backgrounds(queries, vectors, one)
             medians = np.array([own.median for own in backgrounds])[found.queries]
             scales = np.array([own.scale for own in backgrounds])[found.queries]
@@ -465,6 +475,8 @@ class View:
         k: int,
         allowed: NDArray[np.int64] | None,
         left_out: Sequence[set[int]],
+        *,
+        exact: bool,
     ) -> Rows:
         """Return for each query the best k items of a modality and all tied with the last."""
         snapshot = self.snapshot
@@ -472,9 +484,14 @@ class View:
         owners = self._owners(modality)
         available = len(rows) - len(dead) if allowed is None else len(allowed)
         fetch = min(available, k + max(map(len, left_out)))
-        best = planner.top_rows_many(vectors, rows, k=fetch, dead=dead, allowed=allowed)
+        tuned = None if exact else self._index(modality)
+        index, ask_for, _ = tuned or (None, planner.FETCH, None)
+        best = planner.top_rows_many(
+            vectors, rows, k=fetch, dead=dead, allowed=allowed, index=index, fetch=ask_for
+        )
         queries = np.repeat(np.arange(len(vectors)), np.diff(best.starts))
-        found = Rows(queries, owners[best.rows], best.cosines).best_of_items()
+        are_exact = best.are_exact[queries]
+        found = Rows(queries, owners[best.rows], best.cosines, are_exact).best_of_items()
         if any(left_out):
             own = np.repeat(np.arange(len(vectors)), list(map(len, left_out)))
             found = found.without(own, np.array([one for ids in left_out for one in ids], np.int64))
@@ -500,9 +517,16 @@ class View:
                     np.full(len(top), number),
                     np.array([one.item_id for one in top], np.int64),
                     np.array([one.cosine for one in top], np.float32),
+                    np.full(len(top), fill_value=True),
                 )
             )
         return Rows(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+    def _index(self, modality: Modality) -> Tuned | None:
+        """Return the index of a modality, the same one as long as the view is held."""
+        if modality not in self._indexes:
+            self._indexes[modality] = self._loaded.index(self.snapshot, modality)
+        return self._indexes[modality]
 
     def _owners(self, modality: Modality) -> NDArray[np.int64]:
         if modality not in self._row_items:

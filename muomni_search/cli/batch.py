@@ -28,6 +28,11 @@ from muomni_search.cli.output import (
 if TYPE_CHECKING:
     from muomni_search.batch import BatchReport
 
+ann_option = click.option(
+    "--ann",
+    is_flag=True,
+    help="By the indexes where that takes less time, with their recall; else exactly.",
+)
 force_option = click.option(
     "--force", is_flag=True, help="Replace an output that another job made."
 )
@@ -46,6 +51,7 @@ force_option = click.option(
 @k_option
 @modality_option
 @where_option
+@ann_option
 @force_option
 @json_option
 @model_option
@@ -56,6 +62,7 @@ def command(
     k: int,
     modalities: tuple[str, ...],
     where: str | None,
+    ann: bool,
     force: bool,
     as_json: bool,
     model: str | None,
@@ -78,6 +85,7 @@ def command(
             k=k,
             modality=modalities or None,
             where=where,
+            exact=not ann,
             force=force,
             progress=progress,
         )

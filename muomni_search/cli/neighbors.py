@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from muomni_search.cli.batch import force_option, print_report
+from muomni_search.cli.batch import ann_option, force_option, print_report
 from muomni_search.cli.options import (
     OUTPUT_FILE,
     Command,
@@ -26,6 +26,7 @@ from muomni_search.cli.output import progress_bar
     "-o", "--output", metavar="OUT", required=True, type=OUTPUT_FILE, help="The file to write."
 )
 @modality_option
+@ann_option
 @force_option
 @json_option
 @collection_option
@@ -33,6 +34,7 @@ def command(
     k: int,
     output: Path,
     modalities: tuple[str, ...],
+    ann: bool,
     force: bool,
     as_json: bool,
     directory: Path,
@@ -50,6 +52,7 @@ def command(
             output,
             k=k,
             modality=modalities or None,
+            exact=not ann,
             force=force,
             progress=progress,
         )

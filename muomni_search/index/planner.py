@@ -74,8 +74,16 @@ WIDEN = 4
 SPARE = 6
 # FAISS multiplies 4,096 queries at a time; tiles of live rows are gathered once a block.
 QUERY_BLOCK = 4_096
+# Up to this share of the rows comparing what an index proposes to each query of a batch takes less
+# time than to multiply all: at 1,000,000 rows and k = 10 / 50 / 100 (shares of .0002 to .002) half
+# of it, two thirds, as much; at 100,000 and k = 10 / 30 (.001, .003) two thirds, a quarter more.
+PAYING_SHARE = 0.001
+# Of a block of queries: 16 MB of rows, and a few times that to look through them.
+PROPOSALS_AT_ONCE = 2_000_000
 TILE_ROWS = 65_536
 NO_PRODUCTS, NO_ROWS = np.empty(0, np.float32), np.empty(0, np.int64)
+# Numbers of queries, rows that were found for them, and their cosines, (m,) each.
+Compared = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
 
 
 def choose_kind(rows: int) -> Literal["exact", "ann"]:
@@ -305,18 +313,118 @@ def top_rows_many(
     k: int,
     dead: NDArray[np.int64],
     allowed: NDArray[np.int64] | None = None,
+    index: VectorIndex | None = None,
+    fetch: int = FETCH,
 ) -> CandidateLists:
-    """Return for each query (n, 256) what ``top_rows`` returns when it compares all rows.
+    """Return for each query (n, 256) what ``top_rows`` returns.
 
-    By matrix products of query blocks and row tiles; beside the answers memory stays bounded.
-    See ``top_rows`` for the arguments.
+    By matrix products of query blocks and row tiles, or by the index where that takes less time;
+    beside the answers memory stays bounded. See ``top_rows`` for the arguments.
     """
+    wanted = max(fetch, fetch * k // TUNED_K)
+    if index is not None and allowed is None and wanted <= PAYING_SHARE * index.rows:
+        return _many_by_index(queries, vectors, k, dead, index, wanted)
     return CandidateLists.joined(
         [
             _top_rows_block(queries[start : start + QUERY_BLOCK], vectors, k, dead, allowed)
             for start in range(0, len(queries), QUERY_BLOCK)
         ]
     )
+
+
+def _many_by_index(
+    queries: NDArray[np.float32],
+    vectors: NDArray[np.float32],
+    k: int,
+    dead: NDArray[np.int64],
+    index: VectorIndex,
+    wanted: int,
+) -> CandidateLists:
+    """Return what ``_by_index`` finds for each query; what is too hard for it, exactly."""
+    alive = index.rows - int(np.searchsorted(dead, index.rows))
+    near = wanted * index.rows // max(alive, 1)
+    # The dead do not lie evenly.
+    near += near // 4 if alive < index.rows else 0
+    deep = WIDEN * near
+    if deep > RUNAWAY_SHARE * index.rows:
+        return top_rows_many(queries, vectors, k=k, dead=dead)
+    parts, hard = [], []
+    at_once = max(1, PROPOSALS_AT_ONCE // deep)
+    for start in range(0, len(queries), at_once):
+        block = queries[start : start + at_once]
+        found, left = _block_by_index(block, vectors, k, dead, index, wanted, (near, deep))
+        parts += [(start + numbers, rows, values) for numbers, rows, values in found]
+        hard.append(start + left)
+    left = np.concatenate(hard)
+    if len(left):
+        exact = top_rows_many(queries[left], vectors, k=k, dead=dead)
+        parts.append((np.repeat(left, np.diff(exact.starts)), exact.rows, exact.cosines))
+    numbers, rows, values = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.lexsort((rows, -values, numbers))
+    starts = np.concatenate([[0], np.cumsum(np.bincount(numbers, minlength=len(queries)))])
+    return CandidateLists(
+        starts, rows[order], values[order], np.isin(np.arange(len(queries)), left)
+    )
+
+
+def _block_by_index(
+    queries: NDArray[np.float32],
+    vectors: NDArray[np.float32],
+    k: int,
+    dead: NDArray[np.int64],
+    index: VectorIndex,
+    wanted: int,
+    depths: Sequence[int],
+) -> tuple[list[Compared], NDArray[np.int64]]:
+    """Compare what one scan proposes to each query.
+
+    Returns:
+        What was found at each depth, and the queries for which the last one is too little.
+    """
+    proposed = index.search_many(queries, depths[-1])
+    if len(dead):
+        proposed[_is_in(proposed.ravel(), dead).reshape(proposed.shape)] = -1
+    since, missed = _since(queries, vectors, k, dead, index.rows)
+    found: list[Compared] = []
+    left = np.arange(len(queries))
+    for depth in depths:
+        some = proposed[left, :depth]
+        rows = np.concatenate([since[left], some], axis=1)
+        values = cosines_of_pairs(vectors, np.maximum(rows, 0), queries[left])
+        values[rows < 0] = -np.inf
+        least = np.partition(values, -k, axis=1)[:, -k]
+        is_found = values >= least[:, None]
+        is_hard = (
+            is_found[:, since.shape[1] + depth // 2 :].any(axis=1)  # see ``_by_index``
+            | ((some >= 0).sum(axis=1) < wanted)
+            | (missed[left] >= least - MARGIN)
+        )
+        is_found[is_hard] = False
+        places, _ = np.nonzero(is_found)
+        found.append((left[places], rows[is_found], values[is_found]))
+        left = left[is_hard]
+    return found, left
+
+
+def _since(
+    queries: NDArray[np.float32],
+    vectors: NDArray[np.float32],
+    k: int,
+    dead: NDArray[np.int64],
+    start: int,
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the live rows from ``start`` on that are roughly each query's best, (n, k or more).
+
+    And the product that none of the others exceeds by more than rounding, (n,).
+    """
+    gone = dead[np.searchsorted(dead, start) :] - start
+    live = len(vectors) - start - len(gone)
+    none_missed = np.full(len(queries), -np.inf, np.float32)
+    if not live:
+        return np.empty((len(queries), 0), np.int64), none_missed
+    wanted = min(k + SPARE, live)
+    rough, rows = _rough_best(queries, vectors[start:], wanted, gone, None)
+    return start + rows, none_missed if wanted == live else rough.min(axis=1)
 
 
 def _top_rows_block(
@@ -329,7 +437,8 @@ def _top_rows_block(
     available = len(vectors) - len(dead) if allowed is None else len(allowed)
     wanted = min(k + SPARE, available)
     if wanted == 0:
-        return CandidateLists(np.zeros(len(queries) + 1, np.int64), NO_ROWS, NO_PRODUCTS)
+        nothing = np.zeros(len(queries) + 1, np.int64)
+        return CandidateLists(nothing, NO_ROWS, NO_PRODUCTS, np.ones(len(queries), bool))
     rough, rows = _rough_best(queries, vectors, wanted, dead, allowed)
     values = cosines_of_pairs(vectors, rows, queries)
     order = np.lexsort((rows, -values), axis=1)
@@ -341,7 +450,7 @@ def _top_rows_block(
     is_found = values >= reached[:, None]
     if is_sure.all():
         starts = np.concatenate([[0], np.cumsum(is_found.sum(axis=1))])
-        return CandidateLists(starts, rows[is_found], values[is_found])
+        return CandidateLists(starts, rows[is_found], values[is_found], is_sure)
     return CandidateLists.joined(
         [
             Candidates(rows[number][own], values[number][own], "exact")

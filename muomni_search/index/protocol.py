@@ -34,17 +34,19 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CandidateLists:
-    """``Candidates`` of many queries, end to end: all rows were compared.
+    """``Candidates`` of many queries, end to end.
 
     Args:
         starts: int64 (n + 1,); those of query i lie from ``starts[i]`` up to ``starts[i + 1]``.
         rows: int64 (m,), for each query the best first; equal cosines by row.
         cosines: float32 (m,), as ``vectors.cosines`` computes them.
+        are_exact: bool (n,), for which queries all rows were compared.
     """
 
     starts: NDArray[np.int64]
     rows: NDArray[np.int64]
     cosines: NDArray[np.float32]
+    are_exact: NDArray[np.bool_]
 
     @classmethod
     def joined(cls, lists: Sequence[CandidateLists | Candidates]) -> CandidateLists:
@@ -57,6 +59,15 @@ class CandidateLists:
             np.concatenate([[0], np.cumsum(np.concatenate([[], *counts]))]).astype(np.int64),
             np.concatenate([np.empty(0, np.int64), *(one.rows for one in lists)]),
             np.concatenate([np.empty(0, np.float32), *(one.cosines for one in lists)]),
+            np.concatenate(
+                [
+                    np.empty(0, bool),
+                    *(
+                        one.are_exact if isinstance(one, CandidateLists) else [one.how == "exact"]
+                        for one in lists
+                    ),
+                ]
+            ),
         )
 
     def __len__(self) -> int:
@@ -68,7 +79,8 @@ class CandidateLists:
         if number >= len(self):
             raise IndexError(number)
         own = slice(self.starts[number], self.starts[number + 1])
-        return Candidates(self.rows[own], self.cosines[own], "exact")
+        how: Literal["exact", "ann"] = "exact" if self.are_exact[number] else "ann"
+        return Candidates(self.rows[own], self.cosines[own], how)
 
     def __iter__(self) -> Iterator[Candidates]:
         """Yield those of each query."""
@@ -92,5 +104,12 @@ class VectorIndex(Protocol):
         """Return up to ``fetch`` distinct rows that may be nearest to a query (256,).
 
         The likeliest come first: the caller asks deeper when its hits come from the far end.
+        """
+        ...
+
+    def search_many(self, queries: NDArray[np.float32], fetch: int) -> NDArray[np.int64]:
+        """Return what ``search`` does for each query (n, 256), (n, fetch); -1 where there is none.
+
+        On all threads.
         """
         ...

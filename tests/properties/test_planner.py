@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from hypothesis import given, settings
@@ -88,6 +88,33 @@ def test_the_index_never_gives_too_few_or_wrong_rows(case, covered):
     assert np.allclose(found.cosines[:k], best.cosines[: len(found.cosines[:k])], atol=0.02)
     if found.how == "exact":
         assert_same(found, best)
+
+
+@given(cases(rows=st.integers(2_500, 5_000)), st.floats(0.5, 1.0), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_a_batch_by_the_index_never_gives_too_few_or_wrong_rows(case, covered, crowded):
+    start = int(covered * len(case.vectors))
+    if crowded:
+        # The dead are those that lie nearest to one of the queries.
+        near = np.argsort(-(case.vectors @ case.query), kind="stable")[: len(case.dead)]
+        case = replace(case, dead=np.sort(near))
+    index = planner.build_index(case.vectors[:start])
+    k = 1 + case.k % 12
+    queries = np.concatenate([case.query[None], case.vectors[:24]])
+    found = planner.top_rows_many(queries, case.vectors, k=k, dead=case.dead, index=index, fetch=12)
+    assert len(found) == len(queries)
+    for query, one in zip(queries, found, strict=True):
+        best = exact_top_rows(query, case.vectors, k=k, dead=case.dead)
+        assert min(k, len(best.rows)) <= len(one.rows)
+        assert len(np.unique(one.rows)) == len(one.rows)
+        assert not np.isin(one.rows, case.dead).any()
+        assert np.all(np.diff(one.cosines) <= 0)
+        assert np.allclose(one.cosines[:k], best.cosines[:k], atol=0.02)
+        if one.how == "exact":
+            assert_same(one, best)
+        # Of the rows since, none is missed: not of those tied with the last either.
+        since = best.rows[(best.rows >= start) & (best.cosines >= one.cosines.min(initial=2))]
+        assert np.isin(since, one.rows).all()
 
 
 @given(st.integers(0, 10_000_000), st.integers(0, 10_000_000))

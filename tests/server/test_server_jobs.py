@@ -84,7 +84,7 @@ def test_a_query_of_a_batch_names_no_file_and_wants_no_end_of_hits(
 
 @pytest.mark.parametrize("output", ["parquet", "trec"])
 def test_other_formats_of_answers(http: httpx.Client, output: str) -> None:
-    job = batch(http, {"text": "a dog"}, format=output)
+    job = batch(http, {"text": "a dog"}, format=output, exact="false")
     assert watch(http, job)[-1][0] == "done"
     assert http.get(f"/v1/jobs/{job}/result").content
 
@@ -103,6 +103,7 @@ def test_other_formats_of_answers(http: httpx.Client, output: str) -> None:
         ("q.jsonl", {"where": "source = 'x'"}),
         ("q.jsonl", {"modality": "smell"}),
         ("q.jsonl", {"output": "/etc/x"}),
+        ("q.jsonl", {"exact": "perhaps"}),
     ],
 )
 def test_a_bad_batch_is_refused_at_once(http: httpx.Client, name: str, options: dict) -> None:

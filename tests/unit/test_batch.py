@@ -487,10 +487,10 @@ def step_or_die(name):
     if steps == int(die_at):
         os.kill(os.getpid(), signal.SIGKILL)
 
-def answer_and_log(view, block):
+def answer_and_log(view, block, **options):
     with open(log, "a") as file:
         print(block[0].query_id, file=file)
-    return answer(view, block)
+    return answer(view, block, **options)
 
 durable.step, batch._answer = step_or_die, answer_and_log
 with Collection.open(collection) as opened:
@@ -569,7 +569,9 @@ def test_an_interrupted_job_goes_on_after_its_finished_blocks(
     shelf: Collection, half: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer, blocks = batch._answer, []
-    monkeypatch.setattr(batch, "_answer", lambda *given: blocks.append(1) or answer(*given))
+    monkeypatch.setattr(
+        batch, "_answer", lambda *given, **options: blocks.append(1) or answer(*given, **options)
+    )
     report = run_batch(shelf, tmp_path / "q.npy", half)
     assert (report.answered, report.resumed_blocks, len(blocks)) == (len(ASKED), 2, 3)
     run_batch(shelf, tmp_path / "q.npy", tmp_path / "whole.jsonl")

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from vector_helpers import rows_of
 
 from muomni_search import Collection
-from muomni_search.errors import InvalidInput
+from muomni_search.batch import run_batch, write_neighbors
+from muomni_search.errors import Conflict, InvalidInput
 from muomni_search.index import planner, tuning
 from muomni_search.index.faiss_index import FourBitScan
 from muomni_search.index.protocol import VectorIndex
@@ -26,6 +29,10 @@ IMAGE, TEXT = Modality.IMAGE, Modality.TEXT
 def records(modality: Modality, rows: np.ndarray, start: int = 0) -> Iterator[Record]:
     for number, vector in enumerate(rows, start):
         yield Record(f"{modality}/{number:05}", modality, "made up", vector=vector)
+
+
+def pairs_of(answers: pa.Table) -> set[tuple[str, str]]:
+    return set(zip(answers["query_id"].to_pylist(), answers["key"].to_pylist(), strict=True))
 
 
 @pytest.fixture
@@ -50,6 +57,62 @@ def test_an_index_is_built_and_measured_by_what_is_added(collection: Collection)
     assert (hit.key, hit.how, hit.recall) == ("image/00007", "ann", 0.95)
     exact = collection.query(Query.vector(rows_of(3_000, 1)[7]), k=1, exact=True)[0]
     assert (exact.key, exact.how, exact.recall) == ("image/00007", "exact", 1.0)
+
+
+def test_a_batch_goes_by_the_index_on_demand_and_says_so(
+    collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planner, "PAYING_SHARE", 1.0)
+    monkeypatch.setattr(planner, "RUNAWAY_SHARE", 0.5)
+    collection.add(records(TEXT, rows_of(40, 8)))
+    queries = tmp_path / "queries.npy"
+    np.save(queries, rows_of(200, 5))
+
+    def answers(name: str, **options: Any) -> pa.Table:
+        run_batch(collection, queries, tmp_path / name, k=10, **options)
+        return pq.read_table(tmp_path / name)
+
+    exact = answers("exact.parquet", modality="image")
+    assert set(exact["how"].to_pylist()) == {"exact"}
+    ann = answers("ann.parquet", modality="image", exact=False)
+    # Few ask so that they are better compared with all.
+    assert ann["how"].to_pylist().count("ann") > 0.8 * len(ann)
+    assert ann["query_id"].to_pylist() == exact["query_id"].to_pylist()
+    assert len(pairs_of(exact) & pairs_of(ann)) >= 0.95 * len(exact)
+    # The few texts are compared one by one, and so is what a filter lets through.
+    mixed = answers("mixed.parquet", exact=False)
+    told = set(zip(mixed["modality"].to_pylist(), mixed["how"].to_pylist(), strict=True))
+    assert ("image", "ann") in told
+    assert ("text", "ann") not in told
+    filtered = answers("filtered.parquet", modality="image", where="key > 'image/01'", exact=False)
+    assert set(filtered["how"].to_pylist()) == {"exact"}
+    # Measured anew, the index may answer otherwise: then this is another job.
+    assert run_batch(collection, queries, tmp_path / "ann.parquet", modality="image", exact=False)
+    collection.tune(recall=0.99)
+    with pytest.raises(Conflict, match="option"):
+        answers("ann.parquet", modality="image", exact=False)
+    answers("exact.parquet", modality="image")
+
+
+def test_neighbours_go_by_the_index_on_demand(
+    collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planner, "PAYING_SHARE", 1.0)
+    monkeypatch.setattr(planner, "RUNAWAY_SHARE", 0.5)
+    # So many equal ones that a tie decides who is among the five, some of them since the build.
+    collection.add(records(IMAGE, np.repeat(rows_of(1, 6), 30, axis=0), start=3_000))
+    found = {}
+    for exact in (True, False):
+        write_neighbors(collection, tmp_path / f"{exact}.parquet", k=5, exact=exact)
+        table = pq.read_table(tmp_path / f"{exact}.parquet")
+        assert len(table) == 5 * 3_030
+        assert ("ann" in table["how"].to_pylist()) is not exact
+        found[exact] = pairs_of(table)
+        assert not any(asked == key for asked, key in found[exact])
+    assert len(found[True] & found[False]) >= 0.95 * 5 * 3_030
+    equal = {f"image/{number:05}" for number in range(3_000, 3_030)}
+    own = [{pair for pair in found[exact] if pair[0] in equal} for exact in (True, False)]
+    assert own[0] == own[1]
 
 
 def test_who_comes_later_and_asks_is_measured_too(collection: Collection) -> None:

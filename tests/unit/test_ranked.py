@@ -17,7 +17,12 @@ HIT = st.tuples(st.integers(0, QUERIES - 1), st.integers(1, 12), st.sampled_from
 
 def rows_of(hits):
     queries, items, cosines = zip(*hits, strict=True) if hits else ((), (), ())
-    return Rows(np.array(queries, np.int64), np.array(items, np.int64), np.array(cosines, "f4"))
+    return Rows(
+        np.array(queries, np.int64),
+        np.array(items, np.int64),
+        np.array(cosines, "f4"),
+        np.array([item % 3 > 0 for item in items], bool),
+    )
 
 
 def key_of(item):
@@ -37,12 +42,13 @@ def lists_of(k, *parts):
 
 
 def hits_of(lists):
-    """Return (score, key, modality, cosine) of the hits of each query."""
+    """Return (score, key, modality, cosine, how) of the hits of each query."""
     columns = zip(
         lists.scores.tolist(),
         [lists.keys[place] for place in lists.places],
         [MODALITIES[number] for number in lists.modalities],
         lists.cosines.tolist(),
+        lists.how.tolist(),
         strict=True,
     )
     flat = list(columns)
@@ -61,9 +67,9 @@ def test_hits_come_by_score_then_key_and_k_a_query_at_most(pictures, sounds, k):
     found = hits_of(lists_of(k, *parts))
     for number in range(QUERIES):
         own = [
-            (score, key_of(item), modality, cosine)
+            (score, key_of(item), modality, cosine, "exact" if is_exact else "ann")
             for modality, rows, scores in parts
-            for query, item, cosine, score in zip(
+            for query, item, cosine, is_exact, score in zip(
                 *map(np.ndarray.tolist, (*rows, scores)), strict=True
             )
             if query == number

@@ -36,7 +36,8 @@ POINTS = 20_000
 QUERY_FILES = (".jsonl", ".ndjson", ".csv", ".npy")
 OUTPUTS = ("jsonl", "parquet", "trec")
 TOLD_ERRORS = 100
-BATCH_FIELDS = ("format", "k", "where", "modality")
+BATCH_FIELDS = ("format", "k", "where", "modality", "exact")
+FLAGS = {"true": True, "false": False}
 
 
 # ---- why ---------------------------------------------------------------------------------------
@@ -145,6 +146,11 @@ FORM = {
                             "type": "array",
                             "items": {"type": "string", "enum": ["text", "image", "audio"]},
                         },
+                        "exact": {
+                            "type": "boolean",
+                            "default": True,
+                            "description": "Without it indexes answer where that is faster.",
+                        },
                     },
                 }
             }
@@ -237,9 +243,13 @@ def _batch_options(form: FormData) -> tuple[UploadFile, str, dict[str, Any]]:
         raise InvalidInput(f"k: {number[:50]!r}", hint=f"a number from 1 to {schemas.MOST_HITS}")
     modality = [str(one) for one in form.getlist("modality")] or None
     modalities_of(modality)
+    exact = values.get("exact", "true")
+    if exact not in FLAGS:
+        raise InvalidInput(f"exact: {exact[:50]!r}", hint="true or false")
     options = {
         "k": int(number),
         "where": filter_of(values.get("where")),
         "modality": modality,
+        "exact": FLAGS[exact],
     }
     return upload, output, options
