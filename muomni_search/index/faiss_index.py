@@ -22,7 +22,8 @@ __all__ = ["FourBitScan", "blas_core", "nearest"]
 CORE_VARIABLE = "OPENBLAS_CORETYPE"
 # Four dimensions a code of 4 bits: 32 bytes a vector, scanned 32 vectors at a time in registers.
 BITS = 4
-TRAINING_ROWS = 65_536
+# Rows that the codes are learned from: with 65,536 as many of the nearest are found, no more.
+TRAINING_ROWS = 16_384
 ADDED_AT_ONCE = 65_536
 
 

@@ -79,8 +79,7 @@ class Settings:
     memory: int | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class NewItem:
+class NewItem(NamedTuple):
     """An item to store, with a unit vector (n, 256) for each of its segments."""
 
     key: str
