@@ -74,10 +74,11 @@ WIDEN = 4
 SPARE = 6
 # FAISS multiplies 4,096 queries at a time; tiles of live rows are gathered once a block.
 QUERY_BLOCK = 4_096
-# Up to this share of the rows comparing what an index proposes to each query of a batch takes less
-# time than to multiply all: at 1,000,000 rows and k = 10 / 50 / 100 (shares of .0002 to .002) half
-# of it, two thirds, as much; at 100,000 and k = 10 / 30 (.001, .003) two thirds, a quarter more.
-PAYING_SHARE = 0.001
+# Up to this share of the rows, and up to so many, comparing what an index proposes to each query of
+# a batch takes less time than to multiply all: at 100,000 rows and 200 (k = 10) two thirds of it,
+# 600 (k = 30) a third more; at 1,000,000 and 200 (k = 10) less than half, 1,000 (k = 50) two
+# thirds, 2,000 (k = 100) as much or more.
+PAYING_SHARE, PAYING_DEPTH = 0.002, 1_000
 # Of a block of queries: 16 MB of rows, and a few times that to look through them.
 PROPOSALS_AT_ONCE = 2_000_000
 TILE_ROWS = 65_536
@@ -322,7 +323,8 @@ def top_rows_many(
     beside the answers memory stays bounded. See ``top_rows`` for the arguments.
     """
     wanted = max(fetch, fetch * k // TUNED_K)
-    if index is not None and allowed is None and wanted <= PAYING_SHARE * index.rows:
+    is_paying = index is not None and wanted <= min(PAYING_SHARE * index.rows, PAYING_DEPTH)
+    if index is not None and allowed is None and is_paying:
         return _many_by_index(queries, vectors, k, dead, index, wanted)
     return CandidateLists.joined(
         [

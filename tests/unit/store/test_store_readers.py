@@ -1,0 +1,73 @@
+"""Connections are kept for the next reader, and none outlives the store."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from muomni_search.store import store as store_module
+from muomni_search.store.store import Store
+
+
+def open_files(name: str) -> int:
+    """Return how many descriptors of this process are of a file of this name."""
+    targets = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        try:
+            targets.append(str(descriptor.readlink()))
+        except FileNotFoundError:
+            continue
+    return sum(target.endswith(name) for target in targets)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.create(tmp_path / "kept", model="m", fingerprint="f")
+
+
+def test_the_next_reader_takes_the_same_connection(store: Store) -> None:
+    with store, store.snapshot() as first:
+        pass
+    with Store.open(store.directory) as again:
+        with again.snapshot() as first:
+            pass
+        with again.snapshot() as second:
+            assert second.connection is first.connection
+            with again.snapshot() as third:  # taken already
+                assert third.connection is not second.connection
+
+
+def test_a_reader_that_failed_leaves_no_transaction(store: Store) -> None:
+    with store:
+        with pytest.raises(ZeroDivisionError), store.snapshot() as failed:
+            1 / 0  # noqa: B018
+        assert failed.connection.closed
+        with store.snapshot() as snapshot:
+            assert snapshot.version == 0
+        # Nobody holds the log, so that it can be emptied.
+        assert store.vacuum() == []
+
+
+def test_readers_at_once_keep_a_few_and_closing_ends_all(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "IDLE", 3)
+    at_once = threading.Barrier(6)
+
+    def read() -> None:
+        with store.snapshot():
+            at_once.wait(30)
+
+    threads = [threading.Thread(target=read) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(store._idle) == 3
+    with store.snapshot() as snapshot:
+        store.close()
+        assert snapshot.version == 0  # who reads may go on
+    assert store._idle == []
+    assert open_files("kept/collection.db") == 0
