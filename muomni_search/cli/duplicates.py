@@ -60,4 +60,4 @@ def command(
     ]
     print_table(("group", "modality", "key", "cosine"), rows, right=("group", "cosine"))
     extra = sum(len(group.items) - 1 for group in groups)
-    click.echo(f"{len(groups):,} groups, {extra:,} items more than things")
+    click.echo(f"{len(groups):,} groups, {extra:,} items that could go")

@@ -61,7 +61,7 @@ def command(
 def _question(
     collection: Collection, keys: tuple[str, ...], where: str | None, directory: Path
 ) -> str:
-    doomed = [f"{len(keys):,} keys"] if keys else []
+    doomed = [f"{len(keys):,} key{'s' * (len(keys) > 1)}"] if keys else []
     if where is not None:
         matching = sum(1 for _ in collection.items(where=where))
         doomed.append(f"{matching:,} items that the filter matches")
