@@ -217,6 +217,7 @@ class MuomniPlanner(Muomni):
     built_by = "muomni_search"
 
     def open(self, metadata: Metadata) -> None:
+        from muomni_search import indexing
         from muomni_search.index import files, planner
         from muomni_search.items import Modality
         from muomni_search.store.snapshot import INDEX
@@ -227,13 +228,17 @@ class MuomniPlanner(Muomni):
             self._rows = view.snapshot.vectors(Modality.TEXT)
             self._dead = view.snapshot.dead(Modality.TEXT)
             file = view.snapshot.index_file(Modality.TEXT)
-        self._index = None
+        self._index, self._fetch = None, planner.FETCH
         if file is not None:
+            promise = indexing.promise_of(file)
+            self._fetch = (promise and promise.fetch) or planner.FETCH
             path = self._collection.directory / INDEX / file.name
             self._index = files.load(path, bytes=file.bytes, checksum=file.checksum)
 
     def search(self, query: np.ndarray, k: int) -> Found:
-        found = self._planner.top_rows(query, self._rows, k=k, dead=self._dead, index=self._index)
+        found = self._planner.top_rows(
+            query, self._rows, k=k, dead=self._dead, index=self._index, fetch=self._fetch
+        )
         return found.rows[:k]
 
     def search_where(self, query: np.ndarray, k: int, condition: Filter) -> Found:

@@ -76,9 +76,9 @@ SPARE = 6
 QUERY_BLOCK = 4_096
 # Up to this share of the rows, and up to so many, comparing what an index proposes to each query of
 # a batch takes less time than to multiply all: at 100,000 rows and 200 (k = 10) two thirds of it,
-# 600 (k = 30) a third more; at 1,000,000 and 200 (k = 10) less than half, 1,000 (k = 50) two
-# thirds, 2,000 (k = 100) as much or more.
-PAYING_SHARE, PAYING_DEPTH = 0.002, 1_000
+# 400 nine tenths, 600 (k = 30) a third more; at 1,000,000 and 200 (k = 10) less than half, 1,000
+# (k = 50) two thirds, 2,000 (k = 100) as much or more.
+PAYING_SHARE, PAYING_DEPTH = 0.004, 1_000
 # Of a block of queries: 16 MB of rows, and a few times that to look through them.
 PROPOSALS_AT_ONCE = 2_000_000
 TILE_ROWS = 65_536

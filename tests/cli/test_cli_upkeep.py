@@ -187,7 +187,7 @@ def test_purge_asks(muomni: Run, collection: Path) -> None:
     for answer in ("n\n", ""):
         result = muomni("purge", "dog.txt", "--where", "key = 'x'", "-c", collection, answer=answer)
         assert result.exit_code == 1
-        assert "1 keys and 0 items" in result.stderr
+        assert "1 key and 0 items" in result.stderr
         assert "-f" in result.stderr.splitlines()[-1]
     assert len(answers(muomni("list", "-c", collection))) == 8
     assert muomni("purge", "dog.txt", "-c", collection, answer="y\n").exit_code == 0
