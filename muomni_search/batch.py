@@ -1,7 +1,7 @@
 """Batch jobs: a file of queries in, a file of neighbours out, restartable.
 
-    queries ──block──▶ resolve ──▶ matrix products ──▶ part file
-                                                          └── all parts ──▶ the output, whole
+    queries ──block──▶ resolve ──▶ products, or indexes ──▶ part file
+                                                                └── all parts ──▶ the output, whole
 
 A part that has its name is whole and on the disk, and parts lie in ``<output>.parts`` beside a
 file that is named after what decides about the answers. So a job that was killed goes on where it

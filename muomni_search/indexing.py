@@ -122,30 +122,35 @@ def _live(snapshot: Snapshot, modality: Modality) -> int:
     return 0 if file is None else file.rows - file.dead
 
 
-def build(store: Store, modality: Modality, kind: str = "auto") -> dict[str, Any]:
+def build(
+    store: Store, modality: Modality, kind: str = "auto", *, tried: int | None = None
+) -> dict[str, Any]:
     """Build the index of a modality anew; return what ``describe`` says of it.
 
     Args:
         store: Whose.
         modality: Whose rows.
         kind: ``exact`` for none, ``ann`` for a 4-bit scan, ``auto`` to choose by size and memory.
+        tried: So many codes keep no promise, as was measured just now: begin behind them.
 
     Raises:
         InvalidInput: ``ann``, and the memory that was allowed holds no index.
     """
     while True:
-        described = _build(store, modality, kind)
+        described = _build(store, modality, kind, tried)
         if described is not None:
             return described
 
 
-def _build(store: Store, modality: Modality, kind: str) -> dict[str, Any] | None:
+def _build(store: Store, modality: Modality, kind: str, tried: int | None) -> dict[str, Any] | None:
     """Build an index; return None when somebody has replaced its rows meanwhile."""
     with store.snapshot() as snapshot:
         file, choices = snapshot.row_file(modality), _choices(snapshot)
         vectors, dead = snapshot.vectors(modality), snapshot.dead(modality)
         recall = snapshot.settings.recall
         asking = _asking(snapshot, modality)
+    if tried in choices[:-1]:
+        choices = choices[choices.index(tried) + 1 :]
     if kind == "ann" and not choices:
         raise InvalidInput(
             "the memory that was allowed for indexes holds none",
@@ -168,7 +173,7 @@ def _build(store: Store, modality: Modality, kind: str) -> dict[str, Any] | None
         saved = files.save(index, folder, f"{modality}.{file.generation}")
     with store.write() as writer:
         newest = writer.index_file(modality)
-        if newest is not None and _is_better(newest, index.rows, promise):
+        if newest is not None and _is_better(newest, index.rows, promise, choices):
             durable.unlink(folder / saved.name)
             return describe(writer, modality)
         is_recorded = writer.set_index(
@@ -186,10 +191,11 @@ def _build(store: Store, modality: Modality, kind: str) -> dict[str, Any] | None
         return describe(writer, modality) if is_recorded else None
 
 
-def _is_better(newest: IndexFile, rows: int, promise: Promise) -> bool:
+def _is_better(newest: IndexFile, rows: int, promise: Promise, choices: tuple[int, ...]) -> bool:
     """Whether somebody recorded one of more rows and the same promise while ours was built."""
     theirs = promise_of(newest)
-    return newest.rows > rows and theirs is not None and theirs.recall == promise.recall
+    is_as_good = theirs is not None and theirs.recall == promise.recall
+    return newest.rows > rows and is_as_good and _codes_of(newest) in choices
 
 
 def _asking(snapshot: Snapshot, modality: Modality) -> dict[str, Asking]:
@@ -252,7 +258,7 @@ def _tune(store: Store, modality: Modality) -> None:
         return
     promise = tuning.tune(index, vectors, dead, asking, recall)
     if _is_another_due(promise, _codes_of(file), choices):
-        build(store, modality)
+        build(store, modality, tried=_codes_of(file))
         return
     with store.write() as writer:
         newest = writer.state.index_files.get(modality)

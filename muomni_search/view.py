@@ -421,7 +421,7 @@ class View:
         where: Where = None,
         exact: bool = True,
     ) -> RankedLists:
-        """Return for each of many queries what ``rank`` returns.
+        """Return for each of many queries what ``rank`` returns, to the bit when ``exact``.
 
         Args:
             queries: The queries.

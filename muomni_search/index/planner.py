@@ -74,11 +74,11 @@ WIDEN = 4
 SPARE = 6
 # FAISS multiplies 4,096 queries at a time; tiles of live rows are gathered once a block.
 QUERY_BLOCK = 4_096
-# Up to this share of the rows, and up to so many, comparing what an index proposes to each query of
-# a batch takes less time than to multiply all: at 100,000 rows and 200 (k = 10) two thirds of it,
-# 400 nine tenths, 600 (k = 30) a third more; at 1,000,000 and 200 (k = 10) less than half, 1,000
+# Up to these shares, of few rows and of many, comparing what an index proposes to each query of a
+# batch takes less time than to multiply all: at 100,000 rows and 200 (k = 10) two thirds of it, 400
+# nine tenths, 600 (k = 30) a third more; at 1,000,000 and 200 (k = 10) less than half, 1,000
 # (k = 50) two thirds, 2,000 (k = 100) as much or more.
-PAYING_SHARE, PAYING_DEPTH = 0.004, 1_000
+PAYING_SHARES, PAYING_DEPTH = (0.004, 0.001), 1_000
 # Of a block of queries: 16 MB of rows, and a few times that to look through them.
 PROPOSALS_AT_ONCE = 2_000_000
 TILE_ROWS = 65_536
@@ -317,14 +317,14 @@ def top_rows_many(
     index: VectorIndex | None = None,
     fetch: int = FETCH,
 ) -> CandidateLists:
-    """Return for each query (n, 256) what ``top_rows`` returns.
+    """Return for each query (n, 256) what ``top_rows`` returns, without an index to the bit.
 
     By matrix products of query blocks and row tiles, or by the index where that takes less time;
-    beside the answers memory stays bounded. See ``top_rows`` for the arguments.
+    those for which its first scan is too little are then compared with all rows. Beside the answers
+    memory stays bounded. See ``top_rows`` for the arguments.
     """
-    wanted = max(fetch, fetch * k // TUNED_K)
-    is_paying = index is not None and wanted <= min(PAYING_SHARE * index.rows, PAYING_DEPTH)
-    if index is not None and allowed is None and is_paying:
+    wanted = max(fetch, fetch * k // TUNED_K, k)
+    if index is not None and allowed is None and len(queries) and _is_paying(wanted, index.rows):
         return _many_by_index(queries, vectors, k, dead, index, wanted)
     return CandidateLists.joined(
         [
@@ -332,6 +332,12 @@ def top_rows_many(
             for start in range(0, len(queries), QUERY_BLOCK)
         ]
     )
+
+
+def _is_paying(wanted: int, rows: int) -> bool:
+    """Whether so many proposals of so many rows are compared faster than all are multiplied."""
+    few, many = PAYING_SHARES
+    return wanted <= min(few * rows, max(PAYING_DEPTH, many * rows))
 
 
 def _many_by_index(

@@ -6,6 +6,7 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import zip_longest
@@ -256,9 +257,10 @@ class Lookup:
 
     def run(self, connection: Connection, values: Sequence[Any], **more: Any) -> Iterator[Any]:
         """Yield what it finds, as named tuples."""
-        if len(values) > len(FEW):
-            return self._many.run(connection, values=json.dumps(values), **more)
-        return self._few.run(connection, **dict(zip_longest(FEW, values)), **more)
+        if len(values) <= len(FEW):
+            with suppress(UnicodeEncodeError):  # half a character: JSON can say it, UTF-8 cannot
+                return self._few.run(connection, **dict(zip_longest(FEW, values)), **more)
+        return self._many.run(connection, values=json.dumps(values), **more)
 
 
 FACTS = Statement(
@@ -419,8 +421,23 @@ class Snapshot:
     """One consistent state of the store."""
 
     def __init__(self, connection: Connection, state: State) -> None:
-        self.connection = connection
+        self._connection: Connection | None = connection
         self._state = state
+
+    @property
+    def connection(self) -> Connection:
+        """The connection whose transaction this is.
+
+        Raises:
+            RuntimeError: The transaction is over: another reader may have the connection.
+        """
+        if self._connection is None:
+            raise RuntimeError("this state of the collection was let go of: open another view")
+        return self._connection
+
+    def end(self) -> None:
+        """Read no more: the transaction is over."""
+        self._connection = None
 
     @property
     def state(self) -> State:

@@ -175,7 +175,11 @@ class Store(Closing):
     def snapshot(self) -> Iterator[Snapshot]:
         """Give one consistent state to read from, in one thread."""
         with database_errors(self.database), self._reading() as connection:
-            yield Snapshot(connection, self._begin_reading(connection))
+            snapshot = Snapshot(connection, self._begin_reading(connection))
+            try:
+                yield snapshot
+            finally:
+                snapshot.end()
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
@@ -194,7 +198,7 @@ class Store(Closing):
                     self._idle.append(connection)
         finally:
             if not is_kept:
-                if self._is_closed:
+                if self._is_closed and not connection.invalidated:
                     connection.detach()  # the pool that it came from is nobody's any more
                 connection.close()
 

@@ -62,7 +62,7 @@ def test_an_index_is_built_and_measured_by_what_is_added(collection: Collection)
 def test_a_batch_goes_by_the_index_on_demand_and_says_so(
     collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planner, "PAYING_SHARE", 1.0)
+    monkeypatch.setattr(planner, "PAYING_SHARES", (1.0, 1.0))
     monkeypatch.setattr(planner, "RUNAWAY_SHARE", 0.5)
     collection.add(records(TEXT, rows_of(40, 8)))
     queries = tmp_path / "queries.npy"
@@ -97,7 +97,7 @@ def test_a_batch_goes_by_the_index_on_demand_and_says_so(
 def test_neighbours_go_by_the_index_on_demand(
     collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planner, "PAYING_SHARE", 1.0)
+    monkeypatch.setattr(planner, "PAYING_SHARES", (1.0, 1.0))
     monkeypatch.setattr(planner, "RUNAWAY_SHARE", 0.5)
     # So many equal ones that a tie decides who is among the five, some of them since the build.
     collection.add(records(IMAGE, np.repeat(rows_of(1, 6), 30, axis=0), start=3_000))

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from vector_helpers import rows_of
 
-from muomni_search.index import planner
+from muomni_search.index import faiss_index, planner
 from muomni_search.index.exact import exact_top_rows
+from muomni_search.vectors import normalise
 
 NOTHING = np.empty(0, np.int64)
 
@@ -279,3 +280,30 @@ def test_an_index_is_due_when_many_rows_came_since():
     assert not planner.is_index_due(rows=50_000, covered=49_000)
     assert not planner.is_index_due(rows=1_000_000, covered=900_000)
     assert planner.is_index_due(rows=1_000_000, covered=700_000)
+
+
+def test_a_batch_by_the_index_may_be_empty_or_ask_for_more_than_was_to_be_fetched(vectors, index):
+    nobody = np.empty((0, 256), np.float32)
+    assert len(planner.top_rows_many(nobody, vectors, k=3, dead=NOTHING, index=index)) == 0
+    for k, fetch in ((3, 2), (10, 5)):
+        found = planner.top_rows_many(
+            vectors[:20], vectors, k=k, dead=NOTHING, index=index, fetch=fetch
+        )
+        assert [one.rows[0] for one in found] == list(range(20))
+        assert all(len(one.rows) >= k for one in found)
+
+
+def test_codes_are_learned_from_rows_of_everywhere(monkeypatch):
+    # Rows of two folders, one after the other, a little fewer than twice the sample.
+    monkeypatch.setattr(faiss_index, "TRAINING_ROWS", 1_000)
+    rng = np.random.default_rng(4)
+    halves = rng.standard_normal((2, 950, 256))
+    halves[0, :, 128:] = halves[1, :, :128] = 0
+    rows = normalise(halves.reshape(-1, 256))
+    built = faiss_index.FourBitScan.build(rows)
+    queries = normalise(rows[-100:] + 0.3 * halves[1, :100] / 11)
+    shares = [
+        np.isin(np.argsort(-rows @ query)[:10], built.search(query, 100)).mean()
+        for query in queries
+    ]
+    assert np.mean(shares) > 0.8

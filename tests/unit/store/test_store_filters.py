@@ -379,6 +379,15 @@ def test_the_rows_of_a_few_items_are_found_by_their_ids(tmp_path: Path) -> None:
             assert "segments_by_item" in " ".join(row.detail for row in rows)
 
 
+@pytest.mark.parametrize("more", [0, 20])
+def test_a_key_that_is_no_text_is_nobodys(tmp_path: Path, more: int) -> None:
+    with make(tmp_path / "c", [{"n": n} for n in range(60)]) as store, store.snapshot() as snapshot:
+        keys = list(snapshot.iter_keys())[:more]
+        assert sorted(snapshot.find(["\udcff", *keys])) == keys
+        assert sorted(snapshot.item_ids([*keys, "\udcff"])) == keys
+        assert snapshot.item_rows(["\udcff"]) == {}
+
+
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 40])
 def test_what_belongs_to_some_keys_is_found_however_many_they_are(
     tmp_path: Path, count: int

@@ -50,6 +50,16 @@ def test_a_reader_that_failed_leaves_no_transaction(store: Store) -> None:
         assert store.vacuum() == []
 
 
+def test_what_was_let_go_of_is_not_read_from(store: Store) -> None:
+    with store:
+        with store.snapshot() as over:
+            begun = over.iter_keys()
+        for late in (over.counts, lambda: over.find(["a"]), lambda: next(begun)):
+            with pytest.raises(RuntimeError, match="let go of"):
+                late()
+        assert not store._idle[0].in_transaction()
+
+
 def test_readers_at_once_keep_a_few_and_closing_ends_all(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
