@@ -28,22 +28,21 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_the_next_reader_takes_the_same_connection(store: Store) -> None:
-    with store, store.snapshot() as first:
-        pass
-    with Store.open(store.directory) as again:
-        with again.snapshot() as first:
-            pass
-        with again.snapshot() as second:
-            assert second.connection is first.connection
-            with again.snapshot() as third:  # taken already
+    with store:
+        with store.snapshot() as first:
+            connection = first.connection
+        with store.snapshot() as second:
+            assert second.connection is connection
+            with store.snapshot() as third:  # taken already
                 assert third.connection is not second.connection
 
 
 def test_a_reader_that_failed_leaves_no_transaction(store: Store) -> None:
     with store:
         with pytest.raises(ZeroDivisionError), store.snapshot() as failed:
+            connection = failed.connection
             1 / 0  # noqa: B018
-        assert failed.connection.closed
+        assert connection.closed
         with store.snapshot() as snapshot:
             assert snapshot.version == 0
         # Nobody holds the log, so that it can be emptied.
