@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,13 @@ from common import SEED, describe_machine, make_rows, table
 
 from muomni_search.index import faiss_index, planner
 from muomni_search.index.faiss_index import FourBitScan
+from muomni_search.index.protocol import CODES
 from muomni_search.items import DIM
 from muomni_search.vectors import normalise
 
 NO_ROWS = np.empty(0, np.int64)
 FILTER_SHARES = (0.5, 0.1, 0.01, 0.001)
+DEPTHS = (100, 200, 400)
 
 
 def make_foreign(count: int, rng: np.random.Generator) -> np.ndarray:
@@ -84,6 +87,35 @@ def single(
             )  # fmt: skip
 
 
+def codes(
+    rows: np.ndarray, kinds: dict[str, np.ndarray], k: int, depths: Sequence[int]
+) -> Iterator[Sequence[str]]:
+    """Yield for each number of codes what the scan takes, and what is found so deep in it."""
+    asked = {kind: queries[:200] for kind, queries in kinds.items()}
+    truth = {
+        kind: [planner.top_rows(query, rows, k=k, dead=NO_ROWS).rows for query in queries]
+        for kind, queries in asked.items()
+    }
+    for count in sorted(CODES):
+        start = time.perf_counter()
+        index = planner.build_index(rows, count)
+        built = time.perf_counter() - start
+        scan = np.median(times(partial(index.search, fetch=depths[-1]), asked["in"]))
+        found = []
+        for depth in depths:
+            ask = partial(
+                planner.top_rows, vectors=rows, k=k, dead=NO_ROWS, index=index, fetch=depth
+            )
+            shares = [
+                np.mean([np.isin(right, ask(query).rows).mean() for query, right in
+                         zip(queries, truth[kind], strict=True)])
+                for kind, queries in asked.items()
+            ]  # fmt: skip
+            p50 = np.median(times(ask, np.concatenate(list(asked.values()))))
+            found.append(f"{p50:.2f}: {' / '.join(f'{share:.4f}' for share in shares)}")
+        yield str(count), f"{built:.1f}", f"{count * len(rows) / 2e6:.1f}", f"{scan:.2f}", *found
+
+
 def filters(rows: np.ndarray, queries: np.ndarray, k: int) -> Iterator[Sequence[str]]:
     rng = np.random.default_rng(SEED)
     for share in FILTER_SHARES:
@@ -113,6 +145,13 @@ def main() -> None:
     table(
         ("rows", "how", "queries", f"recall@{options.k}", "p50 ms", "p95 ms", "against flat"),
         single(rows, index, kinds, options.k),
+    )
+    table(
+        (
+            *("codes", "built in s", "MB", "scan ms"),
+            *(f"{depth} compared, ms: recall in / out" for depth in DEPTHS),
+        ),
+        codes(rows, kinds, options.k, DEPTHS),
     )
     table(("let through", "rows", "p50 ms", "p95 ms"), filters(rows, kinds["in"], options.k))
 
