@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from model_helpers import write_aligned_model
+from model_helpers import train_tokenizer, write_aligned_model
 from numpy.typing import NDArray
 
 from muomni_search.items import DIM
@@ -24,9 +23,6 @@ def rng() -> np.random.Generator:
 def unit_rows(rng: np.random.Generator, n: int) -> NDArray[np.float32]:
     """Return n random unit vectors (n, 256)."""
     return normalise(rng.standard_normal((n, DIM)))
-
-
-WORDS = ("robin", "dawn", "ferry", "granite", "whistle", "harbour", "lantern", "seven", "here")
 
 
 @pytest.fixture(scope="session")
@@ -72,22 +68,3 @@ def write_muomni_checkpoint(folder: Path, *, seed: int = 0) -> Path:
 def aligned_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model aligned with ``hashing``, which maps pictures and sounds."""
     return write_aligned_model(tmp_path_factory.mktemp("models") / "aligned")
-
-
-def train_tokenizer(vocabulary: int = 60) -> bytes:
-    """Return a sentencepiece model of so many pieces."""
-    from sentencepiece import SentencePieceTrainer
-
-    model = io.BytesIO()
-    rng = np.random.default_rng(0)
-    lines = [" ".join(rng.choice(WORDS, 9)).capitalize() + "." for _ in range(300)]
-    SentencePieceTrainer.train(
-        sentence_iterator=iter(lines),
-        model_writer=model,
-        vocab_size=vocabulary,
-        model_type="bpe",
-        character_coverage=1.0,
-        hard_vocab_limit=False,
-        minloglevel=2,
-    )
-    return model.getvalue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import numpy as np
 from muomni_search.encoders.aligned import write_aligned
 from muomni_search.encoders.model import load_model
 from muomni_search.items import DIM, Modality
+
+WORDS = ("robin", "dawn", "ferry", "granite", "whistle", "harbour", "lantern", "seven", "here")
 
 
 def write_aligned_model(folder: Path, *, parent: str = "hashing", seed: int = 0) -> Path:
@@ -31,3 +34,22 @@ def write_aligned_model(folder: Path, *, parent: str = "hashing", seed: int = 0)
         report={},
     )
     return folder
+
+
+def train_tokenizer(vocabulary: int = 60) -> bytes:
+    """Return a sentencepiece model of so many pieces."""
+    from sentencepiece import SentencePieceTrainer
+
+    model = io.BytesIO()
+    rng = np.random.default_rng(0)
+    lines = [" ".join(rng.choice(WORDS, 9)).capitalize() + "." for _ in range(300)]
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_writer=model,
+        vocab_size=vocabulary,
+        model_type="bpe",
+        character_coverage=1.0,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    return model.getvalue()

@@ -52,7 +52,10 @@ class Tokenizer:
         from sentencepiece import SentencePieceProcessor
 
         try:
-            self._model = SentencePieceProcessor(model_proto=path.read_bytes())
+            content = path.read_bytes()
+            if not content:  # of which sentencepiece makes one that knows nothing
+                raise ValueError("it is empty")
+            self._model = SentencePieceProcessor(model_proto=content)
         except (OSError, RuntimeError, ValueError) as error:
             raise CheckpointError(
                 f"{path} is no sentencepiece tokenizer", hint="copy it again"

@@ -104,6 +104,31 @@ def text_vector(
 # ---- pictures --------------------------------------------------------------------------------
 
 
+def on_white(picture: NDArray[np.uint8]) -> Array:
+    """A picture (h, w, 3 or 4) as (h, w, 3) in [0, 255], white where it is transparent."""
+    colours = picture[..., :3].astype(np.float64)
+    if picture.shape[2] == 3:
+        return colours
+    alpha = picture[..., 3:] / 255
+    return colours * alpha + 255 * (1 - alpha)
+
+
+def squeezed(picture: Array, size: int) -> Array:
+    """A picture (h, w, 3) as (size, size, 3), whatever its aspect.
+
+    Along each axis a pixel is the mean of the old ones, weighted by a triangle around its middle
+    that reaches as far as a new pixel is wide, or an old one where the picture grows.
+    """
+    for axis in (0, 1):
+        wide = picture.shape[axis] / size
+        middles = (np.arange(size) + 0.5) * wide
+        apart = np.abs(np.arange(picture.shape[axis]) + 0.5 - middles[:, None])
+        weights = np.maximum(0, 1 - apart / max(wide, 1))
+        weights /= weights.sum(axis=1, keepdims=True)
+        picture = np.moveaxis(np.tensordot(weights, picture, axes=(1, axis)), 0, axis)
+    return picture
+
+
 def picture_tokens(w: Weights, picture: Array, *, layers: int, heads: int) -> Array:
     """ViT's tokens (197, d) of a picture (3, 224, 224)."""
     w = {name: np.asarray(value, np.float64) for name, value in w.items()}
@@ -178,15 +203,15 @@ def mel_by_the_book(samples: Array) -> Array:
     transform = np.exp(-2j * np.pi * k * n / 1024)
     top = 2595 * math.log10(1 + 8000 / 700)
     edges = [700 * (10 ** (top * one / 129 / 2595) - 1) for one in range(130)]
+    bands = np.zeros((513, 128))
+    for number in range(513):
+        hertz = number * 16_000 / 1024
+        for band in range(128):
+            low, peak, high = edges[band : band + 3]
+            weight = min((hertz - low) / (peak - low), (high - hertz) / (high - peak))
+            bands[number, band] = max(0.0, weight)
     frames = []
     for start in range(0, len(padded) - 1024 + 1, 160):
         powers = np.abs(transform @ (padded[start : start + 1024] * window)) ** 2
-        bands = np.zeros(128)
-        for band in range(128):
-            low, peak, high = edges[band : band + 3]
-            for number in range(513):
-                hertz = number * 16_000 / 1024
-                weight = min((hertz - low) / (peak - low), (high - hertz) / (high - peak))
-                bands[band] += powers[number] * max(0.0, weight)
-        frames.append(bands)
+        frames.append(powers @ bands)
     return np.array(frames)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from muomni_search.alignment import align
+from muomni_search.collection import Collection
+from muomni_search.encoders.aligned import AlignedModel
 from muomni_search.encoders.foreign import registered
 from muomni_search.encoders.foreign.registered import (
     FunctionEncoder,
@@ -27,7 +31,8 @@ from muomni_search.encoders.foreign.source import find_source
 from muomni_search.encoders.model import load_model
 from muomni_search.encoders.protocol import Encoder
 from muomni_search.errors import CheckpointError, InvalidInput, NotFound
-from muomni_search.items import Modality
+from muomni_search.ingest.manifest import read_corpus
+from muomni_search.items import Modality, Query
 
 TEXT, IMAGE, AUDIO = Modality.TEXT, Modality.IMAGE, Modality.AUDIO
 SECOND = np.sin(np.arange(16_000) / 20).astype(np.float32)
@@ -380,6 +385,56 @@ def test_a_side_that_is_not_there_is_named(clip: Path, clap: Path) -> None:
         find(clap, IMAGE)
 
 
+# ---- a model that reads by one ------------------------------------------------------------------
+
+COLOURS = {"red": (200, 30, 30), "green": (30, 190, 40), "blue": (30, 40, 210)}
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """A table of pictures of three colours with their names."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(18):
+        name = list(COLOURS)[number % 3]
+        pixels = np.array(COLOURS[name]) + rng.integers(-20, 20, (8, 8, 3))
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{name}-{number}.png")
+        rows.append(json.dumps({"text": name, "image": f"{name}-{number}.png"}))
+    (tmp_path / "pairs.jsonl").write_text("\n".join(rows))
+    return tmp_path / "pairs.jsonl"
+
+
+def test_a_clip_reads_the_pictures_of_a_model_and_a_collection_is_searched_by_it(
+    clip: Path, pairs: Path, tmp_path: Path
+) -> None:
+    folder = copied(clip, tmp_path)
+    done = align(pairs, tmp_path / "model", model="hashing", encoders={"image": folder}, folds=2)
+    model = load_model(tmp_path / "model")
+    assert isinstance(model, AlignedModel)
+    assert (model.sources[IMAGE].source, model.sources[IMAGE].name) == ("pretrained", str(folder))
+    assert done.as_dict()["encoders"]["image"]["dim"] == model.sources[IMAGE].dim == 24
+    assert min(one["after"]["mrr"] for one in done.learned.retrieval) > 0.9
+
+    picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    mapped = encode(find(folder, IMAGE), picture) @ model.maps()[IMAGE]
+    mapped /= np.linalg.norm(mapped, axis=1, keepdims=True)
+    assert np.allclose(encode(model.encoder(IMAGE), picture), mapped, atol=1e-5)
+    with Collection.create(tmp_path / "collection", model=tmp_path / "model") as collection:
+        collection.add(read_corpus(sorted(tmp_path.glob("*.png"))))
+        for name in COLOURS:
+            hits = collection.query(Query.text(name), modality="image", k=6)
+            assert {Path(hit.key).name.partition("-")[0] for hit in hits} == {name}
+
+    # Other weights under the same name are another encoder.
+    path = folder / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(CheckpointError, match="is another one now"):
+        load_model(tmp_path / "model").encoder(IMAGE)
+    assert load_model(tmp_path / "model").encoder(TEXT).modality == TEXT
+
+
 # ---- folders that cannot be trusted --------------------------------------------------------------
 
 EVIL = "import pathlib\npathlib.Path({mark!r}).write_text('ran')\n"
@@ -393,6 +448,47 @@ def edited(path: Path, edit: Callable[[dict[str, Any]], None]) -> None:
     said = json.loads(path.read_text())
     edit(said)
     path.write_text(json.dumps(said))
+
+
+def test_nothing_is_fetched_from_elsewhere(
+    clip: Path, clap: Path, sentences: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network is not asked, and the libraries are told not to ask it for what is missing."""
+    import sentence_transformers
+    import transformers
+
+    asked, told = [], []
+
+    def refuse(*address: Any, **_: Any) -> Any:
+        asked.append(address)
+        raise OSError("there is no network")
+
+    def spied(load: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **options: Any) -> Any:
+            told.append((options.get("local_files_only"), options.get("trust_remote_code")))
+            return load(*args, **options)
+
+        return run
+
+    for place, name in ((socket, "getaddrinfo"), (socket.socket, "connect")):
+        monkeypatch.setattr(place, name, refuse)
+    kinds = ("AutoModel", "AutoTokenizer", "AutoImageProcessor", "AutoFeatureExtractor")
+    with monkeypatch.context() as patched:
+        for kind in kinds:
+            loader = getattr(transformers, kind)
+            patched.setattr(loader, "from_pretrained", spied(loader.from_pretrained))
+        for folder, modality in ((clip, TEXT), (clip, IMAGE), (clap, AUDIO)):
+            assert find(folder, modality).modality == modality
+    assert told == [(True, False)] * 6  # a model each, and what prepares a content for it
+    told.clear()
+    whole = sentence_transformers.SentenceTransformer
+    with monkeypatch.context() as patched:
+        patched.setattr(sentence_transformers, "SentenceTransformer", spied(whole))
+        assert find(sentences, TEXT).modality == TEXT
+    assert told == [(True, False)]
+    with pytest.raises(NotFound, match="neither a registered function nor a model"):
+        find("openai/clip-vit-base-patch32", IMAGE)
+    assert asked == []
 
 
 def test_code_in_a_folder_is_not_run(clip: Path, tmp_path: Path) -> None:

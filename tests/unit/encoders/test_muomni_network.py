@@ -174,6 +174,42 @@ def test_dropout_acts_in_training_alone() -> None:
     assert torch.equal(made.embed_text(ids, lengths), made.embed_text(ids, lengths))
 
 
+@pytest.mark.parametrize(
+    ("tower", "place"),
+    [
+        ("thinker", "drop"),
+        ("thinker", "blocks"),
+        ("vision_encoder", "drop"),
+        ("vision_encoder", "blocks"),
+        ("audio_encoder", "blocks"),
+    ],
+)
+def test_dropout_acts_on_embeddings_and_in_blocks_each_alone(tower: str, place: str) -> None:
+    made = MuOmni(
+        ThinkerConfig(vocabulary=50, layers=1, hidden=32),
+        SMALL_VIT,
+        AuTConfig(channels=4, dim=12, layers=1, hidden=20),
+    ).train()
+    for name, module in made.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            module.dropout = 0.0
+        if isinstance(module, nn.Dropout):
+            module.p = 0.5 if name.startswith(f"{tower}.{place}") else 0.0
+    inputs = {
+        "thinker": (torch.tensor([[1, 5, 9]]), torch.tensor([3])),
+        "vision_encoder": (torch.full((1, 3, 32, 32), 0.5),),
+        "audio_encoder": (torch.ones(1, 16, 128),),
+    }
+    embed = {
+        "thinker": made.embed_text,
+        "vision_encoder": made.embed_images,
+        "audio_encoder": made.embed_sounds,
+    }
+    for name, given_ in inputs.items():
+        vectors = [embed[name](*given_) for _ in range(2)]  # type: ignore[operator]
+        assert torch.equal(*vectors) != (name == tower), name
+
+
 def test_parts_are_frozen_by_name() -> None:
     made = MuOmni(ThinkerConfig(vocabulary=50, dim=16, layers=2, heads=2, kv_heads=2), SMALL_VIT)
     freeze(made, ["thinker.tok_emb", "vision_encoder.blocks.0"])

@@ -12,6 +12,7 @@ from muomni_search.training.batches import (
     _grid,
     _places,
     alter_pictures,
+    alter_sound,
     apportion,
     mask_bands,
     part_of,
@@ -85,6 +86,21 @@ def test_nothing_is_altered_when_everything_is_zero(rng):
     assert torch.allclose(altered, alter_pictures(picture, still, None), atol=1e-5)
 
 
+def test_colours_come_behind_what_is_transparent_and_nowhere_else():
+    pictures = np.zeros((40, 4, 4, 4), np.uint8)
+    pictures[:, :2, :, 3] = 255  # the upper half is black, the lower nothing
+    how = Augmentation(crop=0, turn=0, mirror=0, colour=0, grey=0, background=0.5)
+    pixels = alter_pictures(pictures, how, np.random.default_rng(0)).numpy()
+    assert np.abs(pixels[:, :, :2]).max() < 1e-5
+    behind = pixels[:, :, 2:]
+    assert np.abs(behind - behind[:, :, :1, :1]).max() < 1e-5
+    white = (behind > 1 - 1e-5).all(axis=(1, 2, 3))
+    assert 10 <= white.sum() <= 30
+    seen = behind[~white, :, 0, 0]
+    assert (seen.std(axis=0) > 0.2).all()
+    assert np.abs(seen - seen.mean(axis=1, keepdims=True)).max() > 0.2  # not only greys
+
+
 def test_altered_pictures_stay_pictures_and_differ(rng):
     picture = rng.integers(0, 255, (3, 16, 16, 4), dtype=np.uint8)
     altered = alter_pictures(picture, Augmentation(), np.random.default_rng(0))
@@ -120,6 +136,70 @@ def test_parts_of_sounds(rng):
     part = part_of(wave, 4, rng)
     assert (np.diff(part) == 1).all()
     assert part_of(wave[:0], 3, rng).tolist() == [0, 0, 0]
+
+
+def test_a_part_of_a_sound_begins_anywhere(rng):
+    wave = np.arange(10, dtype=np.float32)
+    assert {part_of(wave, 4, rng)[0] for _ in range(200)} == set(range(7))
+    # So does a shorter one that is repeated, which keeps its order but where its end is.
+    parts = [part_of(wave[:3], 7, rng).tolist() for _ in range(200)]
+    assert {tuple(part) for part in parts} == {
+        tuple(np.roll([0, 1, 2, 0, 1, 2, 0], shift)) for shift in range(7)
+    }
+
+
+def test_sounds_become_louder_and_softer_within_their_decibels(rng):
+    wave = rng.standard_normal(100).astype(np.float32)
+    how = Augmentation(gain=6, noise=0)
+    ratios = np.array([alter_sound(wave, how, rng) / wave for _ in range(200)])
+    assert np.abs(ratios - ratios[:, :1]).max() < 1e-5
+    decibels = 20 * np.log10(ratios[:, 0])
+    assert -6 <= decibels.min() < -5
+    assert 5 < decibels.max() <= 6
+
+
+def test_noise_is_in_proportion_to_a_sound_and_new_each_time(rng):
+    how = Augmentation(gain=0, noise=0.5)
+    for loudness in (0.01, 1.0):
+        wave = loudness * np.sin(np.arange(4_000, dtype=np.float32))
+        noises = np.array([alter_sound(wave, how, rng) - wave for _ in range(100)])
+        levels = np.sqrt(np.mean(noises**2, axis=1) / np.mean(wave**2))
+        assert levels.min() < 0.1
+        assert 0.4 < levels.max() < 0.55
+        assert np.abs(np.corrcoef(noises)[np.triu_indices(100, 1)]).max() < 0.1
+    assert not alter_sound(np.zeros(9, np.float32), how, rng).any()
+
+
+STILL = ("crop", "turn", "mirror", "colour", "grey", "background", "gain", "noise", "mask")
+
+
+@pytest.mark.parametrize(
+    ("altered", "by"),
+    [
+        ("", {}),
+        ("image", {"crop": 0.5}),
+        ("image", {"turn": 90}),
+        ("image", {"mirror": 1}),
+        ("image", {"colour": 0.5}),
+        ("image", {"grey": 1}),
+        ("audio", {"gain": 20}),
+        ("audio", {"noise": 0.5}),
+        ("audio", {"mask": 0.5}),
+        ("audio", {"seconds": 0.1}),
+    ],
+)
+def test_each_alteration_is_in_a_step_and_in_no_measurement(write_recipe, tmp_path, altered, by):
+    said = {**dict.fromkeys(STILL, 0), "seconds": 0.3, **by}  # the sounds are as long
+    lines = "\n".join(f"{name} = {value}" for name, value in said.items())
+    recipe = read_recipe(write_recipe(("seconds = 0.2", lines)))
+    prepared.prepare(recipe, tmp_path, size=32, teacher=None, step=lambda *_: None)
+    draws = Batches(recipe, prepared.load(tmp_path), lambda _: np.zeros(1, np.int64))
+    drawn, plain = draws.draw(0), draws.inputs(draws.rows(0))
+    assert drawn.keys() == set(Modality)
+    for modality, inputs in drawn.items():
+        for one, other in zip(inputs.tensors, plain[modality].tensors, strict=True):
+            is_same = torch.allclose(one.float(), other.float(), rtol=1e-3, atol=1e-4)
+            assert is_same == (modality != altered), modality
 
 
 def test_bands_are_silenced_and_no_more_than_asked_for(rng):

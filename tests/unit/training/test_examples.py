@@ -4,14 +4,13 @@ import tracemalloc
 import numpy as np
 import pytest
 from PIL import Image
+from training_helpers import TEACHER
 
 from muomni_search.encoders.hashing import HashingModel
 from muomni_search.errors import InvalidInput
 from muomni_search.items import Modality
 from muomni_search.training import examples as prepared
 from muomni_search.training.recipe import read_recipe
-
-TEACHER = '[distillation]\nteacher = "hashing"\n'
 
 
 def prepare(path, folder, teacher=None):

@@ -62,6 +62,32 @@ def test_pairs_are_found_by_their_examples_whatever_the_order():
     assert float(found) == pytest.approx(float(wanted), abs=1e-6)
 
 
+def test_three_modalities_give_the_mean_of_their_pairs_and_no_text_is_needed():
+    vectors = {one: unit(5, 8, seed=seed) for seed, one in enumerate(Modality)}
+    rows = {
+        Modality.TEXT: np.array([0, 1, 2, 3, 4]),
+        Modality.IMAGE: np.array([1, 2, 7, 8, 9]),
+        Modality.AUDIO: np.array([9, 2, 4, 8, 5]),  # 8 and 9 have no text
+    }
+    pairs = {
+        (Modality.TEXT, Modality.IMAGE): ([1, 2], [0, 1]),
+        (Modality.TEXT, Modality.AUDIO): ([2, 4], [1, 2]),
+        (Modality.IMAGE, Modality.AUDIO): ([1, 3, 4], [1, 3, 0]),
+    }
+    wanted = [
+        plain_info_nce(vectors[one][mine].numpy(), vectors[other][theirs].numpy(), 10.0)
+        for (one, other), (mine, theirs) in pairs.items()
+    ]
+    found = contrastive(vectors, rows, np.arange(10)[:, None], torch.tensor(10.0))
+    assert found is not None
+    assert float(found) == pytest.approx(np.mean(wanted), abs=1e-5)
+    # What has no text is told apart alone, too.
+    del vectors[Modality.TEXT], rows[Modality.TEXT]
+    found = contrastive(vectors, rows, np.arange(10)[:, None], torch.tensor(10.0))
+    assert found is not None
+    assert float(found) == pytest.approx(wanted[-1], abs=1e-5)
+
+
 def test_without_two_pairs_there_is_nothing_to_tell_apart():
     vectors = {Modality.TEXT: unit(2, 8), Modality.IMAGE: unit(1, 8)}
     rows = {Modality.TEXT: np.array([0, 1]), Modality.IMAGE: np.array([1])}

@@ -1,10 +1,13 @@
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from model_helpers import train_tokenizer
 from PIL import Image
+from training_helpers import TEACHER
 
 from muomni_search import Modality, durable, load_model, read_recipe, train
 from muomni_search.encoders.hashing import HashingModel
@@ -12,8 +15,6 @@ from muomni_search.encoders.muomni.network import MuOmni
 from muomni_search.errors import CheckpointError, Conflict, InvalidInput, TrainingError
 from muomni_search.training import trainer
 from muomni_search.training.trainer import learning_rate
-
-TEACHER = '[distillation]\nteacher = "hashing"\n'
 
 
 @pytest.fixture(autouse=True)
@@ -121,21 +122,28 @@ def test_a_training_can_be_finished_before_its_last_step(write_recipe, tmp_path,
     assert "2 of 4 steps" in (tmp_path / "toy/README.md").read_text(encoding="utf-8")
 
 
-def test_a_loss_that_is_no_number_stops_it_and_the_last_good_state_is_kept(
-    write_recipe, tmp_path, monkeypatch
+@pytest.mark.parametrize(
+    ("what", "spoil"),
+    [
+        ("loss", lambda loss: loss * math.nan),
+        # A root of nothing is nothing, and its slope is infinite.
+        ("gradient", lambda loss: loss + (loss * 0).sqrt()),
+    ],
+    ids=["loss", "gradient"],
+)
+def test_what_is_no_number_stops_it_and_the_last_good_state_is_kept(
+    write_recipe, tmp_path, monkeypatch, what, spoil
 ):
     recipe = read_recipe(write_recipe())
     lose = trainer._Run._losses
 
     def spoilt(run, inputs):
         losses = lose(run, inputs)
-        return (
-            {name: loss * math.nan for name, loss in losses.items()} if run._done == 3 else losses
-        )
+        return {name: spoil(loss) for name, loss in losses.items()} if run._done == 3 else losses
 
     monkeypatch.setattr(trainer._Run, "_losses", spoilt)
     with pytest.raises(
-        TrainingError, match=r"the loss of step 4 is nan: the last good state"
+        TrainingError, match=rf"the {what} of step 4 is nan: the last good state"
     ) as error:
         train(recipe, tmp_path / "toy")
     assert "learning_rate" in error.value.hint
@@ -284,6 +292,91 @@ def test_data_of_one_modality_without_a_teacher_is_refused(write_recipe, tmp_pat
 def test_a_device_that_is_not_there_is_refused(write_recipe, tmp_path):
     with pytest.raises(InvalidInput, match="there is no device 'abacus'"):
         train(read_recipe(write_recipe()), tmp_path / "toy", device="abacus")
+
+
+# ---- a step ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def begin(write_recipe, tmp_path):
+    """Return a function that begins a training and takes no step yet."""
+
+    def begin(*changes, more=""):
+        recipe = read_recipe(write_recipe(*changes, more=more))
+        (tmp_path / "work").mkdir()
+        cpu = torch.device("cpu")
+        return trainer._Run(recipe, tmp_path / "work", cpu, 1, trainer._Silent())
+
+    return begin
+
+
+def copied(tensors):
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def test_mean_weights_follow_fast_at_first_and_then_as_the_recipe_says(begin):
+    run = begin(("steps = 4", "steps = 40\nema = 0.5"))
+    assert all(torch.equal(run._mean[name], one) for name, one in run._weights.items())
+    for step, kept in ((0, 1 / 10), (1, 2 / 11), (20, 0.5)):
+        before = copied(run._mean)
+        run._step(step)
+        for name, mean in run._mean.items():
+            wanted = kept * before[name] + (1 - kept) * run._weights[name]
+            assert torch.allclose(mean, wanted, atol=1e-7), (step, name)
+        assert not torch.allclose(run._mean["proj_v.weight"], run._weights["proj_v.weight"])
+
+
+def test_without_ema_the_mean_weights_are_the_last_ones(begin):
+    run = begin(("steps = 4", "steps = 4\nema = 0"))
+    run._step(0)
+    assert all(torch.equal(run._mean[name], one) for name, one in run._weights.items())
+
+
+def test_mean_weights_are_measured_and_become_the_model(begin):
+    run = begin(more=TEACHER)
+    run._step(0)
+    measured = run._measure()
+    assert measured
+    for one in run._weights.values():
+        one.zero_()
+    assert run._measure() == measured
+    assert not any(one.any() for one in run._weights.values())  # these are learned on
+    mean = copied(run._mean)
+    made = run.mean_network().state_dict()
+    assert all(torch.equal(made[name], one) for name, one in mean.items())
+
+
+def test_a_gradient_is_cut_to_its_largest_norm(begin):
+    run = begin(("batch = 8", "batch = 8\nclip = 0.001"))
+    facts = run._step(0)
+    gradients = [one.grad.flatten() for one in (*run._network.parameters(), run._scale)]
+    assert facts["gradient"] > 0.01  # what it was before
+    assert float(torch.cat(gradients).norm()) == pytest.approx(0.001, rel=1e-3)
+
+
+def test_the_temperature_is_learned_and_has_a_least(begin):
+    recipe = ("[optimiser]", "[loss]\ntemperature = 0.2\nleast_temperature = 0.05\n[optimiser]")
+    run = begin(recipe)
+    facts = run._step(0)
+    # Adam's first step is as long as the rate, and nothing pulls the scale towards zero.
+    assert abs(math.log(facts["temperature"] / 0.2)) == pytest.approx(facts["rate"], rel=1e-2)
+    run._scale.data.fill_(10)
+    assert run._step(1)["temperature"] == pytest.approx(0.05)
+
+
+def test_matrices_decay_and_norms_biases_embeddings_and_the_temperature_stay(begin):
+    run = begin(("warm_up = 2", "warm_up = 2\nweight_decay = 0.5\nlearning_rate = 0.1"))
+    parameters = dict(run._network.named_parameters()) | {"temperature": run._scale}
+    for one in parameters.values():
+        one.data.fill_(1)
+        one.grad = torch.zeros_like(one)
+    run._optimiser.step()
+    after = {name: one.detach().unique().tolist() for name, one in parameters.items()}
+    stay = ("bias", "norm.weight", "norm1.weight", "norm2.weight", "tok_emb.weight", "pos", "cls")
+    for name, values in after.items():
+        is_still = name.endswith((*stay, "temperature"))
+        assert values == pytest.approx([1.0 if is_still else 1 - 0.1 * 0.5]), name
+    assert {"thinker.tok_emb.weight", "proj_a.weight", "vision_encoder.pos"} <= after.keys()
 
 
 # ---- going on, and what else is there --------------------------------------------------------
@@ -435,6 +528,46 @@ def test_a_start_and_a_recipe_agree_about_sizes(write_recipe, tmp_path, monkeypa
     more = ("layers = 1\nheads = 2", "layers = 3\nheads = 2")
     with pytest.raises(InvalidInput, match=r"layers is 3, and the tower of the start has 1"):
         train(read_recipe(write_recipe(start, more)), tmp_path / "third")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "said"),
+    [
+        (
+            lambda path: path.unlink(),
+            InvalidInput,
+            "has a tower for text and no tokenizer: put its tokenizer beside",
+        ),
+        (
+            lambda path: path.write_bytes(b"rubbish"),
+            CheckpointError,
+            r"tokenizer\.model is no sentencepiece tokenizer: copy it again",
+        ),
+        (
+            lambda path: path.write_bytes(b""),
+            CheckpointError,
+            r"tokenizer\.model is no sentencepiece tokenizer: copy it again",
+        ),
+        (
+            lambda path: path.write_bytes(train_tokenizer(90)),
+            CheckpointError,
+            r"has \d+ tokens, and the network beside it knows 60: take the tokenizer",
+        ),
+    ],
+    ids=["missing", "rubbish", "empty", "too large"],
+)
+def test_a_start_whose_tokenizer_is_of_no_use_is_named(
+    write_recipe, tmp_path, muomni_checkpoint, spoil, error, said
+):
+    start = tmp_path / "start"
+    shutil.copytree(muomni_checkpoint / "thinker_tiny", start)
+    spoil(start / "tokenizer.model")
+    sizes = "vocabulary = 80\nlayers = 1\nheads = 2\nhidden = 16\n"
+    recipe = write_recipe((sizes, ""), ("held_out", f'start = ["{start}"]\nheld_out'))
+    with pytest.raises(error, match=said) as caught:
+        train(read_recipe(recipe), tmp_path / "toy")
+    assert str(start) in caught.value.what or repr(start.name) in caught.value.what
+    assert not (tmp_path / "toy/model.json").exists()
 
 
 def test_a_tower_comes_from_the_last_start_that_has_it(write_recipe, tmp_path):
