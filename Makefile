@@ -72,6 +72,7 @@ speed: $(READY) ## speed of each part, beside its bare cost
 	$(BIN)/python benchmarks/ingest.py
 	$(BIN)/python benchmarks/compact.py
 	$(BIN)/python benchmarks/encoders.py
+	$(BIN)/python benchmarks/cold.py
 	$(BIN)/python benchmarks/duplicates.py
 	$(BIN)/python benchmarks/map.py
 	$(BIN)/python benchmarks/serve.py

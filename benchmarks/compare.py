@@ -242,7 +242,8 @@ def report(whole: Result) -> None:
     )  # fmt: skip
     table(
         ("engine", "recall in", "vectors/s", "CPU µs each", "× fp32 on disk", "MB resident",
-         "of it anonymous", "open + first, ms", "mixed: added/s", "p50 ms", "seen at once"),
+         "of it anonymous", "open + first, ms", "again, all imported", "mixed: added/s", "p50 ms",
+         "seen at once"),
         map(_storage_row, shown.items()),
     )  # fmt: skip
     names = list(dict.fromkeys(name for one in shown.values() for name in one.get("filters", {})))
@@ -305,7 +306,8 @@ def _storage_row(item: tuple[str, Result]) -> Iterator[str]:
     yield _figure(one.get("of_fp32"), ".2f")
     yield _figure(one.get("resident_mb"), ",.0f")
     yield _figure(one.get("anonymous_mb"), ",.0f")
-    yield _figure(1e3 * one["cold_s"] if "cold_s" in one else None, ",.0f")
+    for name in ("cold_s", "reopened_s"):
+        yield _figure(1e3 * one[name] if name in one else None, ",.0f")
     yield _figure(mixed.get("added_per_s"), ",.0f")
     yield _figure(mixed.get("p50"), ".2f")
     yield _figure(mixed.get("seen"), ".0%")

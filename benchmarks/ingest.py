@@ -3,7 +3,8 @@
     nice python benchmarks/ingest.py [--rows 100000] [--folder FOLDER…] [--files 400]
 
 Ready vectors with metadata are added through ``Collection.add``, and the same bytes are written as
-plainly as possible: one file, fsync, and the same SQL rows in one transaction. The collection then
+plainly as possible: one file, fsync, and the same SQL rows in one transaction. Another collection
+gets a tenth of them after the other, to see whether the last takes longer than the first. The first
 answers queries in turns with `faiss.IndexFlatIP`. At the end real files from the folders (by
 default the sample corpus) are added with `muomni add` and the model `base`, each modality to a
 collection of its own. Compare ratios within one run only.
@@ -141,6 +142,23 @@ def additions(rows: np.ndarray, rounds: int, scratch: Path) -> Iterator[Sequence
         yield name, f"{taken:.2f}", f"{len(rows) / taken:,.0f}", f"{plain / taken:.2f}"
 
 
+def tenths(rows: np.ndarray, scratch: Path) -> Iterator[Sequence[str]]:
+    """Add a tenth of the rows after the other; yield the rates of the first and of the last."""
+    records = list(make_records(rows))
+    step = len(records) // 10
+    durable, searchable = [], []
+    with Collection.create(scratch / "tenths", model="base") as collection:
+        for start in range(0, 10 * step, step):
+            began = time.perf_counter()
+            report = collection.add(records[start : start + step])
+            searchable.append(time.perf_counter() - began)
+            durable.append(report.seconds)
+    shutil.rmtree(scratch / "tenths")
+    for name, taken in (("durable", durable), ("with the index kept up", searchable)):
+        first, last, middle = (step / one for one in (taken[0], taken[-1], np.median(taken)))
+        yield name, f"{first:,.0f}", f"{middle:,.0f}", f"{last:,.0f}", f"{last / first:.2f}"
+
+
 # ---- warm queries ----------------------------------------------------------------------------
 
 
@@ -231,7 +249,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", nargs="+", type=Path, default=[CORPUS], help="real files")
-    parser.add_argument("--files", type=int, default=400, help="at most, of each modality")
+    parser.add_argument("--files", type=int, default=400, help="at most, of each modality, or none")
     options = parser.parse_args()
     rng = np.random.default_rng(SEED)
     rows, queries = make_rows(options.rows, rng), make_rows(options.queries, rng)
@@ -243,14 +261,20 @@ def main() -> None:
             additions(rows, options.rounds, scratch),
         )
         table(
+            ("a tenth of them after the other", "first, vectors/s", "median", "last",
+             "last / first"),
+            tenths(rows, scratch),
+        )  # fmt: skip
+        table(
             (f"a warm query, k = {K}", "searched", "p50 ms", "p95 ms", "against flat"),
             warm_queries(rows, queries, scratch),
         )
-        table(
-            ("`muomni add`", "modality", "items", "segments", "MB", "seconds, whole command",
-             "items/s", "segments/s", "failed", "again, s"),
-            files(options.folder, options.files, scratch),
-        )  # fmt: skip
+        if options.files:
+            table(
+                ("`muomni add`", "modality", "items", "segments", "MB", "seconds, whole command",
+                 "items/s", "segments/s", "failed", "again, s"),
+                files(options.folder, options.files, scratch),
+            )  # fmt: skip
     print(f"\nload {os.getloadavg()[0]:.1f} after")
 
 

@@ -156,6 +156,20 @@ def ask(engine: Engine, vectors: Vectors) -> Iterator[dict[str, Any]]:
         }
     yield from filtered(engine, vectors, share)
     yield {"pace_after_ms": pace()}
+    yield {"reopened_s": reopened(engine, vectors)}
+
+
+def reopened(engine: Engine, vectors: Vectors) -> float:
+    """Return the seconds to open and ask once more, when all is imported and the files are warm."""
+    engine.close()
+    metadata = vectors.metadata(titles=False)
+    start = time.perf_counter()
+    again = type(engine)(engine.folder)
+    again.open(metadata)
+    again.search(vectors.queries["in"][0], K)
+    taken = time.perf_counter() - start
+    again.close()
+    return taken
 
 
 def filtered(

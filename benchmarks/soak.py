@@ -88,7 +88,7 @@ class Soak:
         query = Query.vector(self.pool[self.rng.integers(len(self.pool))])
         where = [None, None, None, f"n = {self.rng.integers(100)}"][self.rng.integers(4)]
         hits = self.collection.query(query, k=int(self.rng.integers(1, 30)), where=where)
-        if not hits:
+        if not hits and where is None:
             raise SystemExit("nothing was found")
 
     def round(self) -> None:

@@ -33,6 +33,7 @@ from muomni_search import durable
 from muomni_search.collection import Collection
 from muomni_search.errors import Conflict, InvalidInput, MuomniError, NotFound, UnreadableFile
 from muomni_search.filters import parse_filter, refuse_source
+from muomni_search.indexing import promise_of
 from muomni_search.ingest.matrix import load_matrix
 from muomni_search.ingest.rows import (
     MAX_LINE_BYTES,
@@ -310,9 +311,10 @@ class _Run:
             "block": [BLOCK_QUERIES, BLOCK_HITS],
         }
         if not self._exact:
-            # The same items may get another index, or be measured anew.
+            # The same items may get another index, or one may be asked deeper.
             deciding["indexes"] = sorted(
-                (file.name, repr(file.params)) for file in state.index_files.values()
+                (file.name, (promise := promise_of(file)) and [promise.recall, promise.fetch])
+                for file in state.index_files.values()
             )
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 

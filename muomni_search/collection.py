@@ -496,11 +496,16 @@ class Collection(Closing):
             return snapshot.failures()
 
     def stats(self) -> dict[str, Any]:
-        """Return counts, sizes, the model and the index, for each modality and in sum."""
+        """Return counts, sizes, the model and the index, for each modality and in sum.
+
+        ``blas`` is the processor whose instructions FAISS's matrix products use; None where no
+        modality has an index, for then FAISS is not loaded to be asked.
+        """
         with self._store.snapshot() as snapshot:
             model = {"name": str(snapshot.model), "fingerprint": snapshot.fingerprint}
             counts = snapshot.counts()
             parts = {str(one): self._modality_stats(snapshot, one, counts) for one in Modality}
+            has_index = bool(snapshot.state.index_files)
         sums = {
             name: sum(part[name] for part in parts.values())
             for name in ("items", "segments", "bytes")
@@ -508,6 +513,7 @@ class Collection(Closing):
         return {
             **sums,
             "model": model,
+            "blas": _blas_core() if has_index else None,
             **{name: {**part, "model": model} for name, part in parts.items()},
         }
 
@@ -596,6 +602,12 @@ def _told(progress: Progress | bool | None, corpus: object) -> Iterator[Progress
 
         with Bar("items", lambda: len(corpus) if isinstance(corpus, Sized) else None) as bar:
             yield bar
+
+
+def _blas_core() -> str:
+    from muomni_search.index.faiss_index import blas_core
+
+    return blas_core()
 
 
 def full_name(model: str | Path) -> str:

@@ -25,6 +25,7 @@ from muomni_search.store.engine import disk_errors
 from muomni_search.store.records import IndexFile
 from muomni_search.store.snapshot import INDEX, Snapshot
 from muomni_search.store.store import Store
+from muomni_search.store.writer import now
 
 __all__ = ["build", "describe", "load", "promise_of", "refresh", "tune"]
 
@@ -32,6 +33,11 @@ __all__ = ["build", "describe", "load", "promise_of", "refresh", "tune"]
 AFAR = "afar"
 # How many times as many rows of one that asks are worth another measurement.
 GROWTH = 4
+# Of the rows that asked, what share must be gone (deleted, or replaced by others) for another one.
+GONE_SHARE = 0.2
+# And of those that the index covers: a measurement compares them all for each query, which takes
+# as long as to replace some hundredths of them, so replacing stays linear.
+COST_SHARE = 0.02
 # Of an index whose record does not say how many codes it has.
 FIRST_CODES = 128
 
@@ -79,15 +85,25 @@ def _lacks(
         return "build"
     if promise is None or promise.recall != settings.recall:
         return "measure"
-    # What was measured of a few rows, or before they were many, says little of them now.
-    measured = promise.measured
-    for one in Modality:
-        count = _live(snapshot, one)
-        if count >= tuning.ENOUGH_ROWS and promise.fetch is not None:
-            before = measured[one].rows if one in measured else 0
-            if count >= GROWTH * before:
-                return "measure"
+    if promise.fetch is not None and any(_asks_anew(snapshot, one, promise) for one in Modality):
+        return "measure"
     return None
+
+
+def _asks_anew(snapshot: Snapshot, modality: Modality, promise: Promise) -> bool:
+    """Whether a modality is another one than when it was measured how it asks."""
+    file, count = snapshot.row_file(modality), _live(snapshot, modality)
+    if file is None or count < tuning.ENOUGH_ROWS:
+        return False
+    before = promise.measured.get(modality)
+    # What was measured of a few rows, or before they were many, says little of them now.
+    if before is None or count >= GROWTH * before.rows:
+        return True
+    # Whether those are still there of which it was. Of rows in an earlier generation of the file,
+    # which was left because many were dead, nobody knows.
+    is_same_file = file.generation == before.generation
+    gone = file.dead - before.dead if is_same_file else before.rows
+    return gone > max(GONE_SHARE * before.rows, COST_SHARE * promise.rows)
 
 
 def _compact(store: Store, modality: Modality) -> None:
@@ -165,7 +181,7 @@ def _build(store: Store, modality: Modality, kind: str, tried: int | None) -> di
             return describe(writer, modality)
     for codes in choices:
         index = planner.build_index(vectors, codes)
-        promise = tuning.tune(index, vectors, dead, asking, recall)
+        promise = _measure(index, vectors, dead, asking, recall)
         if not _is_another_due(promise, codes, choices):
             break
     folder = store.directory / INDEX
@@ -191,6 +207,11 @@ def _build(store: Store, modality: Modality, kind: str, tried: int | None) -> di
         return describe(writer, modality) if is_recorded else None
 
 
+def _measure(index: VectorIndex, *given: Any) -> Promise:
+    """Return what ``tuning.tune`` measures, and when that was."""
+    return replace(tuning.tune(index, *given), measured_at=now())
+
+
 def _is_better(newest: IndexFile, rows: int, promise: Promise, choices: tuple[int, ...]) -> bool:
     """Whether somebody recorded one of more rows and the same promise while ours was built."""
     theirs = promise_of(newest)
@@ -207,8 +228,11 @@ def _asking(snapshot: Snapshot, modality: Modality) -> dict[str, Asking]:
         if rows >= tuning.ENOUGH_ROWS:
             numbers = snapshot.sample_rows(one, count)
             own = numbers if one == modality else None
-            vectors = snapshot.vectors(one)[numbers]
-            asking[str(one)] = tuning.asking_with(vectors, count, own, rows=rows)
+            queries = tuning.asking_with(snapshot.vectors(one)[numbers], count, own)
+            file = snapshot.state.row_files[one]
+            asking[str(one)] = queries._replace(
+                rows=rows, dead=file.dead, generation=file.generation
+            )
     is_lacking = any(_live(snapshot, one) < count for one in Modality)
     if is_lacking and _live(snapshot, modality):
         some = snapshot.vectors(modality)[snapshot.sample_rows(modality, count)]
@@ -256,7 +280,7 @@ def _tune(store: Store, modality: Modality) -> None:
     if file is None or index is None:
         build(store, modality)
         return
-    promise = tuning.tune(index, vectors, dead, asking, recall)
+    promise = _measure(index, vectors, dead, asking, recall)
     if _is_another_due(promise, _codes_of(file), choices):
         build(store, modality, tried=_codes_of(file))
         return

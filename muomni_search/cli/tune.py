@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from muomni_search.cli.options import Command, FiniteNumber, collection_option, json_option
-from muomni_search.cli.output import on_terminal, print_json, print_table, size
+from muomni_search.cli.output import minute, on_terminal, print_json, print_table, size
 
 UNITS = ("", "k", "m", "g", "t")
 
@@ -69,9 +70,21 @@ def command(recall: float | None, memory: int | None, as_json: bool, directory: 
         [row for name, index in indexes.items() for row in _rows(name, index)],
         right=("memory", "queries", "recall@10", "at least"),
     )
+    print_promises(indexes)
+
+
+def print_promises(indexes: Mapping[str, dict[str, Any]]) -> None:
+    """Print a line for each modality that has an index or ought to: its promise, or why none."""
     for name, index in indexes.items():
+        promise = index["promise"]
         if index["why"]:
             click.echo(f"{name} is searched exactly: {index['why']}")
+        elif promise:
+            when = promise["measured_at"]
+            told = f"measured {minute(when)} UTC" if when else "measured by an earlier version"
+            click.echo(
+                f"{name} is searched with a recall@{promise['k']} of {promise['recall']:g}, {told}"
+            )
 
 
 def _rows(name: str, index: dict[str, Any]) -> list[tuple[str, ...]]:

@@ -8,6 +8,7 @@ just that moment: NumPy's newer OpenBLAS, loaded before, and child processes nev
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ faiss = _import_faiss()
 faiss.cvar.distance_compute_blas_threshold = 16 * DIM
 
 
+@cache
 def blas_core() -> str:
     """Return the kind of processor that FAISS's OpenBLAS computes for."""
     from threadpoolctl import threadpool_info

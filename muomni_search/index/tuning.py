@@ -48,25 +48,30 @@ SEED = 0
 class Asking(NamedTuple):
     """Queries of one kind: vectors (n, 256), and the row (n,) that each is itself, -1 for none.
 
-    ``rows`` is how many rows those have who ask so.
+    For ``rows``, ``dead`` and ``generation`` see ``Measured``.
     """
 
     vectors: NDArray[np.float32]
     own: NDArray[np.int64]
     rows: int = 0
+    dead: int = 0
+    generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
     """The mean recall of the ten best over some queries, and what it is at least (95 %).
 
-    ``rows`` is how many rows those who asked had then: when they are many more, they ask again.
+    Those who asked had ``rows`` live rows then and ``dead`` ones, in this ``generation`` of their
+    file: when they are many more, or when many of those are gone, they ask again.
     """
 
     queries: int
     recall: float
     low: float
     rows: int = 0
+    dead: int = 0
+    generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +84,14 @@ class Promise:
         measured: What was measured at that depth, by who asks; where none keeps it, at the last
             one, of those who asked until it was missed.
         rows: Of so many rows.
+        measured_at: When, ISO 8601 in UTC; None where an earlier version measured.
     """
 
     recall: float
     fetch: int | None
     measured: Mapping[str, Measured]
     rows: int
+    measured_at: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as a JSON object."""
@@ -93,6 +100,7 @@ class Promise:
             "k": planner.TUNED_K,
             "fetch": self.fetch,
             "rows": self.rows,
+            "measured_at": self.measured_at,
             "measured": {name: asdict(one) for name, one in self.measured.items()},
         }
 
@@ -100,7 +108,8 @@ class Promise:
     def from_dict(cls, stored: Mapping[str, Any]) -> Promise:
         """Return what ``as_dict`` described."""
         measured = {name: Measured(**one) for name, one in stored["measured"].items()}
-        return cls(stored["recall"], stored["fetch"], measured, stored["rows"])
+        when = stored.get("measured_at")
+        return cls(stored["recall"], stored["fetch"], measured, stored["rows"], when)
 
 
 def queries_for(recall: float) -> int:
@@ -113,8 +122,6 @@ def asking_with(
     vectors: NDArray[np.float32],
     count: int,
     own: NDArray[np.int64] | None = None,
-    *,
-    rows: int = 0,
 ) -> Asking:
     """Return queries as a modality asks them: its rows, and sums of two where those are too few.
 
@@ -122,7 +129,6 @@ def asking_with(
         vectors: Some of its rows (n, 256), eight at least.
         count: How many queries are wanted.
         own: The numbers of these rows (n,) where they are among those that are searched.
-        rows: How many rows it has in all.
     """
     rng = np.random.default_rng(SEED)
     chosen = np.sort(rng.permutation(len(vectors))[:count])
@@ -134,7 +140,6 @@ def asking_with(
     return Asking(
         np.concatenate([vectors[chosen], normalise(sums) if lacking else sums]),
         np.concatenate([numbers, np.full(lacking, -1)]),
-        rows,
     )
 
 
@@ -211,7 +216,8 @@ def _measure(
         shares[number] = _share(found, truth[number], own)
     low = shares.mean() - DEVIATIONS * shares.std(ddof=1) / math.sqrt(len(shares))
     recall = float(shares[:-1].mean())
-    return Measured(len(truth), round(recall, 4), round(float(low), 4), asking.rows)
+    state = (asking.rows, asking.dead, asking.generation)
+    return Measured(len(truth), round(recall, 4), round(float(low), 4), *state)
 
 
 def _share(found: Candidates, best: Candidates, own: int) -> float:

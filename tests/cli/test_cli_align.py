@@ -71,6 +71,15 @@ def test_a_terminal_gets_a_table(muomni: Run, pairs: Path, monkeypatch: pytest.M
     assert "colours written from 12 pairs" in result.stdout
 
 
+def test_refinement_is_tried_on_demand_and_told_of(muomni: Run, pairs: Path) -> None:
+    told = "refinement did not help"
+    for options in ([], ["--refine"]):
+        name = f"colours{len(options)}"
+        result = muomni("align", pairs, name, "--model", "hashing", "--folds", "2", *options)
+        (report,) = answers(result)
+        assert (report["refined"] or told in result.stderr) is bool(options)
+
+
 def wide_console() -> object:
     import sys
 

@@ -6,8 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
+import pytest
 from cli_helpers import Run, answers
+from vector_helpers import rows_of
+
+from muomni_search import Collection, Modality, Record
+from muomni_search.index import planner
 
 FIELDS = ["query_id", "rank", "key", "modality", "score", "cosine", "how"]
 
@@ -97,6 +103,26 @@ def test_neighbors_writes_the_graph_of_all_items(muomni: Run, shared: Path, tmp_
     )
     assert report["answered"] >= 2
     assert {row["modality"] for row in lines(tmp_path / "pictures.jsonl")} == {"image"}
+
+
+def test_both_go_by_the_index_on_demand(
+    muomni: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planner, "EXACT_ROWS", 1_000)
+    monkeypatch.setattr(planner, "PAYING_SHARE", 1.0)
+    monkeypatch.setattr(planner, "RUNAWAY_SHARE", 0.5)
+    with Collection.create(tmp_path / "c", model="hashing") as collection:
+        collection.add(
+            Record(f"{number:04}", Modality.IMAGE, "made up", vector=row)
+            for number, row in enumerate(rows_of(3_000, 1))
+        )
+    np.save(tmp_path / "q.npy", rows_of(50, 2))
+    for command in (["batch", "q.npy"], ["neighbors", "-k", "3"]):
+        for options, expected in (([], {"exact"}), (["--ann"], {"exact", "ann"})):
+            output = f"{command[0]}{len(options)}.parquet"
+            answers(muomni(*command, *options, "-o", output, "-c", "c"))
+            how = pq.read_table(tmp_path / output)["how"].to_pylist()
+            assert set(how) | {"exact"} == expected
 
 
 def test_a_wrong_call_exits_with_2(muomni: Run, shared: Path, tmp_path: Path) -> None:

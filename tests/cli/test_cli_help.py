@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
+from cli_helpers import write_vector
 
+from muomni_search import Collection, Record
 from muomni_search.cli.main import COMMANDS, cli
 from muomni_search.cli.options import MODALITIES, Command
 from muomni_search.items import Modality
@@ -54,8 +57,9 @@ def imported_by(code: str) -> set[str]:
 import sys
 try:
     {code}
-except SystemExit:
-    pass
+except SystemExit as end:
+    if end.code:
+        raise
 print(*sys.modules, file=sys.stderr)
 """
     call = [sys.executable, "-c", script]
@@ -79,6 +83,23 @@ def test_a_search_and_its_collection_load_no_tables_and_no_pages(shared: Path) -
     loaded = imported_by(f"from muomni_search.cli.main import cli; {asked}")
     assert "numpy" in loaded
     assert not loaded & {"pyarrow", "pandas", "watchfiles", "jinja2", "PIL"}
+
+
+@pytest.fixture
+def ready(tmp_path: Path) -> Path:
+    """A collection of the default model that holds one ready vector."""
+    with Collection.create(tmp_path / "ready", model="base") as collection:
+        vector = np.load(write_vector(tmp_path / "v.npy", 0))
+        collection.add([Record("one", Modality.IMAGE, "here", vector=vector)])
+    return tmp_path / "ready"
+
+
+@pytest.mark.parametrize("call", ["search --id one", "search --vector v.npy", "stats", "list"])
+def test_what_needs_no_encoder_and_no_index_loads_none(ready: Path, call: str) -> None:
+    asked = f"cli({[*call.split(), '-c', str(ready)]!r}, 'muomni')"
+    loaded = imported_by(f"from muomni_search.cli.main import cli; {asked}")
+    assert "sqlalchemy" in loaded
+    assert not loaded & {"torch", "faiss", "onnxruntime", "tokenizers", "scipy", "sklearn"}
 
 
 @pytest.mark.parametrize("context", ALL, ids=NAMES)

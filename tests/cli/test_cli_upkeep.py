@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from cli_helpers import Run, answers
+from cli_helpers import Run, answers, on_terminal, plain
 
 from muomni_search import Collection
 from muomni_search.cli.main import COMMANDS
+from muomni_search.index.faiss_index import blas_core
+
+MINUTE = r"\d{4}-\d\d-\d\d \d\d:\d\d"
 
 
 def test_stats_is_one_object(muomni: Run, shared: Path) -> None:
     (stats,) = answers(muomni("stats", "-c", shared))
     assert stats["items"] == 8
     assert stats["model"]["name"] == "hashing"
+    assert stats["blas"] is None
     assert stats["text"]["items"] == 4
     assert stats["text"]["segments"] > 4
     for modality in ("text", "image", "audio"):
@@ -46,9 +51,22 @@ def test_tune_tells_what_each_index_holds_to(muomni: Run, collection: Path) -> N
     promise = stats["text"]["index"]["promise"]
     assert (promise["recall"], promise["k"]) == (0.99, 10)
     assert all(one["low"] <= one["recall"] <= 1 for one in promise["measured"].values())
+    assert stats["blas"] == blas_core()
     hits = answers(muomni("search", "owl", "-c", collection))
     assert {hit["recall"] for hit in hits if hit["how"] == "exact"} <= {1.0}
     assert {hit["recall"] for hit in hits if hit["how"] == "ann"} <= {0.99}
+
+
+def test_a_person_is_told_of_the_promise_its_date_and_the_processor(
+    muomni: Run, collection: Path
+) -> None:
+    assert answers(muomni("rebuild", "--kind", "ann", "--modality", "text", "-c", collection))
+    for command in ("stats", "tune"):
+        code, shown = on_terminal(command, "-c", collection)
+        assert code == 0
+        told = rf"text is searched with a recall@10 of 0\.95, measured {MINUTE} UTC"
+        assert re.search(told, plain(shown))
+        assert (f"FAISS multiplies as on {blas_core()}" in plain(shown)) is (command == "stats")
 
 
 @pytest.mark.parametrize(

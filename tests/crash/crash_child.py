@@ -164,6 +164,10 @@ def rebuild(place: Path) -> None:
         collection.rebuild(kind="ann")
 
 
+def upgrade(place: Path) -> None:
+    opened(place).close()
+
+
 def repair(place: Path) -> None:
     with opened(place) as collection:
         collection.repair()
@@ -221,6 +225,7 @@ OPERATIONS: dict[str, Callable[[Path], None]] = {
     "purge": purge,
     "prune": prune,
     "rebuild": rebuild,
+    "upgrade": upgrade,
     "repair": repair,
     "backup": backup,
     "export": export,
@@ -369,7 +374,7 @@ def live(request: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> Non
         limit_memory(request["memory_bytes"])
     if "seconds" in request:
         signal.setitimer(signal.ITIMER_REAL, request["seconds"])
-    if request.get("statements") or request["operation"] == "create":
+    if request.get("statements") or request["operation"] in ("create", "upgrade"):
         fate.watch_statements()
     place = Path(request["place"])
     try:

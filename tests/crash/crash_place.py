@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from crash_child import VECTORS, prepare, vectors
 from model_helpers import write_aligned_model
+from old_collections import make_old
 
 from muomni_search.collection import Collection
 from muomni_search.items import DIM, Query
@@ -73,6 +74,7 @@ BEFORE: dict[str, Callable[[Path], None]] = {
     "import": add_other_export,
     "export": add_old_export,
     "batch": add_queries,
+    "upgrade": lambda place: make_old(place / "collection"),
     "repair": damage,
     "reembed mapped": add_model,
     "reembed anew": move_to_model,

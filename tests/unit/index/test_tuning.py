@@ -128,8 +128,17 @@ def test_where_rows_are_few_sums_of_them_ask_too(vectors):
 
 
 def test_a_promise_can_be_stored():
-    promise = Promise(0.95, 200, {"text": tuning.Measured(128, 0.99, 0.97)}, 30_000)
+    when = "2031-02-03T04:05:06.789Z"
+    promise = Promise(0.95, 200, {"text": tuning.Measured(128, 0.99, 0.97)}, 30_000, when)
     assert Promise.from_dict(promise.as_dict()) == promise
+
+
+def test_a_promise_of_an_earlier_version_says_not_when_nor_of_which_rows():
+    stored = {"recall": 0.95, "k": 10, "fetch": 200, "rows": 30_000}
+    measured = {"text": {"queries": 128, "recall": 0.99, "low": 0.97, "rows": 500}}
+    promise = Promise.from_dict({**stored, "measured": measured})
+    assert promise.measured_at is None
+    assert (promise.measured["text"].dead, promise.measured["text"].generation) == (0, 0)
 
 
 def test_fewer_codes_keep_the_same_promise_deeper(vectors, asking):

@@ -1,0 +1,74 @@
+"""The scripts in `benchmarks/` fit the library that they measure."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py"))
+WITH_OPTIONS = [name for name in SCRIPTS if "ArgumentParser(" in (BENCHMARKS / name).read_text()]
+# What only the benchmarks need, and an installation for the tests may lack.
+OPTIONAL = {"map.py": "playwright", "page.py": "playwright"}
+
+
+def run(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str, as_name: str) -> None:
+    """Run a script in this process; what it imports from beside it is forgotten again."""
+    if name in OPTIONAL:
+        pytest.importorskip(OPTIONAL[name])
+    path = str(BENCHMARKS / name)
+    before = set(sys.modules)
+    monkeypatch.setattr(sys, "argv", [path, *arguments])
+    monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
+    try:
+        runpy.run_path(path, run_name=as_name)
+    finally:
+        for one in set(sys.modules) - before:
+            file = getattr(sys.modules[one], "__file__", None)
+            if file and Path(file).parent == BENCHMARKS:
+                del sys.modules[one]
+
+
+@pytest.mark.parametrize("name", sorted(set(SCRIPTS) - set(WITH_OPTIONS)))
+def test_what_has_no_options_can_be_imported(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(monkeypatch, name, as_name="imported")
+
+
+@pytest.mark.parametrize("name", WITH_OPTIONS)
+def test_every_script_says_what_it_can_be_told(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        run(monkeypatch, name, "--help", as_name="__main__")
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "told"),
+    [
+        (
+            "filters.py",
+            ["--rows", "10000", "--queries", "4"],
+            "| far | 0.1% | exact | 1.0000 | 0 |",
+        ),
+        (
+            "ingest.py",
+            ["--rows", "300", "--queries", "10", "--rounds", "1", "--files", "0"],
+            "| a warm query, k = 10 |",
+        ),
+        ("soak.py", ["--operations", "400", "--items", "100"], "verify: 0 faults"),
+    ],
+)
+def test_a_tiny_run_gets_to_its_end(
+    name: str,
+    arguments: list[str],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run(monkeypatch, name, *arguments, as_name="__main__")
+    assert told in capsys.readouterr().out
