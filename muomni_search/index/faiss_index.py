@@ -98,8 +98,8 @@ class FourBitScan:
 
     Product quantisation codes neighbouring dimensions together, and a model that orders its
     dimensions by variance (as a principal component analysis does) puts the strong ones into the
-    same codes. With two dimensions a code, pairing the strongest with the weakest raised recall from
-    .845 to .951 at 50 candidates of 200,000 pictures asked for with words.
+    same codes. With two dimensions a code, pairing the strongest with the weakest raised recall
+    from .845 to .951 at 50 candidates of 200,000 pictures asked for with words.
     """
 
     kind = "pq4"
