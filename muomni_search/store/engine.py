@@ -154,6 +154,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def _from_sqlite(path: Path, error: BaseException) -> MuomniError:
+    told = " ".join(str(error).split())  # SQLite quotes a damaged schema as it lies, lines and all
     extended = getattr(error, "sqlite_errorcode", None) or sqlite3.SQLITE_ERROR
     # Extended codes keep the primary one in their lowest byte.
     code = extended & 0xFF
@@ -164,11 +165,11 @@ def _from_sqlite(path: Path, error: BaseException) -> MuomniError:
         )
     if code == sqlite3.SQLITE_CONSTRAINT:
         return Conflict(
-            f"{path} was changed by another process meanwhile ({error})", hint="try again"
+            f"{path} was changed by another process meanwhile ({told})", hint="try again"
         )
     if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR):
         return CorruptData(
-            f"{path} is damaged or no collection ({error})",
+            f"{path} is damaged or no collection ({told})",
             hint="restore it from a copy, or make a new collection",
         )
     if code == sqlite3.SQLITE_CANTOPEN and path.exists():
@@ -180,11 +181,11 @@ def _from_sqlite(path: Path, error: BaseException) -> MuomniError:
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
         return MuomniError(f"{path} is read-only", hint="mend its permissions to write to it")
     if code == sqlite3.SQLITE_TOOBIG:
-        return InvalidInput(f"{path}: {error}", hint="split what is larger than a gigabyte")
+        return InvalidInput(f"{path}: {told}", hint="split what is larger than a gigabyte")
     # The latter: the log's index cannot grow, so that a full disk cannot even be read from.
     if code == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_SHMSIZE:
-        return MuomniError(f"{path}: {error}", hint=disk_hint(errno.ENOSPC))
-    return MuomniError(f"{path}: {error}", hint=disk_hint(None))
+        return MuomniError(f"{path}: {told}", hint=disk_hint(errno.ENOSPC))
+    return MuomniError(f"{path}: {told}", hint=disk_hint(None))
 
 
 # ---- the schema ----------------------------------------------------------------------------------

@@ -293,6 +293,20 @@ def test_a_schema_of_other_words_is_found(store: Store, place: Path) -> None:
     assert kinds(store) == {"database"}
 
 
+def test_a_schema_that_is_damaged_is_told_of_in_one_line(store: Store, place: Path) -> None:
+    store.close()
+    with sqlite3.connect(place / "collection.db") as connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute(
+            "UPDATE sqlite_master SET name = ?, sql = 'CREATE nothing' WHERE name = 'segments'",
+            ("OT NULL,\n        ordinal INTEGER",),
+        )
+    connection.close()
+    with pytest.raises(CorruptData, match="malformed database schema") as error:
+        Store.open(place)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     "column", ["key", "modality", "source", "text", "metadata", "content_hash", "added"]
 )
