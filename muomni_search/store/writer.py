@@ -545,12 +545,12 @@ class Writer(Snapshot):
             (row.id, *(value and legible(value.decode(errors="replace")) for value in row[1:]))
             for row in self._for_values(NAMES_BY_ID, item_ids)
         ]
+        # A lost sector leaves items without even a key.
+        named = [(key or f"item {number}", source) for number, key, source in lost]
         hint = "add it again, from its file or its table"
-        self.fail(
-            [Problem(source or key, f"{key}: {reason}", hint, key) for _, key, source in lost]
-        )
+        self.fail([Problem(source or key, f"{key}: {reason}", hint, key) for key, source in named])
         self._delete([number for number, _, _ in lost])
-        return [key for _, key, _ in lost]
+        return [key for key, _ in named]
 
     def forget_ownerless_segments(self) -> None:
         """Drop the segments whose items are not there."""

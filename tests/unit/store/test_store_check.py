@@ -293,6 +293,22 @@ def test_a_schema_of_other_words_is_found(store: Store, place: Path) -> None:
     assert kinds(store) == {"database"}
 
 
+def test_an_item_that_lost_even_its_key_is_listed_by_its_number(store: Store, place: Path) -> None:
+    with sqlite3.connect(place / "collection.db") as connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute(
+            "UPDATE sqlite_master SET sql = replace(sql, 'NOT NULL', '') WHERE name = 'items'"
+        )
+    connection.close()
+    # As a sector of zeros leaves it.
+    sql(place, "UPDATE items SET key = NULL, source = NULL WHERE id = 1")
+    with store.write() as writer:
+        assert writer.lose_items([1], "lost") == ["item 1"]
+    with store.snapshot() as snapshot:
+        assert [(one.source, one.key) for one in snapshot.failures()] == [("item 1", "item 1")]
+        assert 1 not in snapshot.items([1])
+
+
 def test_a_schema_that_is_damaged_is_told_of_in_one_line(store: Store, place: Path) -> None:
     store.close()
     with sqlite3.connect(place / "collection.db") as connection:
