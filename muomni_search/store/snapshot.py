@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import (
+    Column,
     Connection,
     Integer,
     Row,
@@ -248,12 +249,13 @@ class Lookup:
     Any number goes in as one JSON array, which SQLite takes longer to read.
 
     Args:
-        query: Returns the SELECT for what a column is to be ``in_``.
+        query: The SELECT.
+        column: What has these values.
     """
 
-    def __init__(self, query: Callable[[Any], Select[Any]]) -> None:
-        self._few = Statement(query([bindparam(name) for name in FEW]))
-        self._many = Statement(query(WANTED))
+    def __init__(self, query: Select[Any], column: Column[Any]) -> None:
+        self._few = Statement(query.where(column.in_([bindparam(name) for name in FEW])))
+        self._many = Statement(query.where(column.in_(WANTED)))
 
     def run(self, connection: Connection, values: Sequence[Any], **more: Any) -> Iterator[Any]:
         """Yield what it finds, as named tuples."""
@@ -293,28 +295,21 @@ ITEM = select(
     tables.items.c.added,
     SEGMENT_COUNT,
 )
-ITEMS_BY_ID = Lookup(lambda wanted: ITEM.where(tables.items.c.id.in_(wanted)))
+ITEMS_BY_ID = Lookup(ITEM, tables.items.c.id)
 # What a hit shows of its item beside what is known of its row.
 SHOWN_BY_ID = Lookup(
-    lambda wanted: select(
+    select(
         tables.items.c.id,
         tables.items.c.key,
         tables.items.c.source,
         tables.items.c.text,
         tables.items.c.metadata,
-    ).where(tables.items.c.id.in_(wanted))
+    ),
+    tables.items.c.id,
 )
-ITEMS_BY_KEY = Lookup(lambda wanted: ITEM.where(tables.items.c.key.in_(wanted)))
-KEYS_BY_ID = Lookup(
-    lambda wanted: select(tables.items.c.id, tables.items.c.key).where(
-        tables.items.c.id.in_(wanted)
-    )
-)
-IDS_BY_KEY = Lookup(
-    lambda wanted: select(tables.items.c.key, tables.items.c.id).where(
-        tables.items.c.key.in_(wanted)
-    )
-)
+ITEMS_BY_KEY = Lookup(ITEM, tables.items.c.key)
+KEYS_BY_ID = Lookup(select(tables.items.c.id, tables.items.c.key), tables.items.c.id)
+IDS_BY_KEY = Lookup(select(tables.items.c.key, tables.items.c.id), tables.items.c.key)
 KEYS = select(tables.items.c.key).order_by(tables.items.c.key)
 KNOWN = select(
     tables.items.c.id,
@@ -327,27 +322,23 @@ KNOWN = select(
     tables.items.c.content_hash,
     tables.items.c.metadata,
 )
-KNOWN_BY_KEY = Lookup(lambda wanted: KNOWN.where(tables.items.c.key.in_(wanted)))
+KNOWN_BY_KEY = Lookup(KNOWN, tables.items.c.key)
 KNOWN_BY_ROOT = KNOWN.where(tables.items.c.root == bindparam("root")).order_by(tables.items.c.key)
 KNOWN_BY_HASH = Lookup(
-    lambda wanted: KNOWN.where(
-        tables.items.c.content_hash.in_(wanted), tables.items.c.size.is_not(None)
-    ).order_by(tables.items.c.key)
+    KNOWN.where(tables.items.c.size.is_not(None)).order_by(tables.items.c.key),
+    tables.items.c.content_hash,
 )
 MATCHES = Lookup(
-    lambda wanted: (
-        select(
-            tables.segments.c.row,
-            tables.segments.c.item_id,
-            tables.items.c.key,
-            tables.segments.c.span_start,
-            tables.segments.c.span_end,
-        )
-        .join(tables.items)
-        .where(
-            tables.segments.c.modality == bindparam("modality"), tables.segments.c.row.in_(wanted)
-        )
+    select(
+        tables.segments.c.row,
+        tables.segments.c.item_id,
+        tables.items.c.key,
+        tables.segments.c.span_start,
+        tables.segments.c.span_end,
     )
+    .join(tables.items)
+    .where(tables.segments.c.modality == bindparam("modality")),
+    tables.segments.c.row,
 )
 DEAD = (
     select(tables.dead_rows.c.row)
@@ -371,19 +362,17 @@ SAMPLE = (
 # What the index ``segments_sample`` holds: the 64th of the segments that comes first.
 SAMPLE_OF_MANY = SAMPLE.where(literal_column("67108864") > SPREAD)
 ROWS_BY_KEY = Lookup(
-    lambda wanted: (
-        select(tables.items.c.key, tables.segments.c.modality, tables.segments.c.row)
-        .join(tables.segments)
-        .where(tables.items.c.key.in_(wanted))
-        .order_by(tables.segments.c.item_id, tables.segments.c.ordinal)
-    )
+    select(tables.items.c.key, tables.segments.c.modality, tables.segments.c.row)
+    .join(tables.segments)
+    .order_by(tables.segments.c.item_id, tables.segments.c.ordinal),
+    tables.items.c.key,
 )
 ROWS_BY_ID = Lookup(
     # The sign keeps SQLite from going through all rows of the modality instead of the items'.
-    lambda wanted: select(tables.segments.c.row).where(
-        tables.segments.c.item_id.in_(wanted),
-        literal_column("+segments.modality") == bindparam("modality"),
-    )
+    select(tables.segments.c.row).where(
+        literal_column("+segments.modality") == bindparam("modality")
+    ),
+    tables.segments.c.item_id,
 )
 SEGMENTS = (
     ITEM.add_columns(

@@ -69,20 +69,16 @@ NEXT_ID = select(func.coalesce(func.max(tables.items.c.id), 0) + 1)
 CHANGE_ITEM = update(tables.items).where(tables.items.c.key == bindparam("old_key"))
 # As bytes: a flipped one may be no character any more.
 SUMMED_BY_KEY = Lookup(
-    lambda wanted: select(
-        tables.items.c.checksum, *(cast(one, LargeBinary).label(one.name) for one in SUMMED)
-    ).where(tables.items.c.key.in_(wanted))
+    select(tables.items.c.checksum, *(cast(one, LargeBinary).label(one.name) for one in SUMMED)),
+    tables.items.c.key,
 )
 NAMES_BY_ID = Lookup(
-    lambda wanted: (
-        select(
-            tables.items.c.id,
-            cast(tables.items.c.key, LargeBinary).label("key"),
-            cast(tables.items.c.source, LargeBinary).label("source"),
-        )
-        .where(tables.items.c.id.in_(wanted))
-        .order_by(tables.items.c.id)
-    )
+    select(
+        tables.items.c.id,
+        cast(tables.items.c.key, LargeBinary).label("key"),
+        cast(tables.items.c.source, LargeBinary).label("source"),
+    ).order_by(tables.items.c.id),
+    tables.items.c.id,
 )
 DELETE_ITEMS = delete(tables.items).where(tables.items.c.id.in_(WANTED))
 OWN_SEGMENTS = tables.segments.c.item_id.in_(WANTED)
