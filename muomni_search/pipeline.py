@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from muomni_search.documents import Document, hash_content, to_json
 from muomni_search.encoders.protocol import Model, Piece
 from muomni_search.errors import Conflict, InvalidInput, MuomniError, NotFound, UnreadableFile
+from muomni_search.garbage import rare_collections
 from muomni_search.ingest.folder import IGNORE_FILE, Entry
 from muomni_search.ingest.manifest import Corpus
 from muomni_search.ingest.read import Limits, decode, read_file
@@ -243,7 +244,10 @@ class Pipeline:
         started = time.monotonic()
         self._progress.start(None, "adding")
         try:
-            with ThreadPoolExecutor(min(os.cpu_count() or 1, READERS), "read") as pool:
+            with (
+                rare_collections(),
+                ThreadPoolExecutor(min(os.cpu_count() or 1, READERS), "read") as pool,
+            ):
                 try:
                     self._consume(corpus, pool)
                 except BaseException:

@@ -27,6 +27,7 @@ from muomni_search.collection import Collection
 from muomni_search.documents import to_json
 from muomni_search.encoders.protocol import Model
 from muomni_search.errors import Conflict, CorruptData, InvalidInput, NotFound
+from muomni_search.garbage import rare_collections
 from muomni_search.ingest.rows import parse_json
 from muomni_search.items import DIM, Item, Modality, Span
 from muomni_search.pipeline import Progress, Report, Silent
@@ -276,7 +277,7 @@ def import_collection(
     source = Path(path)
     progress = progress or Silent()
     report = Report()
-    with disk_errors(source), _opened(source) as (file, schema):
+    with rare_collections(), disk_errors(source), _opened(source) as (file, schema):
         fingerprint = _check_model(source, schema.metadata or {}, collection)
         _check_layout(source, file, schema)
         progress.start(file.metadata.num_rows, "importing")
