@@ -4,8 +4,9 @@
 
 Each command is a process of its own, on collections of ready vectors: small ones are compared row
 by row, larger ones have an index. All take turns, so that other work strikes them alike; the files
-are in the page cache. The floor is an interpreter that imports NumPy and SQLite and ends. Last,
-what a search with words imports, package by package, without what these import in turn.
+are in the page cache. The floor is an interpreter that imports what a search by an index is made
+of, and ends. Last, what a search with words imports, package by package, without what these import
+in turn.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from common import SEED, describe_machine, make_records, make_rows, seconds, tab
 
 from muomni_search.collection import Collection
 
-FLOOR = ("floor: `import numpy, sqlite3`", [sys.executable, "-c", "import numpy, sqlite3"])
+BARE = "import click, faiss, numpy, sqlite3"
+FLOOR = (f"floor: `{BARE}`", [sys.executable, "-c", BARE])
 MUOMNI = [sys.executable, "-m", "muomni_search"]
 SHOWN = 12
 

@@ -47,7 +47,7 @@ from muomni_search.projection import (
     compare_retrieval,
     learn,
 )
-from muomni_search.store.engine import disk_errors
+from muomni_search.store.sqlite import disk_errors
 from muomni_search.view import View, encode_contents
 
 __all__ = ["Alignment", "align"]

@@ -48,7 +48,7 @@ from muomni_search.items import Query
 from muomni_search.pipeline import Progress, Silent
 from muomni_search.query_parts import make_part, parse_part
 from muomni_search.ranked import MODALITIES, RankedLists
-from muomni_search.store.engine import disk_errors
+from muomni_search.store.sqlite import disk_errors
 from muomni_search.store.store import Job
 from muomni_search.view import Modalities, View, Where, modalities_of
 

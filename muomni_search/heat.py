@@ -14,7 +14,7 @@ from muomni_search.explanation import Curve, Explanation, Grid
 from muomni_search.explore.colours import VIRIDIS, rgb_of
 from muomni_search.extras import load_extra
 from muomni_search.ingest.audio import SAMPLE_RATE
-from muomni_search.store.engine import disk_errors
+from muomni_search.store.sqlite import disk_errors
 
 __all__ = ["colours", "write_heat"]
 

@@ -21,11 +21,10 @@ from muomni_search.index import files, planner, tuning
 from muomni_search.index.protocol import VectorIndex
 from muomni_search.index.tuning import Asking, Promise
 from muomni_search.items import Modality
-from muomni_search.store.engine import disk_errors
-from muomni_search.store.records import IndexFile
+from muomni_search.store.records import IndexFile, now
 from muomni_search.store.snapshot import INDEX, Snapshot
+from muomni_search.store.sqlite import disk_errors
 from muomni_search.store.store import Store
-from muomni_search.store.writer import now
 
 __all__ = ["build", "describe", "load", "promise_of", "refresh", "tune"]
 

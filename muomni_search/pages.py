@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from muomni_search import durable
-from muomni_search.store.engine import disk_errors
+from muomni_search.store.sqlite import disk_errors
 
 if TYPE_CHECKING:
     from jinja2 import Environment

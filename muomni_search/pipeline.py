@@ -38,7 +38,8 @@ from muomni_search.ingest.manifest import Corpus
 from muomni_search.ingest.read import Limits, decode, read_file
 from muomni_search.ingest.rows import TABLES
 from muomni_search.items import Content, Item, Modality, Problem, Record, Span
-from muomni_search.store.store import Known, NewItem, Store, Writer
+from muomni_search.store.store import Known, NewItem, Store
+from muomni_search.store.writer import Writer
 
 __all__ = ["Limits", "Pipeline", "Progress", "Report"]
 

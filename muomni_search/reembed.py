@@ -37,10 +37,11 @@ from muomni_search.ingest.read import Limits
 from muomni_search.items import Item, Modality, Problem, Record, Span
 from muomni_search.pipeline import Pipeline, Progress, Silent, is_gone
 from muomni_search.store.check import whole_blocks
-from muomni_search.store.engine import disk_errors
 from muomni_search.store.files import remove_store
 from muomni_search.store.rows import are_unit
-from muomni_search.store.store import STAGE, Known, Snapshot, Store, Writer
+from muomni_search.store.sqlite import disk_errors
+from muomni_search.store.store import STAGE, Known, Snapshot, Store
+from muomni_search.store.writer import Writer
 
 __all__ = ["Reembedded", "reembed_collection"]
 

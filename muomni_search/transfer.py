@@ -32,9 +32,9 @@ from muomni_search.ingest.rows import parse_json
 from muomni_search.items import DIM, Item, Modality, Span
 from muomni_search.pipeline import Progress, Report, Silent
 from muomni_search.store.check import altered_items, whole_blocks
-from muomni_search.store.engine import disk_errors
 from muomni_search.store.salvage import Salvaged, rows_left, salvage
 from muomni_search.store.snapshot import SPAN_UNITS, Snapshot
+from muomni_search.store.sqlite import disk_errors
 from muomni_search.store.store import NewItem
 
 __all__ = ["check_export", "export_collection", "import_collection"]

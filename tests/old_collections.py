@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from muomni_search.store import engine
+from muomni_search.store.sqlite import DATABASE
 
 __all__ = ["make_old"]
 
@@ -26,7 +27,7 @@ def make_old(place: Path, newest: str = "0001") -> None:
         made.dispose()
     connection = sqlite3.connect(old, isolation_level=None)
     connection.execute("PRAGMA user_version = 0")
-    connection.execute("ATTACH ? AS new", (str(place / engine.DATABASE),))
+    connection.execute("ATTACH ? AS new", (str(place / DATABASE),))
     tables = connection.execute("SELECT name FROM main.sqlite_master WHERE type = 'table'")
     for (name,) in tables.fetchall():
         if name != "alembic_version":
@@ -34,6 +35,6 @@ def make_old(place: Path, newest: str = "0001") -> None:
             columns = ", ".join(f'"{row[1]}"' for row in about)
             connection.execute(f"INSERT INTO main.{name} SELECT {columns} FROM new.{name}")
     connection.close()
-    for path in place.glob(f"{engine.DATABASE}*"):
+    for path in place.glob(f"{DATABASE}*"):
         path.unlink()
-    old.rename(place / engine.DATABASE)
+    old.rename(place / DATABASE)

@@ -39,7 +39,7 @@ def command(source: Path, create: bool, model: str | None, as_json: bool, direct
 
 def _open(directory: Path, model: str | None) -> Collection:
     from muomni_search import Collection, NotFound
-    from muomni_search.store.engine import DATABASE
+    from muomni_search.store.sqlite import DATABASE
 
     try:
         return Collection.open(directory, model=model)

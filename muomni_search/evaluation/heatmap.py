@@ -10,7 +10,7 @@ from muomni_search import durable
 from muomni_search.errors import InvalidInput
 from muomni_search.evaluation.figures import Figure
 from muomni_search.extras import load_extra
-from muomni_search.store.engine import disk_errors
+from muomni_search.store.sqlite import disk_errors
 
 __all__ = ["check_heatmap", "write_heatmap"]
 

@@ -22,7 +22,7 @@ from muomni_search.figures import WAVE_BARS, Figures, Picture, Sound, clip, fact
 from muomni_search.items import Modality
 from muomni_search.pages import HTML_HEAD, data_json, write_html
 from muomni_search.pipeline import Progress, Silent
-from muomni_search.store.engine import disk_errors
+from muomni_search.store.sqlite import disk_errors
 
 __all__ = ["SOUNDS", "THUMBNAILS", "check_map_output", "write_map"]
 

@@ -25,7 +25,7 @@ from muomni_search.server.query_files import QueryFiles
 from muomni_search.server.settings import Settings
 from muomni_search.server.watches import Watches
 from muomni_search.server.work import Workers
-from muomni_search.store.engine import DATABASE
+from muomni_search.store.sqlite import DATABASE
 from muomni_search.store.uploads import UPLOADS, sweep_uploads
 
 __all__ = ["Collections", "Served"]

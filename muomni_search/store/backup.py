@@ -23,9 +23,9 @@ from muomni_search import durable
 from muomni_search.errors import Conflict, CorruptData
 from muomni_search.items import Modality
 from muomni_search.store.check import index_fault
-from muomni_search.store.engine import DATABASE, disk_errors, driver_connection
 from muomni_search.store.rows import BLOCK_ROWS, HINT, append_rows
 from muomni_search.store.snapshot import INDEX, VECTORS, Snapshot
+from muomni_search.store.sqlite import DATABASE, disk_errors
 from muomni_search.store.store import Store
 
 __all__ = ["back_up"]
@@ -134,7 +134,7 @@ def _copy_database(snapshot: Snapshot, path: Path) -> None:
     """Copy what the snapshot's transaction sees, and nothing that was committed after."""
     durable.step("before the database is copied")
     with closing(sqlite3.connect(path)) as copy:
-        driver_connection(snapshot.connection).backup(copy)
+        snapshot.connection.backup(copy)
     with path.open("rb") as file:
         durable.fsync_file(file.fileno())
 

@@ -13,18 +13,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import exc, select, text
 
 from muomni_search import durable
 from muomni_search.documents import item_checksum, legible
 from muomni_search.errors import CorruptData
 from muomni_search.items import DIM, Item, Modality
 from muomni_search.store import tables
-from muomni_search.store.engine import DATABASE, disk_errors, schema_checksum
 from muomni_search.store.files import is_abandoned, is_leftover, unrecorded
 from muomni_search.store.records import Fault, IndexFile, Known, NewItem, RowFile
 from muomni_search.store.rows import BLOCK_ROWS, HINT, ROW_BYTES, are_unit, cut_rows, read_blocks
 from muomni_search.store.snapshot import INDEX, Snapshot
+from muomni_search.store.sqlite import DATABASE, disk_errors, schema_checksum
 from muomni_search.store.writer import Writer
 
 __all__ = ["altered_items", "check", "index_fault", "repair", "sound_rows", "whole_blocks"]
@@ -35,11 +34,17 @@ LOG_HEAD, FRAME_HEAD = 32, 24
 LOG_FRAMES = 256
 MAX_ID = 2**63 - 1
 # As bytes: a flipped one may be no character any more.
-AS_BYTES = [f'CAST("{column.name}" AS BLOB)' for column in tables.SUMMED]
+AS_BYTES = ", ".join(f"CAST({name} AS BLOB)" for name in tables.SUMMED)
 SUMMED_ITEMS = (
-    f"SELECT id, checksum, {', '.join(AS_BYTES)} FROM items"  # noqa: S608
+    f"SELECT id, checksum, {AS_BYTES} FROM items"  # noqa: S608
     " WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
 )
+WITHOUT_SEGMENTS = (
+    "SELECT items.id FROM items LEFT JOIN segments"
+    " ON segments.item_id = items.id AND segments.modality = items.modality"
+    ' WHERE items.modality = ? AND segments."row" IS NULL ORDER BY items.id'
+)
+BEYOND = 'SELECT item_id FROM segments WHERE modality = ?1 AND ("row" < 0 OR "row" >= ?2)'
 
 # ---- checking ------------------------------------------------------------------------------------
 
@@ -67,18 +72,18 @@ def check(directory: Path, snapshot: Snapshot) -> Iterator[Fault]:
 def _check_database(directory: Path, snapshot: Snapshot) -> Iterator[Fault]:
     where = str(directory / DATABASE)
     try:
-        for (line,) in snapshot.connection.execute(text("PRAGMA integrity_check")):
+        for (line,) in snapshot.connection.execute("PRAGMA integrity_check"):
             if line != "ok":
                 yield Fault("database", where, line)
-        for row in snapshot.connection.execute(text("PRAGMA foreign_key_check")):
+        for row in snapshot.connection.execute("PRAGMA foreign_key_check"):
             yield Fault("database", where, f"row {row[1]} of {row[0]} refers to no row of {row[2]}")
-    except (exc.DBAPIError, sqlite3.Error) as error:
-        yield Fault("database", where, str(getattr(error, "orig", error)))
+    except sqlite3.Error as error:
+        yield Fault("database", where, str(error))
     for table in tables.metadata.sorted_tables:
-        columns = snapshot.connection.execute(text(f"PRAGMA table_info({table.name})")).all()
-        if {column.name for column in columns} != set(table.columns.keys()):
+        columns = snapshot.connection.execute(f"PRAGMA table_info({table.name})")
+        if {name for _, name, *_ in columns} != set(table.columns.keys()):
             yield Fault("database", where, f"the table {table.name} has other columns")
-    found = snapshot.connection.execute(text("PRAGMA user_version")).scalar()
+    (found,) = snapshot.connection.execute("PRAGMA user_version").fetchone()
     if found != schema_checksum(snapshot.connection):
         yield Fault("database", where, "the schema is not the one that was made")
 
@@ -95,7 +100,7 @@ def _check_log(directory: Path, snapshot: Snapshot) -> Iterator[Fault]:
     of SQLite's connections too (https://www.sqlite.org/howtocorrupt.html, section 2.2).
     """
     path = directory / f"{DATABASE}-wal"
-    page = snapshot.connection.execute(text("PRAGMA page_size")).scalar_one()
+    (page,) = snapshot.connection.execute("PRAGMA page_size").fetchone()
     with suppress(OSError):  # there is no log, or somebody has just folded it into the database
         gap = _gap(path, page)
         # What a writer is about to write looks like one, and is whole the next time.
@@ -181,8 +186,7 @@ def altered_items(
     """
     # With a limit, or SQLite looks at the page behind the last one too, which may be damaged.
     values = (first, last, min(last - first + 1, MAX_ID))
-    cursor: Any = snapshot.connection.exec_driver_sql(SUMMED_ITEMS, values).cursor
-    for item_id, checksum, *columns in cursor:
+    for item_id, checksum, *columns in snapshot.connection.execute(SUMMED_ITEMS, values):
         texts: list[Any] = [
             None if value is None else value.decode(errors="surrogateescape") for value in columns
         ]
@@ -194,8 +198,8 @@ def _check_numbers(snapshot: Snapshot, modality: Modality) -> Iterator[Fault]:
     """Check that every row is a segment's or dead, never both, and every item has segments."""
     file = snapshot.row_file(modality)
     count = file.rows if file else 0
-    live = snapshot.row_numbers(tables.segments, modality)
-    dead = snapshot.row_numbers(tables.dead_rows, modality)
+    live = snapshot.row_numbers("segments", modality)
+    dead = snapshot.row_numbers("dead_rows", modality)
     where = str(modality)
     if file is not None and file.dead != len(dead):
         yield Fault("count", where, f"{len(dead)} rows are dead, {file.dead} are counted")
@@ -217,15 +221,7 @@ def _check_numbers(snapshot: Snapshot, modality: Modality) -> Iterator[Fault]:
 
 def _items_without_segments(snapshot: Snapshot, modality: Modality) -> list[int]:
     """Return the ids of the items of a modality without segments in it."""
-    items, segments = tables.items, tables.segments
-    own = (segments.c.item_id == items.c.id) & (segments.c.modality == items.c.modality)
-    query = (
-        select(items.c.id)
-        .outerjoin(segments, own)
-        .where(items.c.modality == modality, segments.c.row.is_(None))
-        .order_by(items.c.id)
-    )
-    return list(snapshot.connection.execute(query).scalars())
+    return [number for (number,) in snapshot.connection.execute(WITHOUT_SEGMENTS, [str(modality)])]
 
 
 def _check_rows(snapshot: Snapshot, modality: Modality) -> Iterator[Fault]:
@@ -336,7 +332,7 @@ AGAIN = f"SELECT {COLUMNS} INDEXED BY segments_by_item"
 ONE_ONLY = (
     f"SELECT * FROM ({TABLE} EXCEPT {AGAIN}) UNION ALL SELECT * FROM ({AGAIN} EXCEPT {TABLE})"  # noqa: S608
 )
-TORN = text(f"SELECT DISTINCT item_id FROM ({ONE_ONLY}) ORDER BY item_id")  # noqa: S608
+TORN = f"SELECT DISTINCT item_id FROM ({ONE_ONLY}) ORDER BY item_id"  # noqa: S608
 # Returns those of some items that could be encoded again from what is left of them.
 Rescue = Callable[[Sequence[tuple[Item, Known]]], list[NewItem]]
 
@@ -368,8 +364,8 @@ def _repair_database(directory: Path, writer: Writer, rescue: Rescue) -> list[st
     """Mend what SQLite itself derives, and references that lead nowhere; forget altered items."""
     done = []
     if any(True for _ in _check_database(directory, writer)):
-        torn = [*writer.connection.execute(TORN).scalars()]
-        writer.connection.execute(text("REINDEX"))
+        torn = [number for (number,) in writer.connection.execute(TORN)]
+        writer.connection.execute("REINDEX")
         writer.forget_ownerless_segments()
         done.append(
             f"{directory / DATABASE}: made its indexes anew and dropped segments without an item"
@@ -461,14 +457,11 @@ def _repair_numbers(writer: Writer, modality: Modality) -> list[str]:
     count = file.rows if file else 0
     if not any(True for _ in _check_numbers(writer, modality)):
         return []
-    table = tables.segments
-    beyond = select(table.c.item_id).where(
-        table.c.modality == modality, (table.c.row < 0) | (table.c.row >= count)
-    )
-    lost = {*writer.connection.execute(beyond).scalars()}
+    beyond = writer.connection.execute(BEYOND, [str(modality), count])
+    lost = {number for (number,) in beyond}
     lost.update(_items_without_segments(writer, modality))
     keys = writer.lose_items(sorted(lost), "it had no vectors")
-    live = writer.row_numbers(table, modality)
+    live = writer.row_numbers("segments", modality)
     writer.set_dead(modality, np.setdiff1d(np.arange(count), live))
     return [
         f"{modality}: counted the dead rows anew; {len(keys)} items without vectors are listed by "

@@ -20,11 +20,11 @@ from muomni_search.errors import Conflict, CorruptData, NotFound
 from muomni_search.filters import Filter
 from muomni_search.items import Modality
 from muomni_search.store.check import whole_blocks
-from muomni_search.store.engine import disk_errors
 from muomni_search.store.files import is_useless, remove_store, unrecorded
 from muomni_search.store.records import Purged
 from muomni_search.store.rows import cut_rows
 from muomni_search.store.snapshot import STAGE, Snapshot
+from muomni_search.store.sqlite import disk_errors
 from muomni_search.store.store import Store
 from muomni_search.store.uploads import Replaced, sweep_uploads
 from muomni_search.store.writer import Writer

@@ -8,12 +8,9 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from sqlalchemy import select
-
 from muomni_search.filters import Filter, Test, fields_of, spell_field
-from muomni_search.store import tables
 from muomni_search.store.snapshot import Snapshot
-from muomni_search.store.sql_filter import COLUMNS, filter_to_sql
+from muomni_search.store.sql_filter import COLUMNS, filter_to_sql, sql
 
 __all__ = ["lacking_fields", "summarise_fields"]
 
@@ -35,9 +32,8 @@ def summarise_fields(
     """
     counts: dict[tuple[str, ...], Counter[str]] = {}
     common: dict[tuple[str, ...], Counter[Any]] = {}
-    wanted = select(tables.items.c.metadata).limit(most)
-    documents = snapshot.connection.execute(wanted).yield_per(PAGE)
-    for (document,) in documents:
+    limit = -1 if most is None else most  # SQLite's word for no limit
+    for (document,) in snapshot.connection.execute("SELECT metadata FROM items LIMIT ?", [limit]):
         for names, value in _fields(json.loads(document)):
             kind = TYPES.get(type(value), "null")
             counts.setdefault(names, Counter())[kind] += 1
@@ -61,8 +57,8 @@ def lacking_fields(snapshot: Snapshot, condition: Filter) -> dict[str, list[str]
     lacking = []
     for names in sorted(fields_of(condition) - COLUMNS.keys()):
         has_it = filter_to_sql(Test(names, "is not null"))
-        found = select(tables.items.c.id).where(has_it).limit(1)
-        if snapshot.connection.execute(found).first() is None:
+        found = snapshot.connection.execute(*sql("SELECT id FROM items WHERE {} LIMIT 1", has_it))
+        if found.fetchone() is None:
             lacking.append(spell_field(names))
     if not lacking:
         return {}

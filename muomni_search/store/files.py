@@ -12,8 +12,8 @@ from pathlib import Path
 
 from muomni_search import durable
 from muomni_search.items import Modality
-from muomni_search.store.engine import DATABASE
 from muomni_search.store.snapshot import INDEX, STAGE, VECTORS, State
+from muomni_search.store.sqlite import DATABASE
 
 __all__ = [
     "is_abandoned",

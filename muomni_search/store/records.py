@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -25,6 +26,7 @@ __all__ = [
     "Purged",
     "RowFile",
     "Settings",
+    "now",
 ]
 
 
@@ -221,3 +223,8 @@ class Purged:
             "absent": self.absent,
             "remains": list(map(str, self.remains)),
         }
+
+
+def now() -> str:
+    """Return the time, ISO 8601 in UTC."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

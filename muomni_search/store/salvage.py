@@ -15,13 +15,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import exc
 
 from muomni_search.errors import CorruptData
 from muomni_search.items import Item, Modality, Span
 from muomni_search.store.check import MAX_ID, altered_items, sound_rows
 from muomni_search.store.rows import NO_ROWS, ROW_BYTES, MappedRows
-from muomni_search.store.snapshot import Snapshot, item_of, span_of
+from muomni_search.store.snapshot import ItemRow, Snapshot, item_of, span_of
 
 __all__ = ["Salvaged", "rows_left", "salvage"]
 
@@ -29,7 +28,7 @@ Found = TypeVar("Found")
 # Items or rows asked for at once where nothing is damaged.
 PAGE = 1_024
 ITEMS = (
-    "SELECT id, key, modality, source, text, metadata, added, content_hash, 0 AS segments"
+    "SELECT content_hash, id, key, modality, source, text, metadata, added, 0 AS segments"
     " FROM items WHERE id = ?"
 )
 KEYS = "SELECT id, key FROM items WHERE id > ? ORDER BY id LIMIT ?"
@@ -65,7 +64,7 @@ class _Reader:
         self.unreadable = 0
 
     def ask(self, statement: str, *values: Any) -> list[Any]:
-        return list(self._snapshot.connection.exec_driver_sql(statement, values))
+        return self._snapshot.connection.execute(statement, values).fetchall()
 
     def past_damage(
         self, read: Callable[[int, int], list[Found]], first: int, last: int
@@ -79,7 +78,7 @@ class _Reader:
     ) -> Iterator[Found]:
         try:
             found = read(first, last)
-        except (exc.DBAPIError, sqlite3.Error, CorruptData):
+        except (sqlite3.Error, CorruptData):
             if first == last:
                 self.unreadable += 1
                 return
@@ -101,17 +100,17 @@ class _Reader:
         while True:
             try:
                 rows = self.ask(KEYS, after, page)
-            except (exc.DBAPIError, sqlite3.Error):
+            except sqlite3.Error:
                 rows = []
                 is_lost = True
             else:
                 # What is read in a damaged order would be read again and again.
-                is_lost = any(row.id <= after for row in rows)
+                is_lost = any(number <= after for number, _ in rows)
             if not is_lost:
-                found.update((row.id, row.key) for row in rows)
+                found.update(rows)
                 if len(rows) < page:
                     return found
-                after, page = max(row.id for row in rows), min(PAGE, 2 * page)
+                after, page = max(number for number, _ in rows), min(PAGE, 2 * page)
             elif page > 1:
                 page //= 2
             else:
@@ -139,7 +138,7 @@ def salvage(snapshot: Snapshot) -> tuple[Iterator[Salvaged], list[str]]:
         altered = {number for number, _ in altered_items(snapshot, ids[first], ids[last])}
         return [(number, number in altered) for number in ids[first : last + 1]]
 
-    if any(column.name == "checksum" for column in reader.ask("PRAGMA table_info(items)")):
+    if any(name == "checksum" for _, name, *_ in reader.ask("PRAGMA table_info(items)")):
         is_altered = dict(reader.past_damage(compared, 0, len(ids) - 1))
     else:
         # Of an earlier version, and too damaged to be brought up to date.
@@ -193,13 +192,13 @@ def _whole(
         reason: str | None = "it cannot be read"
         if is_altered.get(item_id):
             reason = "what is stored of it is not what was written"
-        for found in (
+        for content_hash, *found in (
             reader.past_damage(lambda one, _: reader.ask(ITEMS, one), item_id, item_id)
             if is_altered.get(item_id) is False
             else ()
         ):
             try:
-                item = item_of(found)
+                item = item_of(ItemRow._make(found))
             except CorruptData:
                 reason = "what is stored of it is damaged"
                 continue
@@ -215,7 +214,7 @@ def _whole(
                 seen, reason = key, None
                 yield Salvaged(
                     item,
-                    found.content_hash,
+                    content_hash,
                     np.array([row for _, row, *_ in segments], np.int64),
                     [span_of(item.modality, start, end) for *_, start, end in segments],
                 )

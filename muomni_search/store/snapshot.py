@@ -4,37 +4,22 @@ from __future__ import annotations
 
 import json
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, namedtuple
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
+from sqlite3 import Connection, Cursor
 from typing import Any, Literal, NamedTuple
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import (
-    Column,
-    Connection,
-    Integer,
-    Row,
-    Select,
-    Table,
-    bindparam,
-    func,
-    literal_column,
-    select,
-    text,
-)
-from sqlalchemy.dialects.sqlite import dialect
 
 from muomni_search.errors import CorruptData
 from muomni_search.filters import Filter
 from muomni_search.items import Item, Modality, Span
-from muomni_search.store import tables
-from muomni_search.store.engine import driver_connection
 from muomni_search.store.records import (
     Failure,
     IndexFile,
@@ -46,13 +31,15 @@ from muomni_search.store.records import (
     Shown,
 )
 from muomni_search.store.rows import NO_ROWS, MappedRows
-from muomni_search.store.sql_filter import filter_to_sql
+from muomni_search.store.sql_filter import Sql, all_of, filter_to_sql, sql
 
 __all__ = [
     "FIELD_INDEX",
     "INDEX",
     "STAGE",
     "VECTORS",
+    "ItemRow",
+    "Lookup",
     "Snapshot",
     "State",
     "Statement",
@@ -71,8 +58,6 @@ SPAN_UNITS: Mapping[Modality, Literal["char", "ms"]] = {
 }
 # How many rows are read from SQLite at a time where there may be millions.
 PAGE = 10_000
-# Items come with their texts, so fewer of them.
-ITEMS_PAGE = 1_000
 # How much is kept of arrays of row numbers: dead rows and owners of each modality, and the filters
 # that were asked for last. At a million rows one takes up to 8 MB.
 ARRAY_BYTES = 64_000_000
@@ -164,8 +149,8 @@ def read_state(connection: Connection, directory: Path, newest: State | None = N
         newest = None
     if newest is not None and newest.revision == facts.revision:
         return newest
-    row_files = [_row_file(row, directory) for row in connection.execute(ROW_FILES)]
-    index_files = [_index_file(row) for row in connection.execute(INDEX_FILES)]
+    row_files = [_row_file(row, directory) for row in ROW_FILES.run(connection)]
+    index_files = [_index_file(row) for row in INDEX_FILES.run(connection)]
     # The same items in the same files have the same dead rows, owners and matches.
     is_same = (
         newest is not None
@@ -191,7 +176,7 @@ def row_path(directory: Path, modality: str, generation: int) -> Path:
     return directory / VECTORS / f"{modality}.{generation}.f32"
 
 
-def _row_file(row: Row[Any], directory: Path) -> RowFile:
+def _row_file(row: Any, directory: Path) -> RowFile:
     return RowFile(
         modality=Modality(row.modality),
         generation=row.generation,
@@ -201,7 +186,7 @@ def _row_file(row: Row[Any], directory: Path) -> RowFile:
     )
 
 
-def _index_file(row: Row[Any]) -> IndexFile:
+def _index_file(row: Any) -> IndexFile:
     return IndexFile(
         modality=Modality(row.modality),
         generation=row.generation,
@@ -219,28 +204,23 @@ def _index_file(row: Row[Any]) -> IndexFile:
 
 
 class Statement:
-    """A SELECT compiled once and given to the driver as it is.
+    """A SELECT whose rows are named tuples."""
 
-    For the few statements of a query SQLAlchemy's own work takes longer than SQLite's.
-    """
-
-    def __init__(self, query: Select[Any]) -> None:
+    def __init__(self, query: str) -> None:
         self._query = query
+        self._make: Callable[[Iterable[Any]], Any] | None = None
 
-    @cached_property
-    def _compiled(self) -> tuple[str, Sequence[str], Callable[[Iterable[Any]], Any]]:
-        compiled = self._query.compile(dialect=dialect())
-        columns = [(column.key, Any) for column in self._query.selected_columns]
-        row = NamedTuple("Row", columns)  # type: ignore[misc]
-        return str(compiled), tuple(compiled.positiontup or ()), row._make
-
-    def run(self, connection: Connection, **values: Any) -> Iterator[Any]:
-        """Yield what it finds, as named tuples."""
-        if not connection.in_transaction():
-            connection.begin()
-        sql, names, make = self._compiled
-        cursor = driver_connection(connection).execute(sql, [values[name] for name in names])
-        return map(make, cursor)
+    def run(
+        self, connection: Connection, values: Mapping[str, Any] | Sequence[Any] = ()
+    ) -> Iterator[Any]:
+        """Yield what it finds with these values of its parameters."""
+        cursor = connection.execute(self._query, values)
+        if self._make is None:
+            names = [name for name, *_ in cursor.description]
+            # Of names that SQLite says.
+            row: Any = namedtuple("Row", names, rename=True)  # type: ignore[misc]  # noqa: PYI024
+            self._make = row._make
+        return map(self._make, cursor)
 
 
 class Lookup:
@@ -249,158 +229,117 @@ class Lookup:
     Any number goes in as one JSON array, which SQLite takes longer to read.
 
     Args:
-        query: The SELECT.
-        column: What has these values.
+        query: The SELECT, with ``{wanted}`` in the place of the values.
     """
 
-    def __init__(self, query: Select[Any], column: Column[Any]) -> None:
-        self._few = Statement(query.where(column.in_([bindparam(name) for name in FEW])))
-        self._many = Statement(query.where(column.in_(WANTED)))
+    def __init__(self, query: str) -> None:
+        self._few = Statement(query.format(wanted=", ".join(f":{name}" for name in FEW)))
+        self._many = Statement(query.format(wanted="SELECT value FROM json_each(:values)"))
 
     def run(self, connection: Connection, values: Sequence[Any], **more: Any) -> Iterator[Any]:
         """Yield what it finds, as named tuples."""
         if len(values) <= len(FEW):
             with suppress(UnicodeEncodeError):  # half a character: JSON can say it, UTF-8 cannot
-                return self._few.run(connection, **dict(zip_longest(FEW, values)), **more)
-        return self._many.run(connection, values=json.dumps(values), **more)
+                return self._few.run(connection, {**dict(zip_longest(FEW, values)), **more})
+        return self._many.run(connection, {"values": json.dumps(values), **more})
 
 
-FACTS = Statement(
-    select(
-        tables.collection.c.created,
-        tables.collection.c.revision,
-        tables.collection.c.version,
-        tables.collection.c.model,
-        tables.collection.c.fingerprint,
-        tables.collection.c.settings,
-    )
+class ItemRow(NamedTuple):
+    """The columns of ``ITEM``."""
+
+    id: int
+    key: str
+    modality: str
+    source: str | None
+    text: str | None
+    metadata: str
+    added: str
+    segments: int
+
+
+class KnownRow(NamedTuple):
+    """The columns of ``KNOWN``."""
+
+    id: int
+    key: str
+    modality: str
+    root: str | None
+    source: str | None
+    size: int | None
+    mtime_ns: int | None
+    content_hash: str | None
+    metadata: str
+
+
+FACTS = Statement("SELECT created, revision, version, model, fingerprint, settings FROM collection")
+ROW_FILES = Statement('SELECT modality, generation, "rows", dead FROM row_files')
+INDEX_FILES = Statement(
+    'SELECT modality, generation, name, kind, "rows", bytes, checksum, params, created'
+    " FROM index_files"
 )
-ROW_FILES = select(tables.row_files)
-INDEX_FILES = select(tables.index_files)
-WANTED = select(func.json_each(bindparam("values")).table_valued("value", name="wanted").c.value)
-SEGMENT_COUNT = (
-    select(func.count())
-    .where(tables.segments.c.item_id == tables.items.c.id)
-    .correlate(tables.items)
-    .scalar_subquery()
-    .label("segments")
+ITEM_COLUMNS = (
+    "items.id, items.key, items.modality, items.source, items.text, items.metadata, items.added,"
+    " (SELECT count(*) FROM segments WHERE segments.item_id = items.id) AS segments"
 )
-ITEM = select(
-    tables.items.c.id,
-    tables.items.c.key,
-    tables.items.c.modality,
-    tables.items.c.source,
-    tables.items.c.text,
-    tables.items.c.metadata,
-    tables.items.c.added,
-    SEGMENT_COUNT,
-)
-ITEMS_BY_ID = Lookup(ITEM, tables.items.c.id)
+ITEM = f"SELECT {ITEM_COLUMNS} FROM items"  # noqa: S608  (all of it stands here)
+ITEMS_BY_ID = Lookup(f"{ITEM} WHERE id IN ({{wanted}})")
+ITEMS_BY_KEY = Lookup(f"{ITEM} WHERE key IN ({{wanted}})")
 # What a hit shows of its item beside what is known of its row.
-SHOWN_BY_ID = Lookup(
-    select(
-        tables.items.c.id,
-        tables.items.c.key,
-        tables.items.c.source,
-        tables.items.c.text,
-        tables.items.c.metadata,
-    ),
-    tables.items.c.id,
+SHOWN_BY_ID = Lookup("SELECT id, key, source, text, metadata FROM items WHERE id IN ({wanted})")
+KEYS_BY_ID = Lookup("SELECT id, key FROM items WHERE id IN ({wanted})")
+IDS_BY_KEY = Lookup("SELECT key, id FROM items WHERE key IN ({wanted})")
+KNOWN = (
+    "SELECT id, key, modality, root, source, size, mtime_ns, content_hash, metadata"
+    " FROM items WHERE"
 )
-ITEMS_BY_KEY = Lookup(ITEM, tables.items.c.key)
-KEYS_BY_ID = Lookup(select(tables.items.c.id, tables.items.c.key), tables.items.c.id)
-IDS_BY_KEY = Lookup(select(tables.items.c.key, tables.items.c.id), tables.items.c.key)
-KEYS = select(tables.items.c.key).order_by(tables.items.c.key)
-KNOWN = select(
-    tables.items.c.id,
-    tables.items.c.key,
-    tables.items.c.modality,
-    tables.items.c.root,
-    tables.items.c.source,
-    tables.items.c.size,
-    tables.items.c.mtime_ns,
-    tables.items.c.content_hash,
-    tables.items.c.metadata,
-)
-KNOWN_BY_KEY = Lookup(KNOWN, tables.items.c.key)
-KNOWN_BY_ROOT = KNOWN.where(tables.items.c.root == bindparam("root")).order_by(tables.items.c.key)
-KNOWN_BY_HASH = Lookup(
-    KNOWN.where(tables.items.c.size.is_not(None)).order_by(tables.items.c.key),
-    tables.items.c.content_hash,
-)
+KNOWN_BY_KEY = Lookup(f"{KNOWN} key IN ({{wanted}})")
+KNOWN_BY_ROOT = f"{KNOWN} root = ? ORDER BY key"
+KNOWN_BY_HASH = Lookup(f"{KNOWN} size IS NOT NULL AND content_hash IN ({{wanted}}) ORDER BY key")
 MATCHES = Lookup(
-    select(
-        tables.segments.c.row,
-        tables.segments.c.item_id,
-        tables.items.c.key,
-        tables.segments.c.span_start,
-        tables.segments.c.span_end,
-    )
-    .join(tables.items)
-    .where(tables.segments.c.modality == bindparam("modality")),
-    tables.segments.c.row,
+    'SELECT segments."row", segments.item_id, items.key, segments.span_start, segments.span_end'
+    " FROM segments JOIN items ON items.id = segments.item_id"
+    ' WHERE segments.modality = :modality AND segments."row" IN ({wanted})'
 )
-DEAD = (
-    select(tables.dead_rows.c.row)
-    .where(tables.dead_rows.c.modality == bindparam("modality"))
-    .order_by(tables.dead_rows.c.row)
-)
-OWNERS = select(tables.segments.c.row, tables.segments.c.item_id).where(
-    tables.segments.c.modality == bindparam("modality")
-)
+DEAD = 'SELECT "row" FROM dead_rows WHERE modality = :modality ORDER BY "row"'
+OWNERS = 'SELECT "row", item_id FROM segments WHERE modality = :modality'
 # A number for each segment, spread evenly: the fractions of id · 0.618… + ordinal · 0.414…, in
 # 32 bits (Weyl). Of the segment and not of its row, which a compaction changes.
-SPREAD = literal_column(
-    "((item_id & 1073741823) * 2654435761 + ordinal * 1779033703) & 4294967295", Integer
-)
+SPREAD = "((item_id & 1073741823) * 2654435761 + ordinal * 1779033703) & 4294967295"
 SAMPLE = (
-    select(tables.segments.c.row)
-    .where(tables.segments.c.modality == bindparam("modality"))
-    .order_by(SPREAD, tables.segments.c.row)
-    .limit(bindparam("most"))
+    'SELECT "row" FROM segments WHERE modality = :modality {}'  # noqa: S608
+    f' ORDER BY {SPREAD}, "row" LIMIT :most'
 )
 # What the index ``segments_sample`` holds: the 64th of the segments that comes first.
-SAMPLE_OF_MANY = SAMPLE.where(literal_column("67108864") > SPREAD)
+SAMPLE_OF_MANY = SAMPLE.format(f"AND 67108864 > {SPREAD}")
+SAMPLE_OF_FEW = SAMPLE.format("")
 ROWS_BY_KEY = Lookup(
-    select(tables.items.c.key, tables.segments.c.modality, tables.segments.c.row)
-    .join(tables.segments)
-    .order_by(tables.segments.c.item_id, tables.segments.c.ordinal),
-    tables.items.c.key,
+    'SELECT items.key, segments.modality, segments."row"'
+    " FROM items JOIN segments ON items.id = segments.item_id"
+    " WHERE items.key IN ({wanted}) ORDER BY segments.item_id, segments.ordinal"
 )
 ROWS_BY_ID = Lookup(
     # The sign keeps SQLite from going through all rows of the modality instead of the items'.
-    select(tables.segments.c.row).where(
-        literal_column("+segments.modality") == bindparam("modality")
-    ),
-    tables.segments.c.item_id,
+    'SELECT "row" FROM segments WHERE +segments.modality = :modality AND item_id IN ({wanted})'
 )
 SEGMENTS = (
-    ITEM.add_columns(
-        tables.segments.c.row, tables.segments.c.span_start, tables.segments.c.span_end
-    )
-    .join(tables.segments)
-    .order_by(tables.items.c.key, tables.segments.c.ordinal)
+    f'SELECT {ITEM_COLUMNS}, segments."row", segments.span_start, segments.span_end'  # noqa: S608
+    " FROM items JOIN segments ON items.id = segments.item_id"
+    " ORDER BY items.key, segments.ordinal"
 )
-COUNTS = select(
-    tables.segments.c.modality,
-    func.count().label("segments"),
-    # Or the sum of truth values is taken for one itself.
-    func.sum(tables.segments.c.ordinal == 0, type_=Integer).label("items"),
-).group_by(tables.segments.c.modality)
+COUNTS = Statement(
+    "SELECT modality, count(*) AS segments, sum(ordinal = 0) AS items FROM segments"
+    " GROUP BY modality"
+)
 # The index of a metadata field is known by its name: this, a hash, for SQLite's names know no case,
 # and the names that lead to the field as JSON.
 FIELD_INDEX = "field "
-FIELD_INDEXES = text("SELECT name FROM sqlite_master WHERE type = 'index' AND name LIKE 'field %'")
-FAILURES = select(
-    tables.failures.c.source,
-    tables.failures.c.key,
-    tables.failures.c.error,
-    tables.failures.c.hint,
-    tables.failures.c.attempts,
-    tables.failures.c.first,
-    tables.failures.c.last,
-).order_by(tables.failures.c.source)
-JOB = select(tables.jobs).where(tables.jobs.c.output == bindparam("output"))
+FIELD_INDEXES = "SELECT name FROM sqlite_master WHERE type = 'index' AND name LIKE 'field %'"
+FAILURES = (
+    'SELECT source, key, error, hint, attempts, "first", "last" FROM failures ORDER BY source'
+)
+JOB = Statement(
+    "SELECT output, fingerprint, done, state, mark, updated FROM jobs WHERE output = :output"
+)
 
 
 # ---- the snapshot --------------------------------------------------------------------------------
@@ -412,6 +351,8 @@ class Snapshot:
     def __init__(self, connection: Connection, state: State) -> None:
         self._connection: Connection | None = connection
         self._state = state
+        # Those of what is read row by row, by somebody who may leave off.
+        self._cursors: WeakSet[Cursor] = WeakSet()
 
     @property
     def connection(self) -> Connection:
@@ -425,8 +366,13 @@ class Snapshot:
         return self._connection
 
     def end(self) -> None:
-        """Read no more: the transaction is over."""
+        """Read no more: the transaction is over.
+
+        Were a cursor left open, the next reader of the connection would still see this state.
+        """
         self._connection = None
+        for cursor in self._cursors:
+            cursor.close()
 
     @property
     def state(self) -> State:
@@ -486,8 +432,7 @@ class Snapshot:
     def _owners(self, modality: Modality) -> NDArray[np.int64]:
         file = self.row_file(modality)
         owners = np.full(file.rows if file else 0, -1, np.int64)
-        # The driver's own tuples: SQLAlchemy's rows are ten times slower to make an array of.
-        cursor = self.connection.execute(OWNERS, {"modality": modality}).cursor
+        cursor = self.connection.execute(OWNERS, {"modality": modality})
         while page := cursor.fetchmany(PAGE):
             pairs = np.array(page, np.int64)
             owners[pairs[:, 0]] = pairs[:, 1]
@@ -501,7 +446,7 @@ class Snapshot:
         """
         wanted = {"modality": modality, "most": most}
         rows = self._numbers(SAMPLE_OF_MANY, wanted)
-        return np.sort(rows if len(rows) == most else self._numbers(SAMPLE, wanted))
+        return np.sort(rows if len(rows) == most else self._numbers(SAMPLE_OF_FEW, wanted))
 
     def matching_rows(self, modality: Modality, condition: Filter) -> NDArray[np.int64]:
         """Return the rows of the items that a filter lets through, sorted; read-only."""
@@ -521,7 +466,7 @@ class Snapshot:
         Asked of ``items`` alone: an index of a field answers it without a look at the items, and
         what the filter costs is paid once for all modalities.
         """
-        return self._numbers(select(tables.items.c.id).where(filter_to_sql(condition)))
+        return self._numbers(*sql("SELECT id FROM items WHERE {}", filter_to_sql(condition)))
 
     def _rows_of(self, modality: Modality, item_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the rows of items in a modality, sorted."""
@@ -605,27 +550,33 @@ class Snapshot:
         after: str | None = None,
     ) -> Iterator[Item]:
         """Yield items by key; with ``after`` those that come behind this key."""
-        query = ITEM.order_by(tables.items.c.key).limit(limit)
+        conditions = []
         if after is not None:
-            query = query.where(tables.items.c.key > after)
+            conditions.append(sql("items.key > {}", after))
         if condition is not None:
-            query = query.where(filter_to_sql(condition))
+            conditions.append(filter_to_sql(condition))
         if modality is not None:
-            query = query.where(tables.items.c.modality.in_([str(one) for one in modality]))
-        for row in self._streamed(query, ITEMS_PAGE):
-            yield item_of(row)
+            marks = ", ".join(["{}"] * len(modality))
+            conditions.append(sql(f"items.modality IN ({marks})", *map(str, modality)))
+        query, values = sql(
+            f"{ITEM} WHERE {{}} ORDER BY items.key LIMIT {{}}",
+            all_of(*conditions),
+            -1 if limit is None else limit,  # SQLite's word for no limit
+        )
+        for row in self._streamed(query, values):
+            yield item_of(ItemRow._make(row))
 
     def iter_keys(self, modality: Modality | None = None) -> Iterator[str]:
         """Yield all keys, or those of a modality, sorted."""
-        query = KEYS if modality is None else KEYS.where(tables.items.c.modality == modality)
-        for row in self._streamed(query, PAGE):
-            yield row.key
+        own = all_of() if modality is None else sql("modality = {}", str(modality))
+        for (key,) in self._streamed(*sql("SELECT key FROM items WHERE {} ORDER BY key", own)):
+            yield key
 
     def iter_segments(self) -> Iterator[tuple[Item, Span | None, int]]:
         """Yield every segment with its item and its row, by key and place in the item."""
-        for row in self._streamed(SEGMENTS, ITEMS_PAGE):
-            item = item_of(row)
-            yield item, span_of(item.modality, row.span_start, row.span_end), row.row
+        for *row, number, start, end in self._streamed(SEGMENTS):
+            item = item_of(ItemRow._make(row))
+            yield item, span_of(item.modality, start, end), number
 
     def known(self, keys: Iterable[str]) -> dict[str, Known]:
         """Return what is known of the keys that there are."""
@@ -633,8 +584,8 @@ class Snapshot:
 
     def known_under(self, root: str) -> Iterator[Known]:
         """Yield what is known of the items of a folder, by key."""
-        for row in self._streamed(KNOWN_BY_ROOT, ITEMS_PAGE, root=root):
-            yield _known(row)
+        for row in self._streamed(KNOWN_BY_ROOT, [root]):
+            yield _known(KnownRow._make(row))
 
     def by_hash(self, hashes: Iterable[str]) -> dict[str, list[Known]]:
         """Return the items whose files have a content of these hashes, by key."""
@@ -649,18 +600,16 @@ class Snapshot:
         """Return the numbers of items and segments of each modality that has any."""
         return {
             Modality(row.modality): {"items": row.items, "segments": row.segments}
-            for row in self.connection.execute(COUNTS)
+            for row in COUNTS.run(self.connection)
         }
 
     def count_items(self, condition: Filter | None) -> dict[Modality, int]:
         """Return how many items of each modality a filter lets through."""
-        table = tables.items
-        found = select(table.c.modality, func.count()).group_by(table.c.modality)
-        if condition is not None:
-            found = found.where(filter_to_sql(condition))
-        counts = dict.fromkeys(Modality, 0)
-        counts |= {Modality(name): count for name, count in self.connection.execute(found)}
-        return counts
+        own = all_of() if condition is None else filter_to_sql(condition)
+        found = self._found(
+            sql("SELECT modality, count(*) FROM items WHERE {} GROUP BY modality", own)
+        )
+        return dict.fromkeys(Modality, 0) | {Modality(name): count for name, count in found}
 
     def failures(self) -> list[Failure]:
         """Return the inputs that could not be used, by source."""
@@ -668,8 +617,8 @@ class Snapshot:
 
     def job(self, output: str) -> Job | None:
         """Return the job that writes an output, or None."""
-        row = self.connection.execute(JOB, {"output": output}).mappings().one_or_none()
-        return None if row is None else Job(**row)
+        row = next(JOB.run(self.connection, {"output": output}), None)
+        return None if row is None else Job(**row._asdict())
 
     # ---- indexed fields ----------------------------------------------------------------------
 
@@ -679,20 +628,24 @@ class Snapshot:
 
     def _field_indexes(self) -> dict[tuple[str, ...], str]:
         """Return the names of those indexes; the first ones had no hash in them."""
-        names = self.connection.execute(FIELD_INDEXES).scalars()
-        return {tuple(json.loads(name[name.index("[") :])): name for name in names}
+        names = self.connection.execute(FIELD_INDEXES)
+        return {tuple(json.loads(name[name.index("[") :])): name for (name,) in names}
 
     # ---- for checks --------------------------------------------------------------------------
 
-    def row_numbers(self, table: Table, modality: Modality) -> NDArray[np.int64]:
+    def row_numbers(
+        self, table: Literal["segments", "dead_rows"], modality: Modality
+    ) -> NDArray[np.int64]:
         """Return the rows of a modality that a table speaks of."""
-        return self._numbers(select(table.c.row).where(table.c.modality == modality))
+        return self._numbers(f'SELECT "row" FROM {table} WHERE modality = ?', [modality])  # noqa: S608
 
     def block_sums(self, modality: Modality) -> dict[int, int]:
         """Return the checksum of each block of a modality's rows."""
-        table = tables.row_blocks
-        query = select(table.c.block, table.c.checksum).where(table.c.modality == modality)
-        return {row.block: row.checksum for row in self.connection.execute(query)}
+        return dict(
+            self._found(
+                sql("SELECT block, checksum FROM row_blocks WHERE modality = {}", str(modality))
+            )
+        )
 
     # ---- asking ------------------------------------------------------------------------------
 
@@ -700,14 +653,22 @@ class Snapshot:
         wanted = list(values)
         return query.run(self.connection, wanted, **more) if wanted else ()
 
-    def _streamed(self, query: Select[Any], page: int, **more: Any) -> Iterable[Any]:
-        return self.connection.execute(query, more).yield_per(page)
+    def _streamed(self, query: str, values: Sequence[Any] = ()) -> Iterator[Sequence[Any]]:
+        """Yield the rows of what may be long, as SQLite finds them."""
+        cursor = self.connection.execute(query, values)
+        self._cursors.add(cursor)
+        for row in cursor:
+            yield row
+            self.connection  # noqa: B018  says that it was let go of
+
+    def _found(self, query: Sql) -> Iterator[tuple[Any, ...]]:
+        return self.connection.execute(query.text, query.values)
 
     def _numbers(
-        self, query: Select[Any], parameters: Mapping[str, Any] | None = None
+        self, query: str, values: Mapping[str, Any] | Sequence[Any] = ()
     ) -> NDArray[np.int64]:
-        cursor: Any = self.connection.execute(query, parameters or {}).cursor
-        return np.fromiter((number for (number,) in cursor), np.int64)
+        found = self.connection.execute(query, values)
+        return np.fromiter((number for (number,) in found), np.int64)
 
 
 def span_of(modality: Modality, start: int | None, end: int | None) -> Span | None:
@@ -717,7 +678,7 @@ def span_of(modality: Modality, start: int | None, end: int | None) -> Span | No
     return Span(SPAN_UNITS[modality], start, end)
 
 
-def item_of(row: Row[Any]) -> Item:
+def item_of(row: ItemRow) -> Item:
     """Return the item of a row of ``ITEM``.
 
     Raises:
@@ -734,14 +695,14 @@ def item_of(row: Row[Any]) -> Item:
     )
 
 
-def _modality_of(row: Row[Any]) -> Modality:
+def _modality_of(row: Any) -> Modality:
     try:
         return Modality(row.modality)
     except ValueError as error:
         raise _damaged(row) from error
 
 
-def _metadata_of(row: Row[Any]) -> dict[str, Any]:
+def _metadata_of(row: Any) -> dict[str, Any]:
     try:
         metadata: dict[str, Any] = json.loads(row.metadata)
     except (ValueError, TypeError, RecursionError) as error:
@@ -749,14 +710,14 @@ def _metadata_of(row: Row[Any]) -> dict[str, Any]:
     return metadata
 
 
-def _damaged(row: Row[Any]) -> CorruptData:
+def _damaged(row: Any) -> CorruptData:
     return CorruptData(
         f"what is stored of item {row.id} ({row.key}) is damaged",
         hint="run: muomni verify --repair",
     )
 
 
-def _known(row: Row[Any]) -> Known:
+def _known(row: KnownRow) -> Known:
     return Known(
         item_id=row.id,
         key=row.key,

@@ -12,38 +12,55 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
-
-from sqlalchemy import (
-    ColumnElement,
-    ScalarSelect,
-    and_,
-    case,
-    exists,
-    false,
-    func,
-    literal,
-    or_,
-    select,
-    true,
-)
 
 from muomni_search.errors import InvalidInput
 from muomni_search.filters import And, Filter, Literal, Not, Or, Test
-from muomni_search.store.tables import items
 
-__all__ = ["field_expressions", "filter_to_sql"]
+__all__ = ["COLUMNS", "Sql", "all_of", "field_expressions", "filter_to_sql", "sql"]
 
-Expression = ColumnElement[Any]
-COLUMNS: dict[tuple[str, ...], Expression] = {
-    ("key",): items.c.key,
-    ("modality",): items.c.modality,
-    ("source",): items.c.source,
-    ("added",): items.c.added,
+
+class Sql(NamedTuple):
+    """A piece of SQL that stands for itself wherever it is put, and the values of its marks."""
+
+    text: str
+    values: tuple[Any, ...] = ()
+
+
+def sql(template: str, *parts: Any) -> Sql:
+    """Return a template with its ``{}`` filled: by pieces of SQL as they are, by values as marks.
+
+    Example:
+        >>> sql("({} = {})", Sql("items.key"), "a")
+        Sql(text='(items.key = ?)', values=('a',))
+    """
+    pieces = [part if isinstance(part, Sql) else Sql("?", (part,)) for part in parts]
+    values = tuple(value for piece in pieces for value in piece.values)
+    return Sql(template.format(*(piece.text for piece in pieces)), values)
+
+
+def all_of(*conditions: Sql) -> Sql:
+    """Return the condition that all of them hold; of none it does."""
+    return _joined("AND", conditions, TRUE)
+
+
+def _any_of(*conditions: Sql) -> Sql:
+    return _joined("OR", conditions, FALSE)
+
+
+def _joined(word: str, conditions: Sequence[Sql], none: Sql) -> Sql:
+    if len(conditions) < 2:
+        return conditions[0] if conditions else none
+    return sql(f"({f' {word} '.join(['{}'] * len(conditions))})", *conditions)
+
+
+TRUE, FALSE = Sql("1"), Sql("0")
+COLUMNS: dict[tuple[str, ...], Sql] = {
+    (name,): Sql(f"items.{name}") for name in ("key", "modality", "source", "added")
 }
-# What SQLite's json_type calls the types of a literal.
-NUMBERS = ("integer", "real")
+# What SQLite's json_type calls numbers, and true and false.
+NUMBERS, FLAGS = ("integer", "real"), ("true", "false")
 # Names that JSON writes as they are, so that a JSON path finds them by their bytes; how a path
 # could spell any other differs from one version of SQLite to the next.
 PLAIN_NAME = re.compile(r'[^"\\\x00-\x1f]+')
@@ -55,11 +72,11 @@ MAX_TESTS = 200
 class _Field(NamedTuple):
     """What a test looks at: a value, and the name of its JSON type (null when it is missing)."""
 
-    value: Expression
-    kind: Expression
+    value: Sql
+    kind: Sql
 
 
-def filter_to_sql(condition: Filter) -> Expression:
+def filter_to_sql(condition: Filter) -> Sql:
     """Return a condition on rows of ``items``; false or unknown leaves a row out.
 
     Raises:
@@ -70,7 +87,7 @@ def filter_to_sql(condition: Filter) -> Expression:
             f"the filter has more than {MAX_TESTS} tests",
             hint="write `field in (…)` instead of many `or`",
         )
-    return _sql(condition)
+    return _condition(condition)
 
 
 def _count(condition: Filter) -> int:
@@ -79,22 +96,26 @@ def _count(condition: Filter) -> int:
     return sum(map(_count, (condition.term,) if isinstance(condition, Not) else condition.terms))
 
 
-def _sql(condition: Filter) -> Expression:
+def _condition(condition: Filter) -> Sql:
     if isinstance(condition, And):
-        return and_(true(), *map(_sql, condition.terms))
+        return all_of(*map(_condition, condition.terms))
     if isinstance(condition, Or):
-        return or_(false(), *map(_sql, condition.terms))
+        return _any_of(*map(_condition, condition.terms))
     if isinstance(condition, Not):
-        return _sql(condition.term).is_not(true())
+        return _is_not(_condition(condition.term))
     return _test(condition)
 
 
-def _test(test: Test) -> Expression:
+def _is_not(condition: Sql) -> Sql:
+    return sql("({} IS NOT TRUE)", condition)
+
+
+def _test(test: Test) -> Sql:
     field = _field(test.field)
     if test.op == "is null":
         return _is_null(field)
     if test.op == "is not null":
-        return _is_null(field).is_not(true())
+        return _is_not(_is_null(field))
     if test.op in ("in", "not in"):
         return _among(test, field)
     value = test.value
@@ -105,9 +126,9 @@ def _test(test: Test) -> Expression:
         return _contains(field, value)
     if isinstance(value, bool):
         if test.op not in ("=", "!="):
-            return false()
+            return FALSE
         return _equals(field, value if test.op == "=" else not value)
-    return and_(field.value.op(test.op)(value), _same_type(field, value))
+    return all_of(sql(f"({{}} {test.op} {{}})", field.value, value), _same_type(field, value))
 
 
 def _check_text(value: Literal) -> None:
@@ -120,23 +141,28 @@ def _check_text(value: Literal) -> None:
 # ---- tests -------------------------------------------------------------------------------------
 
 
-def _is_null(field: _Field) -> Expression:
-    return func.coalesce(field.kind, "null") == "null"
+def _is_null(field: _Field) -> Sql:
+    return sql("(coalesce({}, 'null') = 'null')", field.kind)
 
 
-def _same_type(field: _Field, value: Literal) -> Expression:
+def _same_type(field: _Field, value: Literal) -> Sql:
     if isinstance(value, bool):
-        return field.kind.in_(("true", "false"))
-    return field.kind == "text" if isinstance(value, str) else field.kind.in_(NUMBERS)
+        return _is_of(field, FLAGS)
+    return _is_of(field, ("text",) if isinstance(value, str) else NUMBERS)
 
 
-def _equals(field: _Field, value: Literal) -> Expression:
+def _is_of(field: _Field, kinds: Iterable[str]) -> Sql:
+    named = ", ".join(f"'{kind}'" for kind in kinds)
+    return sql(f"({{}} IN ({named}))", field.kind)
+
+
+def _equals(field: _Field, value: Literal) -> Sql:
     if isinstance(value, bool):
-        return field.kind == ("true" if value else "false")
-    return and_(field.value == value, _same_type(field, value))
+        return _is_of(field, ("true" if value else "false",))
+    return all_of(sql("({} = {})", field.value, value), _same_type(field, value))
 
 
-def _among(test: Test, field: _Field) -> Expression:
+def _among(test: Test, field: _Field) -> Sql:
     values = test.value if isinstance(test.value, tuple) else ()
     groups: dict[str, list[Literal]] = {"flag": [], "text": [], "number": []}
     for value in values:
@@ -144,30 +170,39 @@ def _among(test: Test, field: _Field) -> Expression:
         is_flag, is_text = isinstance(value, bool), isinstance(value, str)
         groups["flag" if is_flag else "text" if is_text else "number"].append(value)
     used = [group for group in groups.values() if group]
-    inside = or_(false(), *(_is_one_of(field, group) for group in used))
+    inside = _any_of(*(_is_one_of(field, group) for group in used))
     if test.op == "in":
         return inside
     # As with "!=", a value of a type that is not asked for is not compared at all.
-    comparable = or_(false(), *(_same_type(field, group[0]) for group in used))
-    return and_(comparable if used else _is_null(field).is_not(true()), inside.is_not(true()))
+    comparable = _any_of(*(_same_type(field, group[0]) for group in used))
+    return all_of(comparable if used else _is_not(_is_null(field)), _is_not(inside))
 
 
-def _is_one_of(field: _Field, values: Sequence[Literal]) -> Expression:
+def _is_one_of(field: _Field, values: Sequence[Literal]) -> Sql:
     """Compare with many values of one type: one parameter however many they are."""
     if isinstance(values[0], bool):
-        return or_(*(_equals(field, value) for value in set(values)))
-    wanted = func.json_each(json.dumps(list(values))).table_valued("value")
-    return and_(field.value.in_(select(wanted.c.value)), _same_type(field, values[0]))
-
-
-def _contains(field: _Field, value: Literal) -> Expression:
-    inside = false() if not isinstance(value, str) else func.instr(field.value, value) > 0
-    array = case((field.kind == "array", field.value), else_="[]")
-    element = func.json_each(array).table_valued("value", "type")
-    among = exists(
-        select(element.c.value).where(_equals(_Field(element.c.value, element.c.type), value))
+        return _any_of(*(_equals(field, value) for value in sorted(set(values))))
+    wanted = json.dumps(list(values))
+    return all_of(
+        sql("({} IN (SELECT value FROM json_each({})))", field.value, wanted),
+        _same_type(field, values[0]),
     )
-    return or_(and_(field.kind == "text", inside), and_(field.kind == "array", among))
+
+
+def _contains(field: _Field, value: Literal) -> Sql:
+    words = FALSE
+    if isinstance(value, str):
+        words = all_of(_is_of(field, ("text",)), sql("(instr({}, {}) > 0)", field.value, value))
+    element = _Field(Sql("element.value"), Sql("element.type"))
+    # Whatever is no array has no elements, instead of an error where it is no JSON.
+    among = sql(
+        "EXISTS (SELECT 1 FROM json_each(CASE WHEN {} = 'array' THEN {} ELSE '[]' END) AS element"
+        " WHERE {})",
+        field.kind,
+        field.value,
+        _equals(element, value),
+    )
+    return _any_of(words, all_of(_is_of(field, ("array",)), among))
 
 
 # ---- fields ------------------------------------------------------------------------------------
@@ -178,21 +213,23 @@ def _field(names: tuple[str, ...]) -> _Field:
         _check_text(name)
     column = COLUMNS.get(names)
     if column is not None:
-        return _Field(column, func.iif(column.is_(None), "null", "text"))
-    path_text = _path(names)
-    if path_text is None:
+        return _Field(column, sql("iif({} IS NULL, 'null', 'text')", column))
+    path = _path(names)
+    if path is None:
         return _looked_up(names)
     # Part of the statement instead of a parameter: SQLite then reads the path once, not per row,
     # and knows the expression again when the field has an index.
-    path = literal(path_text, literal_execute=True)
-    return _Field(func.json_extract(items.c.metadata, path), func.json_type(items.c.metadata, path))
+    return _Field(
+        Sql(f"json_extract(items.metadata, {path})"), Sql(f"json_type(items.metadata, {path})")
+    )
 
 
 def _path(names: tuple[str, ...]) -> str | None:
-    """Return a field as a JSON path, or None when no path spells it."""
+    """Return a field as the literal of a JSON path, or None when no path spells it."""
     if not all(map(PLAIN_NAME.fullmatch, names)):
         return None
-    return "$" + "".join(f'."{name}"' for name in names)
+    path = "$" + "".join(f'."{name}"' for name in names)
+    return "'" + path.replace("'", "''") + "'"
 
 
 def field_expressions(names: tuple[str, ...]) -> str:
@@ -204,20 +241,18 @@ def field_expressions(names: tuple[str, ...]) -> str:
     path = _path(names)
     if names in COLUMNS or path is None:
         raise InvalidInput(f"{'.'.join(names)!r} is no metadata field that can have an index")
-    quoted = path.replace("'", "''")
-    return f"json_extract(metadata, '{quoted}'), json_type(metadata, '{quoted}')"
+    return f"json_extract(metadata, {path}), json_type(metadata, {path})"
 
 
 def _looked_up(names: tuple[str, ...]) -> _Field:
     """Return a field with a name that no path spells, found by walking the objects."""
-    document: Expression = items.c.metadata
+    document = Sql("items.metadata")
     for name in names[:-1]:
-        entry = func.json_each(document).table_valued("key", "value", "type")
-        inner = select(entry.c.value).where(entry.c.key == name, entry.c.type == "object")
-        document = func.coalesce(inner.scalar_subquery(), "{}")
-    entry = func.json_each(document).table_valued("key", "value", "type")
+        inner = "(SELECT value FROM json_each({}) WHERE key = {} AND type = 'object')"
+        document = sql(f"coalesce({inner}, '{{{{}}}}')", document, name)
 
-    def of(column: Expression) -> ScalarSelect[Any]:
-        return select(column).where(entry.c.key == names[-1]).scalar_subquery()
+    def of(column: str) -> Sql:
+        found = "(SELECT {} FROM json_each({}) AS one WHERE one.key = {})"
+        return sql(found, Sql(f"one.{column}"), document, names[-1])
 
-    return _Field(of(entry.c.value), of(entry.c.type))
+    return _Field(of("value"), of("type"))

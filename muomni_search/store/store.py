@@ -10,27 +10,15 @@ import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-
-from sqlalchemy import Connection, Engine, insert
+from sqlite3 import Connection
+from typing import TYPE_CHECKING
 
 from muomni_search import durable
 from muomni_search.closing import Closing
 from muomni_search.errors import Conflict, CorruptData, NotFound
 from muomni_search.items import Item
-from muomni_search.store import tables
-from muomni_search.store.engine import (
-    DATABASE,
-    LOCK_SECONDS,
-    begin_writing,
-    check_schema,
-    connect,
-    database_errors,
-    disk_errors,
-    driver_connection,
-    upgrade,
-)
 from muomni_search.store.files import sweep
 from muomni_search.store.records import (
     Failure,
@@ -42,9 +30,23 @@ from muomni_search.store.records import (
     NewItem,
     RowFile,
     Settings,
+    now,
 )
 from muomni_search.store.snapshot import INDEX, STAGE, VECTORS, Snapshot, State, read_state
-from muomni_search.store.writer import Writer, now
+from muomni_search.store.sqlite import (
+    DATABASE,
+    LOCK_SECONDS,
+    database_errors,
+    disk_errors,
+    is_current,
+    open_database,
+)
+
+# SQLAlchemy, and what needs it, is imported by who writes (see sqlite.py).
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from muomni_search.store.writer import Writer
 
 __all__ = [
     "INDEX",
@@ -61,7 +63,6 @@ __all__ = [
     "Settings",
     "Snapshot",
     "Store",
-    "Writer",
 ]
 
 # What a database is called until it is whole.
@@ -82,14 +83,13 @@ class Store(Closing):
     Made by ``create`` or ``open``; usable from several threads, each with a snapshot of its own.
     """
 
-    def __init__(self, directory: Path, engine: Engine) -> None:
+    def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._engine = engine
         self._lock = threading.Lock()
         self._newest: State | None = None
-        # Connections that nobody reads from now: to take one from SQLAlchemy's pool and to put it
-        # back takes a query a tenth of its time.
+        # Connections that nobody reads from now.
         self._idle: list[Connection] = []
+        self._engine: Engine | None = None  # from the first write on
         self._is_closed = False
 
     # ---- life ----------------------------------------------------------------------------
@@ -144,14 +144,17 @@ class Store(Closing):
                 )
             if not path.is_file():
                 raise CorruptData(f"{path} is no file", hint="name a collection's directory")
-            engine = connect(path)
+            store = cls(directory)
             try:
-                check_schema(engine, path, salvage=salvage)
-                store = cls(directory, engine)
+                # The first reader's; were it closed now, SQLite would fold a log into the database
+                # that may be damaged.
+                store._idle.append(open_database(path))
+                if not is_current(store._idle[0], path):
+                    _upgrade(path, salvage=salvage)
                 with store.snapshot():
                     return store
             except BaseException:
-                engine.dispose()
+                store.close()
                 raise
 
     def close(self) -> None:
@@ -160,9 +163,11 @@ class Store(Closing):
         with self._lock:
             self._is_closed = True
             idle, self._idle = self._idle, []
+            engine, self._engine = self._engine, None
         for connection in idle:
             connection.close()
-        self._engine.dispose()
+        if engine is not None:
+            engine.dispose()
 
     @property
     def database(self) -> Path:
@@ -187,7 +192,7 @@ class Store(Closing):
         with self._lock:
             connection = self._idle.pop() if self._idle else None
         if connection is None:
-            connection = self._engine.connect()
+            connection = open_database(self.database)
         is_kept = False
         try:
             yield connection
@@ -198,8 +203,6 @@ class Store(Closing):
                     self._idle.append(connection)
         finally:
             if not is_kept:
-                if self._is_closed and not connection.invalidated:
-                    connection.detach()  # the pool that it came from is nobody's any more
                 connection.close()
 
     def _begin_reading(self, connection: Connection) -> State:
@@ -211,6 +214,7 @@ class Store(Closing):
         seen = None
         while True:
             newest = self._newest
+            connection.execute("BEGIN")
             state = read_state(connection, self.directory, newest)
             if state is newest:
                 return state
@@ -237,8 +241,11 @@ class Store(Closing):
             Conflict: Another writer held the lock for longer, or the collection has moved to
                 another model since the vectors were made.
         """
+        from muomni_search.store.engine import begin_writing
+        from muomni_search.store.writer import Writer
+
         with database_errors(self.database):
-            with begin_writing(self._engine, timeout) as connection:
+            with begin_writing(self._writing_engine(), timeout) as connection:
                 writer = Writer(connection, self.directory)
                 if fingerprint not in (None, writer.fingerprint):
                     raise Conflict(
@@ -252,7 +259,17 @@ class Store(Closing):
                 except BaseException:
                     writer.undo()
                     raise
+                finally:
+                    writer.end()
             writer.clean_up()
+
+    def _writing_engine(self) -> Engine:
+        from muomni_search.store.engine import connect
+
+        with self._lock:
+            if self._engine is None:
+                self._engine = connect(self.database)
+            return self._engine
 
     def vacuum(self) -> list[Path]:
         """Write the database anew, without free pages and without what was deleted.
@@ -262,26 +279,22 @@ class Store(Closing):
             process or thread has read since before, or has written all the while; usually none.
         """
         held = [self.database, self.database.with_name(f"{DATABASE}-wal")]
-        # A connection of its own, for what is set here is nothing for others.
-        engine = connect(self.database)
         try:
             with (
                 disk_errors(self.database),
                 database_errors(self.database),
-                engine.connect() as connection,
+                # A connection of its own, for what is set here is nothing for others.
+                closing(open_database(self.database)) as connection,
             ):
-                driver = driver_connection(connection)
                 # Or pages that are written anew may keep old bytes in their gaps.
-                driver.execute("PRAGMA secure_delete=ON")
+                connection.execute("PRAGMA secure_delete=ON")
                 durable.step("before commit of a database without gaps")
-                driver.execute("VACUUM")
-                driver.execute(f"PRAGMA busy_timeout={int(READER_SECONDS * 1000)}")
+                connection.execute("VACUUM")
+                connection.execute(f"PRAGMA busy_timeout={int(READER_SECONDS * 1000)}")
                 durable.step("before commit of the log to the database")
-                (is_busy, *_) = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                (is_busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         except Conflict:
             return held
-        finally:
-            engine.dispose()
         return held if is_busy else []
 
     # ---- checking and mending --------------------------------------------------------------
@@ -293,13 +306,14 @@ class Store(Closing):
         faults: list[Fault] = []
         with database_errors(self.database):
             for _ in range(CHECKS):
-                with self._engine.connect() as connection:
+                with closing(open_database(self.database)) as connection:
+                    connection.execute("BEGIN")
                     # Read anew, for who damages a database counts no revision up.
                     state = read_state(connection, self.directory)
                     faults = list(check(self.directory, Snapshot(connection, state)))
                 if not faults:
                     break
-                with self._engine.connect() as connection:
+                with closing(open_database(self.database)) as connection:
                     after = read_state(connection, self.directory)
                 # A file that somebody replaced meanwhile is no fault: look again.
                 if after.revision == state.revision:
@@ -322,7 +336,23 @@ class Store(Closing):
             return repair(self.directory, writer, rescue)
 
 
-# ---- making one ------------------------------------------------------------------------------
+# ---- making one, and bringing one up to date ---------------------------------------------------
+
+
+def _upgrade(path: Path, *, salvage: bool) -> None:
+    """Bring an older collection up to date, or leave it where it is to be salvaged and cannot."""
+    from sqlalchemy.exc import DatabaseError
+
+    from muomni_search.store.engine import connect, upgrade
+
+    engine = connect(path)
+    try:
+        upgrade(engine)
+    except DatabaseError:
+        if not salvage:
+            raise
+    finally:
+        engine.dispose()
 
 
 @contextmanager
@@ -350,6 +380,11 @@ def _make(directory: Path, model: str, fingerprint: str) -> None:
     _remove_unborn(directory)
     for name in (VECTORS, INDEX):
         (directory / name).mkdir(exist_ok=True)
+    from sqlalchemy import insert
+
+    from muomni_search.store import tables
+    from muomni_search.store.engine import begin_writing, connect, driver_connection, upgrade
+
     durable.step("before the database is made")
     facts = {"id": 1, "model": model, "fingerprint": fingerprint, "created": now()}
     engine = connect(directory / UNBORN, create=True)

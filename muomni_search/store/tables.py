@@ -15,8 +15,6 @@ from sqlalchemy import (
 )
 
 __all__ = [
-    "APPLICATION_ID",
-    "HEAD",
     "SUMMED",
     "collection",
     "dead_rows",
@@ -33,11 +31,6 @@ __all__ = [
 # Nothing in SQLite sees that a byte of a value was flipped; what it does see is that a table and
 # its index differ. So values of small tables stand in an index too, named ``…_again``; an item,
 # which may be large, has a checksum.
-
-# The newest revision: what a collection must be at to be read.
-HEAD = "0005"
-# In SQLite's header of every collection, so that no other database is taken for one: "muom".
-APPLICATION_ID = 0x6D756F6D
 
 metadata = MetaData()
 
@@ -87,10 +80,7 @@ items = Table(
 )
 
 # What its checksum is of, in this order.
-SUMMED = [
-    items.c[name]
-    for name in ("key", "modality", "source", "text", "metadata", "content_hash", "added")
-]
+SUMMED = ("key", "modality", "source", "text", "metadata", "content_hash", "added")
 
 # A row is a segment's or dead, never both, never neither.
 segments = Table(

@@ -18,9 +18,6 @@ from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 
-from sqlalchemy import select
-
-from muomni_search.store import tables
 from muomni_search.store.store import Store
 
 __all__ = ["UPLOADS", "Replaced", "new_upload", "remove_uploads", "sweep_uploads", "uploads_of"]
@@ -30,6 +27,7 @@ NAME_BYTES = 8
 FOLDER = re.compile(rf"[0-9a-f]{{{2 * NAME_BYTES}}}")
 # A file is written before its item is committed: one that is younger may be about to be.
 STALE_SECONDS = 3600.0
+HELD = "SELECT source FROM items WHERE root IS NOT NULL AND root LIKE '%' || ?"
 
 
 def uploads_of(directory: Path) -> Path:
@@ -54,11 +52,10 @@ def sweep_uploads(store: Store) -> list[Path]:
     places = list(_places(uploads_of(store.directory)))
     if not places:
         return []
-    table = tables.items.c
     with store.snapshot() as snapshot:
         # Whatever the folder is called in them: it may have moved with its collection.
-        found = select(table.source).where(table.root.is_not(None), table.root.endswith(UPLOADS))
-        held = {Path(source).parent.name for (source,) in snapshot.connection.execute(found)}
+        found = snapshot.connection.execute(HELD, [UPLOADS])
+        held = {Path(source).parent.name for (source,) in found}
     remains = []
     for place in places:
         if place.name in held:

@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import (
     Connection,
-    LargeBinary,
     Table,
     bindparam,
-    cast,
     delete,
     func,
     insert,
@@ -46,12 +43,11 @@ from muomni_search.documents import (
 from muomni_search.errors import Conflict, CorruptData, InvalidInput, MuomniError
 from muomni_search.items import DIM, Modality, Problem, Record, Span
 from muomni_search.store import rows, tables
-from muomni_search.store.engine import disk_errors, driver_connection, stamp_schema
-from muomni_search.store.records import IndexFile, Job, NewItem, RowFile, Settings
+from muomni_search.store.engine import driver_connection, stamp_schema
+from muomni_search.store.records import IndexFile, Job, NewItem, RowFile, Settings, now
 from muomni_search.store.snapshot import (
     FIELD_INDEX,
     INDEX,
-    WANTED,
     Lookup,
     Snapshot,
     State,
@@ -59,26 +55,22 @@ from muomni_search.store.snapshot import (
     row_path,
 )
 from muomni_search.store.sql_filter import field_expressions
+from muomni_search.store.sqlite import disk_errors
 from muomni_search.store.tables import SUMMED
 
-__all__ = ["Writer", "now"]
+__all__ = ["Writer"]
 
 # ---- statements ----------------------------------------------------------------------------------
 
 NEXT_ID = select(func.coalesce(func.max(tables.items.c.id), 0) + 1)
 CHANGE_ITEM = update(tables.items).where(tables.items.c.key == bindparam("old_key"))
+WANTED = select(func.json_each(bindparam("values")).table_valued("value", name="wanted").c.value)
 # As bytes: a flipped one may be no character any more.
-SUMMED_BY_KEY = Lookup(
-    select(tables.items.c.checksum, *(cast(one, LargeBinary).label(one.name) for one in SUMMED)),
-    tables.items.c.key,
-)
+AS_BYTES = ", ".join(f"CAST({name} AS BLOB)" for name in SUMMED)
+SUMMED_BY_KEY = Lookup(f"SELECT checksum, {AS_BYTES} FROM items WHERE key IN ({{wanted}})")  # noqa: S608
 NAMES_BY_ID = Lookup(
-    select(
-        tables.items.c.id,
-        cast(tables.items.c.key, LargeBinary).label("key"),
-        cast(tables.items.c.source, LargeBinary).label("source"),
-    ).order_by(tables.items.c.id),
-    tables.items.c.id,
+    "SELECT id, CAST(key AS BLOB) AS key, CAST(source AS BLOB) AS source"
+    " FROM items WHERE id IN ({wanted}) ORDER BY id"
 )
 DELETE_ITEMS = delete(tables.items).where(tables.items.c.id.in_(WANTED))
 OWN_SEGMENTS = tables.segments.c.item_id.in_(WANTED)
@@ -140,7 +132,7 @@ COUNT_NUMBERS = text(
     ' + (SELECT count(*) FROM dead WHERE "row" NOT BETWEEN 0 AND :last)'
 )
 # A path that other items still have, as the rows of a table have that of the table, stays theirs.
-OWN_SOURCES = text(
+OWN_SOURCES = (
     "WITH wanted AS (SELECT value FROM json_each(:values))"
     ' SELECT source FROM items WHERE "key" IN wanted AND source IS NOT NULL'
     ' EXCEPT SELECT source FROM items WHERE "key" NOT IN wanted'
@@ -174,8 +166,10 @@ def insert_sql(table: Table) -> str:
 class Writer(Snapshot):
     """The one who may change the store; sees what it has done itself."""
 
-    def __init__(self, connection: Connection, directory: Path) -> None:
+    def __init__(self, transaction: Connection, directory: Path) -> None:
+        connection = driver_connection(transaction)
         super().__init__(connection, read_state(connection, directory))
+        self.transaction = transaction  # the same, for statements that change something
         self._directory = directory
         self._is_stale = False
         self._items_changed = False
@@ -246,7 +240,7 @@ class Writer(Snapshot):
         ids = self.item_ids(items)
         self._bury(ids.values())
         added = self._added(ids) if ids else {}
-        next_id = self.connection.execute(NEXT_ID).scalar_one()
+        next_id = self.transaction.execute(NEXT_ID).scalar_one()
         stamp = now()
         fresh, changed = [], []
         for key, item in items.items():
@@ -273,7 +267,7 @@ class Writer(Snapshot):
         if changed:
             # Like the inserts, straight to the driver: half of the time goes otherwise into
             # SQLAlchemy's parameters.
-            self.connection.exec_driver_sql(
+            self.transaction.exec_driver_sql(
                 "UPDATE items SET modality = ?, source = ?, root = ?, text = ?, metadata = ?,"
                 " content_hash = ?, size = ?, mtime_ns = ?, added = ?, checksum = ? WHERE id = ?",
                 changed,
@@ -288,8 +282,8 @@ class Writer(Snapshot):
         """Yield for each key that there is what its checksum is of, and whether it fits."""
         for checksum, *values in self._for_values(SUMMED_BY_KEY, keys):
             old: dict[str, Any] = {
-                column.name: None if value is None else value.decode(errors="surrogateescape")
-                for column, value in zip(SUMMED, values, strict=True)
+                name: None if value is None else value.decode(errors="surrogateescape")
+                for name, value in zip(SUMMED, values, strict=True)
             }
             yield old, checksum == _checksum(old)
 
@@ -301,7 +295,7 @@ class Writer(Snapshot):
         if are_counted and all(list(item.spans) == [None] for item in items):
             # New items of one segment each: SQLite counts for itself in a quarter of the time.
             values = {"own": modality, "first": start, "item": numbers[0], "more": len(numbers)}
-            self.connection.execute(COUNT_UP, values)
+            self.transaction.execute(COUNT_UP, values)
             return
         name, row = str(modality), start
         segments = []
@@ -314,7 +308,7 @@ class Writer(Snapshot):
         self._insert(tables.segments, segments)
 
     def _forget_failures(self, items: Iterable[NewItem]) -> None:
-        if self.connection.execute(select(tables.failures.c.source).limit(1)).first() is not None:
+        if self.transaction.execute(select(tables.failures.c.source).limit(1)).first() is not None:
             self.clear_failures(
                 [name for item in items for name in (item.source, item.key) if name]
             )
@@ -342,7 +336,7 @@ class Writer(Snapshot):
         self._changes()
         for old, is_whole in list(self._summed([key])):
             checksum = _checksum({**old, **values}) if is_whole else None
-            self.connection.execute(CHANGE_ITEM, {"old_key": key, **values, "checksum": checksum})
+            self.transaction.execute(CHANGE_ITEM, {"old_key": key, **values, "checksum": checksum})
 
     def delete(self, keys: Sequence[str]) -> int:
         """Delete the items of ``keys``; return how many there were."""
@@ -354,18 +348,18 @@ class Writer(Snapshot):
         if item_ids:
             self._changes()
             self._bury(item_ids)
-            self.connection.execute(DELETE_ITEMS, {"values": json.dumps(list(item_ids))})
+            self.transaction.execute(DELETE_ITEMS, {"values": json.dumps(list(item_ids))})
 
     def _bury(self, item_ids: Iterable[int]) -> None:
         """Make the rows of items dead."""
         values = {"values": json.dumps(list(item_ids))}
-        counts = self.connection.execute(COUNT_SEGMENTS, values).all()
+        counts = self.transaction.execute(COUNT_SEGMENTS, values).all()
         if not counts:
             return
-        self.connection.execute(BURY_SEGMENTS, values)
-        self.connection.execute(DELETE_SEGMENTS, values)
+        self.transaction.execute(BURY_SEGMENTS, values)
+        self.transaction.execute(DELETE_SEGMENTS, values)
         for modality, count in counts:
-            self.connection.execute(COUNT_DEAD, {"own": modality, "more": count})
+            self.transaction.execute(COUNT_DEAD, {"own": modality, "more": count})
 
     # ---- failures, indexes, jobs -------------------------------------------------------------
 
@@ -375,7 +369,7 @@ class Writer(Snapshot):
             return
         stamp = now()
         self._changes(items=False)
-        self.connection.execute(
+        self.transaction.execute(
             FAIL_AGAIN,
             [
                 {
@@ -395,7 +389,7 @@ class Writer(Snapshot):
         """Forget the failures of inputs that are mended or gone."""
         if sources:
             self._changes(items=False)
-            self.connection.execute(
+            self.transaction.execute(
                 DELETE_FAILURES, {"values": json.dumps([legible(source) for source in sources])}
             )
 
@@ -404,8 +398,8 @@ class Writer(Snapshot):
         failures = self.failures()
         if not keys or not failures:
             return
-        sources = self.connection.execute(OWN_SOURCES, {"values": json.dumps(list(keys))}).scalars()
-        names = {legible(name) for name in (*keys, *sources)}
+        sources = self.connection.execute(OWN_SOURCES, {"values": json.dumps(list(keys))})
+        names = {legible(name) for name in (*keys, *(source for (source,) in sources))}
         shown = names | {repr(name)[1:-1] for name in names}
         self.clear_failures(
             [
@@ -420,7 +414,7 @@ class Writer(Snapshot):
     def forget_stray_failures(self) -> None:
         """Forget the failures whose key, or source where no key is known, is no item's."""
         self._changes(items=False)
-        self.connection.execute(STRAY_FAILURES)
+        self.transaction.execute(STRAY_FAILURES)
 
     def set_index(self, index: IndexFile) -> bool:
         """Make a finished file the index of its modality; the one before it is removed.
@@ -463,11 +457,11 @@ class Writer(Snapshot):
         """Forget the index of a modality and remove its file, unless its name is ``keep``."""
         table = tables.index_files
         own = table.c.modality == modality
-        name = self.connection.execute(select(table.c.name).where(own)).scalar()
+        name = self.transaction.execute(select(table.c.name).where(own)).scalar()
         if name is None:
             return
         self._changes(items=False)
-        self.connection.execute(delete(table).where(own))
+        self.transaction.execute(delete(table).where(own))
         if name != keep:
             self._useless.append(self._directory / INDEX / name)
 
@@ -478,7 +472,7 @@ class Writer(Snapshot):
             table = tables.index_files
             params = json.dumps({**index.params, "promise": promise}, sort_keys=True)
             self._changes(items=False)
-            self.connection.execute(
+            self.transaction.execute(
                 update(table).where(table.c.modality == modality).values(params=params)
             )
 
@@ -486,7 +480,7 @@ class Writer(Snapshot):
         """Write down what the collection has to keep to."""
         chosen = {name: value for name, value in asdict(settings).items() if value is not None}
         self._changes(items=False)
-        self.connection.execute(
+        self.transaction.execute(
             update(tables.collection).values(settings=json.dumps(chosen, sort_keys=True))
         )
 
@@ -505,8 +499,8 @@ class Writer(Snapshot):
         spelt = json.dumps(list(names))
         name = f"{FIELD_INDEX}{hash_content(spelt.encode())[:8]} {spelt}"
         self._changes(items=False)
-        self.connection.exec_driver_sql(f"CREATE INDEX {_quoted(name)} ON items ({expressions})")
-        stamp_schema(self.connection)
+        self.transaction.exec_driver_sql(f"CREATE INDEX {_quoted(name)} ON items ({expressions})")
+        stamp_schema(self.transaction)
 
     def drop_field_index(self, names: tuple[str, ...]) -> None:
         """Let SQLite forget the index of a metadata field; without one, nothing is done."""
@@ -514,8 +508,8 @@ class Writer(Snapshot):
         if name is None:
             return
         self._changes(items=False)
-        self.connection.exec_driver_sql(f"DROP INDEX {_quoted(name)}")
-        stamp_schema(self.connection)
+        self.transaction.exec_driver_sql(f"DROP INDEX {_quoted(name)}")
+        stamp_schema(self.transaction)
 
     def set_job(self, job: Job) -> None:
         """Write down how far a job is."""
@@ -528,7 +522,7 @@ class Writer(Snapshot):
         }
         statement = upsert(tables.jobs).values(output=job.output, **values)
         self._changes(items=False)
-        self.connection.execute(
+        self.transaction.execute(
             statement.on_conflict_do_update(index_elements=["output"], set_=values)
         )
 
@@ -552,7 +546,7 @@ class Writer(Snapshot):
         """Drop the segments whose items are not there."""
         table = tables.segments
         self._changes()
-        self.connection.execute(
+        self.transaction.execute(
             delete(table).where(table.c.item_id.not_in(select(tables.items.c.id)))
         )
 
@@ -560,7 +554,7 @@ class Writer(Snapshot):
         """Let exactly these rows be the dead ones."""
         table = tables.dead_rows
         self._changes()
-        self.connection.execute(delete(table).where(table.c.modality == modality))
+        self.transaction.execute(delete(table).where(table.c.modality == modality))
         self._insert(table, [(str(modality), row) for row in dead.tolist()])
         self._set_row_file(modality, dead=len(dead))
 
@@ -577,7 +571,7 @@ class Writer(Snapshot):
         self._changes(items=False)
         self.drop_index(modality)
         table = tables.row_blocks
-        self.connection.execute(delete(table).where(table.c.modality == modality))
+        self.transaction.execute(delete(table).where(table.c.modality == modality))
         self._lengths[path] = 0
         with disk_errors(path):
             path.unlink(missing_ok=True)
@@ -612,14 +606,14 @@ class Writer(Snapshot):
             pass
         self._changes(items=False)
         for statement in NUMBER_ANEW:
-            self.connection.execute(statement, {"own": modality, "first": int(dead[0])})
+            self.transaction.execute(statement, {"own": modality, "first": int(dead[0])})
         self.replace_row_file(modality, _live(read(), dead))
         self._set_row_file(modality, dead=0)
 
     def _check_numbers(self, modality: Modality) -> None:
         """Refuse to go on where not every row is a segment's or dead, and only one of them."""
         file = self.state.row_files[modality]
-        live, dead, both, outside = self.connection.execute(
+        live, dead, both, outside = self.transaction.execute(
             COUNT_NUMBERS, {"own": modality, "last": file.rows - 1}
         ).one()
         if (live + dead, dead, both, outside) != (file.rows, file.dead, 0, 0):
@@ -634,7 +628,7 @@ class Writer(Snapshot):
     def set_model(self, model: str, fingerprint: str) -> None:
         """Say that all vectors come from another model from now on."""
         self._changes()
-        self.connection.execute(
+        self.transaction.execute(
             update(tables.collection).values(model=model, fingerprint=fingerprint)
         )
 
@@ -654,7 +648,7 @@ class Writer(Snapshot):
             return
         table, name = tables.segments, str(modality)
         self._changes()
-        self.connection.execute(delete(table).where(table.c.modality == modality))
+        self.transaction.execute(delete(table).where(table.c.modality == modality))
 
         def blocks() -> Iterator[NDArray[np.float32]]:
             row = 0
@@ -677,19 +671,19 @@ class Writer(Snapshot):
     def _insert(self, table: Table, values: list[tuple[Any, ...]]) -> None:
         self._is_stale = True
         if values:
-            self.connection.exec_driver_sql(insert_sql(table), values)
+            self.transaction.exec_driver_sql(insert_sql(table), values)
 
     def _set_row_file(self, modality: Modality, **values: int) -> None:
         table = tables.row_files
         self._is_stale = True
-        self.connection.execute(update(table).where(table.c.modality == modality).values(**values))
+        self.transaction.execute(update(table).where(table.c.modality == modality).values(**values))
 
     def _write_checksums(
         self, modality: Modality, start: int, vectors: NDArray[np.float32]
     ) -> None:
         table = tables.row_blocks
         own = (table.c.modality == modality, table.c.block == start // rows.BLOCK_ROWS)
-        previous = self.connection.execute(select(table.c.checksum).where(*own)).scalar()
+        previous = self.transaction.execute(select(table.c.checksum).where(*own)).scalar()
         sums = [
             {"modality": modality, "block": block, "checksum": checksum}
             for block, checksum in rows.block_checksums(
@@ -697,7 +691,7 @@ class Writer(Snapshot):
             )
         ]
         statement = upsert(table)
-        self.connection.execute(
+        self.transaction.execute(
             statement.on_conflict_do_update(
                 index_elements=["modality", "block"],
                 set_={"checksum": statement.excluded.checksum},
@@ -713,11 +707,11 @@ class Writer(Snapshot):
         Raises:
             MuomniError: SQLite gave the transaction up after an error that nobody heeded.
         """
-        if not driver_connection(self.connection).in_transaction:
+        if not self.connection.in_transaction:
             raise MuomniError("the write failed and was taken back", hint="try again")
         table = tables.collection
         step = int(self._items_changed)
-        self.connection.execute(
+        self.transaction.execute(
             update(table).values(
                 revision=table.c.revision + 1,
                 summed=table.c.revision + 1,
@@ -782,16 +776,11 @@ def _mentions(words: str, names: Collection[str]) -> bool:
     return False
 
 
-def now() -> str:
-    """Return the time, ISO 8601 in UTC."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 # ---- what may be stored --------------------------------------------------------------------------
 
 
 def _checksum(row: Mapping[Any, Any]) -> int:
-    return item_checksum(*(row[column.name] for column in SUMMED))
+    return item_checksum(*(row[name] for name in SUMMED))
 
 
 def _check(item: NewItem) -> None:

@@ -30,7 +30,7 @@ from muomni_search.errors import CheckpointError, Conflict, InvalidInput, Traini
 from muomni_search.extras import load_extra
 from muomni_search.items import DIM, Modality
 from muomni_search.metrics import first_relevant_ranks, mean_reciprocal_rank, success_at_k
-from muomni_search.store.engine import disk_errors
+from muomni_search.store.sqlite import disk_errors
 from muomni_search.training import examples as prepared
 from muomni_search.training.batches import Batches, Inputs, tensor
 from muomni_search.training.examples import Examples

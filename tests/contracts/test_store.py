@@ -862,6 +862,7 @@ from pathlib import Path
 from muomni_search.errors import MuomniError
 from muomni_search.items import Modality
 from muomni_search.store.store import Store
+import muomni_search.store.writer  # nobody may not look where the packages are
 os.setuid(65534)
 try:
     with Store.open(Path(sys.argv[1])) as store:

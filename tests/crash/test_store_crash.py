@@ -30,7 +30,8 @@ from muomni_search.errors import NotFound
 from muomni_search.items import DIM, Modality, Problem, Record, Span
 from muomni_search.store.compact import compact_rows
 from muomni_search.store.rows import BLOCK_ROWS, ROW_BYTES
-from muomni_search.store.store import IndexFile, Job, NewItem, Snapshot, Store, Writer
+from muomni_search.store.store import IndexFile, Job, NewItem, Snapshot, Store
+from muomni_search.store.writer import Writer
 from muomni_search.vectors import normalise
 
 TEXT, IMAGE, AUDIO = Modality.TEXT, Modality.IMAGE, Modality.AUDIO

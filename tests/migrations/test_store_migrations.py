@@ -18,7 +18,7 @@ from old_collections import make_old
 
 from muomni_search.errors import CorruptData
 from muomni_search.items import DIM, Modality, Span
-from muomni_search.store import engine, tables
+from muomni_search.store import engine, sqlite, tables
 from muomni_search.store.store import NewItem, Store
 
 VECTORS = np.eye(3, DIM, dtype=np.float32)
@@ -51,7 +51,7 @@ def test_the_newest_revision_is_the_one_that_the_store_reads() -> None:
     config = Config()
     config.set_main_option("script_location", str(engine.find_migrations()))
     scripts = ScriptDirectory.from_config(config)
-    assert scripts.get_heads() == [tables.HEAD]
+    assert scripts.get_heads() == [sqlite.HEAD]
     # `found > HEAD` compares them as text.
     numbers = [script.revision for script in scripts.walk_revisions()][::-1]
     assert numbers == [f"{number:04d}" for number in range(1, len(numbers) + 1)]
@@ -106,7 +106,7 @@ def test_a_collection_of_the_first_revision_gets_the_checksums_of_its_items(plac
             writer.put([NewItem("c", Modality.IMAGE, VECTORS[:1], [None])])
             writer.delete(["c"])
         check_content(store)
-    assert revision(place) == tables.HEAD
+    assert revision(place) == sqlite.HEAD
     with sqlite3.connect(place / "collection.db") as connection:
         connection.execute("UPDATE items SET metadata = '{\"n\":3}' WHERE key = 'b'")
     connection.close()
@@ -148,7 +148,8 @@ def test_a_process_of_an_earlier_version_cannot_write_after_the_upgrade(place: P
 # ---- a revision to come --------------------------------------------------------------------------
 
 # Named after the newest that there is.
-NEXT = f"{int(tables.HEAD) + 1:04d}"
+HEAD = sqlite.HEAD
+NEXT = f"{int(HEAD) + 1:04d}"
 FUTURE = '''
 """Make the table of items anew, as a change of a column does."""
 import sqlalchemy as sa
@@ -166,7 +167,7 @@ def upgrade():
 
 
 def future_revision(more: str = "") -> str:
-    return FUTURE.format(revision=NEXT, head=tables.HEAD, more=more)
+    return FUTURE.format(revision=NEXT, head=HEAD, more=more)
 
 
 @pytest.fixture(params=["migrations", "100%25 migrations"])
@@ -180,7 +181,7 @@ def future(
     )
     (migrations / "versions" / f"{NEXT}_language.py").write_text(future_revision())
     monkeypatch.setattr(engine, "find_migrations", lambda: migrations)
-    monkeypatch.setattr(engine, "HEAD", NEXT)
+    monkeypatch.setattr(sqlite, "HEAD", NEXT)
     return migrations
 
 
@@ -206,9 +207,9 @@ def test_opening_upgrades_and_loses_nothing(
             assert [item.segments for item in snapshot.iter_items()] == [2, 1]
         # The foreign keys are on again: an item takes its segments with it.
         with store.write() as writer:
-            writer.connection.exec_driver_sql("DELETE FROM items WHERE key = 'b'")
-            left = writer.connection.exec_driver_sql("SELECT count(*) FROM segments").scalar()
-        assert left == 2
+            writer.connection.execute("DELETE FROM items WHERE key = 'b'")
+            left = writer.connection.execute("SELECT count(*) FROM segments").fetchone()
+        assert left == (2,)
     assert revision(place) == NEXT
     assert columns(place)[-1] == "language"
 
@@ -241,7 +242,7 @@ def test_an_upgrade_that_fails_changes_nothing(
     (future / "versions" / f"{NEXT}_language.py").write_text(future_revision(failing))
     with pytest.raises((RuntimeError, CorruptData)):
         Store.open(place)
-    assert revision(place) == tables.HEAD
+    assert revision(place) == HEAD
     assert columns(place)[-1] == "checksum"
     assert (place / "collection.db").read_bytes() == before
     monkeypatch.undo()

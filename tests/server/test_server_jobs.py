@@ -57,7 +57,7 @@ def test_a_batch_keeps_no_books_in_the_collection(http: httpx.Client, root: Path
         before = small.store.database.stat().st_size
         watch(http, batch(http, {"text": "a dog"}))
         with small.view() as view:
-            rows = view.snapshot.connection.exec_driver_sql("SELECT output FROM jobs").all()
+            rows = view.snapshot.connection.execute("SELECT output FROM jobs").fetchall()
         assert not [one for (one,) in rows if "muomni-serve" in one]
         assert small.store.database.stat().st_size == before
 

@@ -309,7 +309,7 @@ def test_settings_outlive_the_process(collection: Collection) -> None:
 
 def test_an_index_of_an_older_version_is_measured_when_it_is_met(collection: Collection) -> None:
     with collection.store.write() as writer:
-        writer.connection.exec_driver_sql("""UPDATE index_files SET params = '{"kind": "pq4"}'""")
+        writer.connection.execute("""UPDATE index_files SET params = '{"kind": "pq4"}'""")
     assert index_of(collection)["promise"] is None
     query = Query.vector(rows_of(1, 9)[0])
     assert {(hit.how, hit.recall) for hit in collection.query(query)} == {("ann", None)}

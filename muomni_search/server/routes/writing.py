@@ -33,7 +33,7 @@ from muomni_search.server.problems import Refused, at_fault, without_paths
 from muomni_search.server.routes.reading import filter_of
 from muomni_search.server.routes.uploads import files_of, keep_file
 from muomni_search.server.served import Served
-from muomni_search.store.engine import disk_errors
+from muomni_search.store.sqlite import disk_errors
 from muomni_search.store.uploads import Replaced, uploads_of
 from muomni_search.vectors import check_vectors
 

@@ -151,7 +151,7 @@ def test_a_reader_goes_on_and_the_rest_is_given_back_later(
 def test_a_writer_that_goes_on_writing_is_told_of_and_loses_nothing(
     collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("muomni_search.store.engine.LOCK_SECONDS", 0.01)
+    monkeypatch.setattr("muomni_search.store.sqlite.LOCK_SECONDS", 0.01)
     with Collection.open(collection.directory) as other, other.store.write() as writer:
         assert collection.store.vacuum()
         writer.delete(["image/0"])

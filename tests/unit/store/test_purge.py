@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from muomni_search import Collection, Modality, Query, Record
 from muomni_search.errors import CorruptData
 from muomni_search.items import DIM, Problem
-from muomni_search.store import engine
+from muomni_search.store import sqlite
 from muomni_search.store import store as store_module
 from muomni_search.store.store import NewItem, Store
 from muomni_search.vectors import normalise
@@ -41,14 +41,14 @@ LONG = [prose(seed, 1_500) for seed in range(3)]
 @pytest.fixture(autouse=True)
 def _gaps_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let SQLite overwrite nothing that is freed, as most builds of it do."""
-    connect = engine._open_uri
+    connect = sqlite._open_uri
 
     def careless(uri: str) -> sqlite3.Connection:
         connection = connect(uri)
         connection.execute("PRAGMA secure_delete=OFF")
         return connection
 
-    monkeypatch.setattr(engine, "_open_uri", careless)
+    monkeypatch.setattr(sqlite, "_open_uri", careless)
 
 
 def neighbours(numbers: range) -> list[Record]:

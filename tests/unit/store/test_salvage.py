@@ -15,8 +15,8 @@ from old_collections import make_old
 from muomni_search.collection import Collection
 from muomni_search.errors import CorruptData, MuomniError
 from muomni_search.items import DIM, Modality, Record
-from muomni_search.store.engine import disk_errors
 from muomni_search.store.rows import BLOCK_ROWS
+from muomni_search.store.sqlite import disk_errors
 from muomni_search.transfer import export_collection, import_collection
 from muomni_search.vectors import normalise
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,12 @@ import pytest
 from filter_oracle import matches
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import select
-from sqlalchemy.dialects.sqlite import dialect
 
 from muomni_search.errors import InvalidInput
 from muomni_search.filters import And, Filter, Not, Or, Test, parse_filter, spell_field
 from muomni_search.items import DIM, Modality
-from muomni_search.store import tables
 from muomni_search.store.snapshot import ROWS_BY_ID, Snapshot
-from muomni_search.store.sql_filter import field_expressions, filter_to_sql
+from muomni_search.store.sql_filter import field_expressions, filter_to_sql, sql
 from muomni_search.store.store import NewItem, Store
 
 VECTOR = np.eye(1, DIM, dtype=np.float32)
@@ -265,10 +263,9 @@ INDEXED = [("year",), ("place", "city"), ("it's",), ("größe",), ("a b",)]
 
 
 def plan(snapshot: Snapshot, condition: str) -> str:
-    query = select(tables.items.c.id).where(filter_to_sql(parse_filter(condition)))  # type: ignore[arg-type]
-    sql = str(query.compile(dialect=dialect(), compile_kwargs={"literal_binds": True}))
-    rows = snapshot.connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}").all()
-    return " ".join(row.detail for row in rows)
+    wanted = filter_to_sql(parse_filter(condition))  # type: ignore[arg-type]
+    query, values = sql("EXPLAIN QUERY PLAN SELECT id FROM items WHERE {}", wanted)
+    return " ".join(detail for *_, detail in snapshot.connection.execute(query, values))
 
 
 def test_an_index_of_a_field_is_used_and_changes_no_answer(tmp_path: Path) -> None:
@@ -344,16 +341,10 @@ def test_an_index_of_the_name_that_it_had_before_is_known(tmp_path: Path) -> Non
         store.write() as writer,
     ):
         expressions = field_expressions(("year",))
-        writer.connection.exec_driver_sql(
-            f"""CREATE INDEX "field [""year""]" ON items ({expressions})"""
-        )
+        writer.connection.execute(f"""CREATE INDEX "field [""year""]" ON items ({expressions})""")
         writer.index_field(("year",))
-        assert (
-            writer.connection.exec_driver_sql(
-                "SELECT count(*) FROM sqlite_master WHERE name LIKE 'field %'"
-            ).scalar()
-            == 1
-        )
+        kept = writer.connection.execute("SELECT name FROM sqlite_master WHERE name LIKE 'field %'")
+        assert len(kept.fetchall()) == 1
         assert writer.indexed_fields() == [("year",)]
         writer.index_field(("Year",))
         writer.drop_field_index(("year",))
@@ -372,11 +363,9 @@ def test_what_no_path_spells_has_no_index(tmp_path: Path, names: tuple[str, ...]
 def test_the_rows_of_a_few_items_are_found_by_their_ids(tmp_path: Path) -> None:
     with make(tmp_path / "c", [{"n": n} for n in range(9)]) as store, store.snapshot() as snapshot:
         for statement in (ROWS_BY_ID._few, ROWS_BY_ID._many):
-            sql, names, _ = statement._compiled
-            rows = snapshot.connection.exec_driver_sql(
-                f"EXPLAIN QUERY PLAN {sql}", ("[1]",) * len(names)
-            ).all()
-            assert "segments_by_item" in " ".join(row.detail for row in rows)
+            values = defaultdict(lambda: "[1]")
+            rows = snapshot.connection.execute(f"EXPLAIN QUERY PLAN {statement._query}", values)
+            assert "segments_by_item" in " ".join(detail for *_, detail in rows)
 
 
 @pytest.mark.parametrize("more", [0, 20])

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from muomni_search.items import DIM, Modality
 from muomni_search.store import store as store_module
-from muomni_search.store.store import Store
+from muomni_search.store.snapshot import Snapshot
+from muomni_search.store.store import NewItem, Store
 
 
 def open_files(name: str) -> int:
@@ -48,7 +53,8 @@ def test_a_reader_that_failed_leaves_no_transaction(store: Store) -> None:
     with store:
         with pytest.raises(ZeroDivisionError):
             fail()
-        assert connections[0].closed
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            connections[0].execute("SELECT 1")
         with store.snapshot() as snapshot:
             assert snapshot.version == 0
         # Nobody holds the log, so that it can be emptied.
@@ -62,7 +68,58 @@ def test_what_was_let_go_of_is_not_read_from(store: Store) -> None:
         for late in (over.counts, lambda: over.find(["a"]), lambda: next(begun)):
             with pytest.raises(RuntimeError, match="let go of"):
                 late()
-        assert not store._idle[0].in_transaction()
+        assert not store._idle[0].in_transaction
+
+
+STREAMS: dict[str, Callable[[Snapshot], Iterator[object]]] = {
+    "items": lambda snapshot: snapshot.iter_items(),
+    "keys": lambda snapshot: snapshot.iter_keys(),
+    "segments": lambda snapshot: snapshot.iter_segments(),
+    "known": lambda snapshot: snapshot.known_under("/files"),
+}
+
+
+def put(store: Store, *keys: str) -> None:
+    vector = np.eye(1, DIM, dtype=np.float32)
+    with store.write() as writer:
+        writer.put([NewItem(key, Modality.TEXT, vector, [None], root="/files") for key in keys])
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_whoever_leaves_off_reading_does_not_keep_the_next_at_that_state(
+    store: Store, name: str
+) -> None:
+    with store:
+        put(store, *(f"k{number:04}" for number in range(2_000)))
+        with store.snapshot() as first:
+            begun = STREAMS[name](first)
+            next(begun)
+        put(store, "late")
+        with store.snapshot() as second:
+            assert second.version == first.version + 1
+            assert list(second.find(["late"])) == ["late"]
+        with pytest.raises(RuntimeError, match="let go of"):
+            next(begun)
+        assert store.vacuum() == []
+
+
+def test_a_writer_that_failed_amid_reading_does_not_hinder_the_next(store: Store) -> None:
+    begun = []
+
+    def fail() -> None:
+        with store.write() as writer:
+            begun.append(writer.iter_keys())
+            next(begun[0])
+            writer.delete(["k0000"])
+            raise ZeroDivisionError
+
+    with store:
+        put(store, *(f"k{number:04}" for number in range(2_000)))
+        with pytest.raises(ZeroDivisionError):
+            fail()
+        put(store, "late")
+        with store.snapshot() as snapshot:
+            assert sorted(snapshot.find(["k0000", "late"])) == ["k0000", "late"]
 
 
 def test_readers_at_once_keep_a_few_and_closing_ends_all(
