@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from urllib.parse import urlencode
 
 import httpx
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -23,6 +24,8 @@ CHECKS = (
     content_type_conformance,
     response_schema_conformance,
 )
+# Uvicorn reads 64 KiB of a request before its body, h11's limit.
+LONGEST_QUERY = 60_000
 
 
 def test_every_route_is_described(http: httpx.Client) -> None:
@@ -68,6 +71,8 @@ def test_the_server_keeps_to_its_description(
             # Or nearly every answer would be that there is no such collection.
             if "name" in (case.path_parameters or {}):
                 case.path_parameters["name"] = "small"
+            # Of a longer one the server cuts the line, which whoever is still sending may see first.
+            assume(len(urlencode(case.query or {}, doseq=True)) < LONGEST_QUERY)
             case.call_and_validate(checks=CHECKS)
 
         # A question without a parameter cannot be asked wrongly.
