@@ -71,7 +71,7 @@ def test_the_server_keeps_to_its_description(
             # Or nearly every answer would be that there is no such collection.
             if "name" in (case.path_parameters or {}):
                 case.path_parameters["name"] = "small"
-            # Of a longer one the server ends the connection, and who is still sending sees only that.
+            # Of a longer one the server ends the connection, and who still sends sees only that.
             assume(len(urlencode(case.query or {}, doseq=True)) < LONGEST_QUERY)
             case.call_and_validate(checks=CHECKS)
 
