@@ -171,14 +171,16 @@ class FourBitScan:
         return data
 
     @classmethod
-    def from_bytes(cls, data: bytes, order: NDArray[np.int64]) -> FourBitScan:
+    def from_bytes(cls, data: NDArray[np.uint8], order: NDArray[np.int64]) -> FourBitScan:
         """Return what ``to_bytes`` wrote; only for bytes whose checksum was checked.
+
+        They are copied once, into the index: ``faiss.deserialize_index`` does so twice.
 
         Raises:
             ValueError: FAISS cannot read it, or it is another kind of index.
         """
         try:
-            index = faiss.deserialize_index(np.frombuffer(data, np.uint8))
+            index = faiss.read_index(faiss.ZeroCopyIOReader(faiss.swig_ptr(data), data.size))
         except (RuntimeError, MemoryError) as error:
             raise ValueError("FAISS cannot read it") from error
         if (

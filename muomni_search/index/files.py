@@ -128,7 +128,8 @@ def _decode(data: bytes) -> FourBitScan:
         raise ValueError(f"its order of dimensions is none of {DIM}")
     from muomni_search.index.faiss_index import FourBitScan
 
-    index = FourBitScan.from_bytes(data[end:], np.array(order, np.int64))
+    codes = np.frombuffer(data, np.uint8, offset=end)
+    index = FourBitScan.from_bytes(codes, np.array(order, np.int64))
     if index.rows != params.get("rows"):
         raise ValueError(f"it covers {index.rows} rows, expected {params.get('rows')}")
     return index

@@ -192,3 +192,11 @@ def test_an_index_of_another_kind_inside_a_good_file_is_refused(good, tmp_path):
     forged = good[0][:end] + faiss_index.faiss.serialize_index(flat).tobytes()
     path = tmp_path / "forged"
     assert "another kind" in refused(path, **write(path, forged))
+
+
+def test_a_loaded_index_keeps_nothing_of_the_bytes_that_it_came_from(index, rng):
+    data = np.frombuffer(index.to_bytes(), np.uint8).copy()
+    loaded = faiss_index.FourBitScan.from_bytes(data, index.order)
+    data[:] = 255
+    for query in normalise(rng.standard_normal((5, 256))):
+        assert np.array_equal(loaded.search(query, 20), index.search(query, 20))
