@@ -7,9 +7,11 @@ may be given again.
 
 from __future__ import annotations
 
+import io
 import posix
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -136,14 +138,20 @@ def sound(number: int) -> NDArray[np.float64]:
 
 
 def made(place: Path, name: str, number: int) -> Path:
-    """Return a picture or a sound, made beforehand: who makes one opens files."""
+    """Return a picture or a sound, made when it is first asked for, by child or parent."""
     path = place / "made" / f"{number}{Path(name).suffix}"
     if not path.exists():
-        path.parent.mkdir(exist_ok=True)
+        data = io.BytesIO()
         if path.suffix == ".png":
-            Image.fromarray(picture(number)).save(path)
+            Image.fromarray(picture(number)).save(data, "PNG")
         else:
-            soundfile.write(path, sound(number), 16_000, subtype="PCM_16")
+            soundfile.write(data, sound(number), 16_000, subtype="PCM_16", format="WAV")
+        with suppress(FileExistsError):
+            posix.mkdir(path.parent)
+        # Who is killed meanwhile leaves no half of one.
+        partial = path.with_suffix(".partial")
+        write_quietly(partial, data.getvalue())
+        posix.rename(partial, path)
     return path
 
 
