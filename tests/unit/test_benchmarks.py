@@ -60,6 +60,7 @@ def test_every_script_says_what_it_can_be_told(
             ["--rows", "300", "--queries", "10", "--rounds", "1", "--files", "0"],
             "| a warm query, k = 10 |",
         ),
+        ("align.py", ["--pairs", "60"], "| 60 | with `--refine` |"),
         ("soak.py", ["--operations", "400", "--items", "100"], "verify: 0 faults"),
     ],
 )
