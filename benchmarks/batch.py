@@ -28,7 +28,7 @@ from pyarrow.parquet import read_table
 
 from muomni_search.batch import run_batch, write_neighbors
 from muomni_search.collection import Collection
-from muomni_search.index import faiss_index, planner
+from muomni_search.index import faiss_index, first_pass, planner
 from muomni_search.items import DIM
 
 NO_ROWS = np.empty(0, np.int64)
@@ -105,9 +105,18 @@ def batches(
         def search(k: int, gone: np.ndarray) -> float:
             return seconds(planner.top_rows_many, queries, rows, k=k, dead=gone)
 
+        def search_in_floats(k: int) -> float:
+            large = first_pass.LARGE
+            first_pass.LARGE = sys.maxsize
+            try:
+                return search(k, NO_ROWS)
+            finally:
+                first_pass.LARGE = large
+
         ways: dict[str, Callable[[int], float]] = {
             "`run_batch`, file to file": job,
             "`top_rows_many`": lambda k: search(k, NO_ROWS),
+            "… without a first pass in 8 bits": search_in_floats,
             f"… with {DEAD_SHARE:.0%} dead rows": lambda k: search(k, dead),
             INSTALLED: lambda k: as_installed(files, k),
             "`faiss.knn`, core type mended": lambda k: seconds(

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from muomni_search.index import first_pass
 from muomni_search.index.exact import best_of
 from muomni_search.index.protocol import CODES, CandidateLists, Candidates, VectorIndex
 from muomni_search.vectors import cosines, cosines_of_pairs
@@ -447,6 +448,10 @@ def _top_rows_block(
     if wanted == 0:
         nothing = np.zeros(len(queries) + 1, np.int64)
         return CandidateLists(nothing, NO_ROWS, NO_PRODUCTS, np.ones(len(queries), bool))
+    if first_pass.is_paying(len(queries), available, k):
+        found = first_pass.best_rows(queries, vectors, k, dead, allowed)
+        if found is not None:
+            return found
     rough, rows = _rough_best(queries, vectors, wanted, dead, allowed)
     values = cosines_of_pairs(vectors, rows, queries)
     order = np.lexsort((rows, -values), axis=1)

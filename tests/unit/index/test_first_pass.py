@@ -1,0 +1,164 @@
+"""Batches by way of 8 bits give what they give without, to the bit."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from muomni_search.index import first_pass, planner
+from muomni_search.items import DIM
+from muomni_search.vectors import normalise
+
+Rows = NDArray[np.float32]
+NOTHING = np.empty(0, np.int64)
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first_pass, "PRODUCTS_AT_ONCE", 20_000)
+    monkeypatch.setattr(first_pass, "SAMPLE_ROWS", (100, 200))
+    monkeypatch.setattr(first_pass, "PAIRS_AT_ONCE", 50)
+
+
+def check(
+    queries: Rows,
+    vectors: Rows,
+    k: int,
+    dead: NDArray[np.int64] = NOTHING,
+    allowed: NDArray[np.int64] | None = None,
+) -> None:
+    found = first_pass.best_rows(queries, vectors, k, dead, allowed)
+    expected = planner.top_rows_many(queries, vectors, k=k, dead=dead, allowed=allowed)
+    assert found is not None
+    for name in ("starts", "rows", "cosines", "are_exact"):
+        assert np.array_equal(getattr(found, name), getattr(expected, name)), name
+
+
+def clustered(rng: np.random.Generator, count: int) -> Rows:
+    """Return rows in a narrow cone, with strong and weak dimensions and ties among them."""
+    centres = rng.standard_normal((20, DIM)) + 2
+    spread = (1 + np.arange(DIM)) ** -0.7
+    rows = centres[rng.integers(0, 20, count)] + 0.5 * rng.standard_normal((count, DIM))
+    rows = normalise(rows * spread)
+    rows[rng.integers(0, count, count // 4)] = rows[rng.integers(0, count, count // 4)]
+    return rows
+
+
+def test_nothing_differs_from_the_long_way(rng: np.random.Generator) -> None:
+    vectors = clustered(rng, 3_000)
+    queries = normalise(vectors[:60] + 0.05 * rng.standard_normal((60, DIM)))
+    for k in (1, 10, 150):
+        check(queries, vectors, k)
+        check(vectors[:60], vectors, k)
+        check(-queries, vectors, k)
+
+
+def test_dead_and_filtered_rows_are_left_out(rng: np.random.Generator) -> None:
+    vectors = clustered(rng, 3_000)
+    queries = normalise(rng.standard_normal((40, DIM)))
+    dead = np.flatnonzero(rng.random(3_000) < 0.4)
+    check(queries, vectors, 10, dead)
+    check(vectors[dead[:40]], vectors, 10, dead)
+    check(queries, vectors, 10, allowed=np.setdiff1d(np.arange(0, 3_000, 3), dead))
+    # All that the first guess is taken from are dead.
+    check(queries, vectors, 10, np.setdiff1d(np.arange(3_000), np.arange(7, 3_000, 150)))
+
+
+def test_a_few_live_rows_behind_many_dead_ones(rng: np.random.Generator) -> None:
+    vectors = clustered(rng, 1_000)
+    check(vectors[:30], vectors, 5, np.arange(990))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.sampled_from([0.0, 0.5, 0.98]))
+def test_whatever_the_rows_are_like(seed: int, k: int, zeros: float) -> None:
+    rng = np.random.default_rng(seed)
+    scales = 10.0 ** rng.uniform(-4, 1, DIM)
+    rows = rng.standard_normal((400, DIM)) * scales
+    rows[rng.random((400, DIM)) < zeros] = 0
+    rows[:, 0] += 1e-3
+    vectors = normalise(rows)
+    check(vectors[::13], vectors, k)
+
+
+def test_the_largest_numbers_are_not_cut_off() -> None:
+    # All of each row in the largest whole numbers: what 16 bits would be too few for.
+    signs = np.random.default_rng(3).choice([-1.0, 1.0], (600, DIM))
+    signs[:50] = 1
+    vectors = normalise(signs)
+    check(vectors[:64], vectors, 10)
+    check(-vectors[:64], vectors, 10)
+
+
+def test_rows_that_are_no_unit_vectors_have_no_bound(rng: np.random.Generator) -> None:
+    vectors = clustered(rng, 500)
+    for bad in (np.nan, np.inf, 1e30):
+        broken = vectors.copy()
+        broken[321, 5] = bad
+        assert first_pass.best_rows(vectors[:9], broken, 3, NOTHING, None) is None
+    # One that is merely too long is compared like all.
+    longer = vectors.copy()
+    longer[321] *= 1.5
+    check(vectors[:9], longer, 3)
+
+
+def test_the_planner_takes_it_where_it_pays(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors = clustered(rng, 2_000)
+    expected = planner.top_rows_many(vectors[:300], vectors, k=5, dead=NOTHING)
+    asked = []
+    best_rows = first_pass.best_rows
+
+    def counted(queries: Rows, *given: object) -> object:
+        asked.append(len(queries))
+        return best_rows(queries, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(first_pass, "best_rows", counted)
+    monkeypatch.setattr(first_pass, "LARGE", 1)
+    monkeypatch.setattr(first_pass, "ROWS_PER_HIT", 100)
+    monkeypatch.setattr(first_pass, "_is_faster", lambda: False)
+    planner.top_rows_many(vectors[:300], vectors, k=5, dead=NOTHING)
+    assert asked == []
+    monkeypatch.setattr(first_pass, "_is_faster", lambda: True)
+    found = planner.top_rows_many(vectors[:300], vectors, k=5, dead=NOTHING)
+    assert asked == [300]
+    assert np.array_equal(found.rows, expected.rows)
+    assert np.array_equal(found.cosines, expected.cosines)
+    planner.top_rows_many(vectors[:300], vectors, k=50, dead=NOTHING)
+    planner.top_rows_many(vectors[:100], vectors, k=5, dead=NOTHING)
+    assert asked == [300]
+    # Damaged rows are compared the long way.
+    broken = vectors.copy()
+    broken[7] = np.nan
+    found = planner.top_rows_many(vectors[:300], broken, k=5, dead=np.array([7]))
+    assert asked == [300, 300]
+    assert len(found) == 300
+
+
+def test_a_processor_whose_products_are_not_exact_is_not_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert first_pass._is_exact()
+    session = first_pass._session()
+
+    class Saturating:
+        """Adds two products in 16 bits, as processors without VNNI do, of 8 bits and 8."""
+
+        def run(self, names: object, given: dict[str, NDArray[np.int64]]) -> object:
+            return session.run(names, {**given, "least": given["least"] + np.int32(1)})
+
+    monkeypatch.setattr(first_pass, "_session", Saturating)
+    assert not first_pass._is_exact()
+
+
+def test_the_graph_is_the_one_that_the_script_makes() -> None:
+    script = runpy.run_path(str(Path(__file__).parents[3] / "scripts" / "build_first_pass.py"))
+    assert onnx.load(first_pass.GRAPH) == script["make_graph"]()
