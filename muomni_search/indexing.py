@@ -302,9 +302,12 @@ def load(directory: Path, file: IndexFile) -> VectorIndex | None:
 
 
 def promise_of(file: IndexFile) -> Promise | None:
-    """Return what an index was measured to hold to; None where nobody measured."""
+    """Return what an index was measured to hold to; None where that is not known, or damaged."""
     stored = file.params.get("promise")
-    return None if stored is None else Promise.from_dict(stored)
+    try:
+        return None if stored is None else Promise.from_dict(stored)
+    except (AttributeError, KeyError, TypeError):  # so that it is measured again
+        return None
 
 
 def describe(snapshot: Snapshot, modality: Modality) -> dict[str, Any]:

@@ -164,7 +164,7 @@ def read_state(connection: Connection, directory: Path, newest: State | None = N
         version=facts.version,
         model=facts.model,
         fingerprint=facts.fingerprint,
-        settings=Settings(**json.loads(facts.settings)),
+        settings=_settings_of(facts.settings),
         row_files={file.modality: file for file in row_files},
         index_files={file.modality: file for file in index_files},
         arrays=newest.arrays if newest and is_same else _Arrays(),
@@ -195,9 +195,29 @@ def _index_file(row: Any) -> IndexFile:
         rows=row.rows,
         bytes=row.bytes,
         checksum=row.checksum,
-        params=json.loads(row.params),
+        params=_object_of(row.params),
         created=row.created,
     )
+
+
+# A flipped byte in these is seen by ``verify``, and must not keep it or a repair from looking.
+
+
+def _settings_of(stored: str) -> Settings:
+    """Return settings as they were stored, or the defaults where they are damaged."""
+    try:
+        return Settings(**_object_of(stored))
+    except TypeError:  # a name that there is not
+        return Settings()
+
+
+def _object_of(stored: str) -> dict[str, Any]:
+    """Return a JSON object as it was stored, or an empty one where it is damaged."""
+    try:
+        found = json.loads(stored)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 # ---- statements ----------------------------------------------------------------------------------

@@ -307,6 +307,40 @@ def test_settings_outlive_the_process(collection: Collection) -> None:
             assert snapshot.settings.memory == 10**9
 
 
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ('"recall"', '"becall"'),
+        ('"measured"', '"mmasured"'),
+        ('"fetch"', '"fetcj"'),
+        ('"promise"', '"qromise"'),
+        ('"codes"', '"bodes"'),
+        ("{", "["),
+        ('"', "'"),
+    ],
+)
+def test_a_promise_that_is_damaged_is_measured_again(
+    collection: Collection, right: str, wrong: str
+) -> None:
+    before = index_of(collection)["promise"]
+    change = "UPDATE index_files SET params = replace(params, ?, ?)"
+    with collection.store.write() as writer:
+        writer.connection.execute(change, [right, wrong])
+    assert collection.query(Query.vector(rows_of(1, 9)[0]))
+    collection.refresh_indexes()
+    after = index_of(collection)["promise"]
+    assert after["measured"].keys() == before["measured"].keys()
+    assert list(collection.verify()) == []
+
+
+@pytest.mark.parametrize("settings", ['{"recakl": 0.9}', '{"recall', "[]", "7"])
+def test_settings_that_are_damaged_are_the_defaults(collection: Collection, settings: str) -> None:
+    with collection.store.write() as writer:
+        writer.connection.execute("UPDATE collection SET settings = ?", [settings])
+    with Collection.open(collection.directory) as again:
+        assert again.tune()[IMAGE]["promise"]["recall"] == 0.95
+
+
 def test_an_index_of_an_older_version_is_measured_when_it_is_met(collection: Collection) -> None:
     with collection.store.write() as writer:
         writer.connection.execute("""UPDATE index_files SET params = '{"kind": "pq4"}'""")
