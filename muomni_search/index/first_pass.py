@@ -136,11 +136,13 @@ class _Best:
 
     def guess(self, rows: NDArray[np.int64]) -> None:
         """Take a first threshold from products with some rows."""
-        live = rows[~self._are_dead(rows)]
-        if len(live) >= self._k:
-            products = self._queries @ self._vectors[live].T
-            reached = np.partition(products, -self._k, axis=1)[:, -self._k]
-            self.least = reached.astype(np.float64) - ROUNDING
+        live = self._vectors[rows[~self._are_dead(rows)]]
+        if len(live) < self._k:
+            return
+        for some in _slices(len(self._queries), PRODUCTS_AT_ONCE // len(live)):
+            products = self._queries[some] @ live.T
+            products.partition(-self._k, axis=1)
+            self.least[some] = products[:, -self._k].astype(np.float64) - ROUNDING
 
     def _are_dead(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         places = np.searchsorted(self._dead, rows)
