@@ -33,10 +33,8 @@ LOG_HEAD, FRAME_HEAD = 32, 24
 # Frames that are read at once: a megabyte.
 LOG_FRAMES = 256
 MAX_ID = 2**63 - 1
-# As bytes: a flipped one may be no character any more.
-AS_BYTES = ", ".join(f"CAST({name} AS BLOB)" for name in tables.SUMMED)
 SUMMED_ITEMS = (
-    f"SELECT id, checksum, {AS_BYTES} FROM items"  # noqa: S608
+    f"SELECT id, checksum, {tables.SUMMED_BYTES} FROM items"  # noqa: S608
     " WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
 )
 WITHOUT_SEGMENTS = (

@@ -723,6 +723,8 @@ def _modality_of(row: Any) -> Modality:
 
 
 def _metadata_of(row: Any) -> dict[str, Any]:
+    if bytes in map(type, row):  # a flipped bit makes them of a text
+        raise _damaged(row)
     try:
         metadata: dict[str, Any] = json.loads(row.metadata)
     except (ValueError, TypeError, RecursionError) as error:

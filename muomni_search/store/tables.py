@@ -16,6 +16,7 @@ from sqlalchemy import (
 
 __all__ = [
     "SUMMED",
+    "SUMMED_BYTES",
     "collection",
     "dead_rows",
     "failures",
@@ -81,6 +82,11 @@ items = Table(
 
 # What its checksum is of, in this order.
 SUMMED = ("key", "modality", "source", "text", "metadata", "content_hash", "added")
+# As bytes, for a flipped one may be no character any more. One bit tells SQLite whether a value is
+# text or bytes, and is not in these: what claims to be bytes must not fit.
+SUMMED_BYTES = ", ".join(
+    f"CAST(iif(typeof({name}) = 'blob', x'00', {name}) AS BLOB) AS {name}" for name in SUMMED
+)
 
 # A row is a segment's or dead, never both, never neither.
 segments = Table(

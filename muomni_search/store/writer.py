@@ -65,9 +65,9 @@ __all__ = ["Writer"]
 NEXT_ID = select(func.coalesce(func.max(tables.items.c.id), 0) + 1)
 CHANGE_ITEM = update(tables.items).where(tables.items.c.key == bindparam("old_key"))
 WANTED = select(func.json_each(bindparam("values")).table_valued("value", name="wanted").c.value)
-# As bytes: a flipped one may be no character any more.
-AS_BYTES = ", ".join(f"CAST({name} AS BLOB)" for name in SUMMED)
-SUMMED_BY_KEY = Lookup(f"SELECT checksum, {AS_BYTES} FROM items WHERE key IN ({{wanted}})")  # noqa: S608
+SUMMED_BY_KEY = Lookup(
+    f"SELECT checksum, {tables.SUMMED_BYTES} FROM items WHERE items.key IN ({{wanted}})"  # noqa: S608
+)
 NAMES_BY_ID = Lookup(
     "SELECT id, CAST(key AS BLOB) AS key, CAST(source AS BLOB) AS source"
     " FROM items WHERE id IN ({wanted}) ORDER BY id"

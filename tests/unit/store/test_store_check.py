@@ -326,11 +326,12 @@ def test_a_schema_that_is_damaged_is_told_of_in_one_line(store: Store, place: Pa
 @pytest.mark.parametrize(
     "column", ["key", "modality", "source", "text", "metadata", "content_hash", "added"]
 )
+# No character, and no JSON any more; or what one bit makes of a text in SQLite.
+@pytest.mark.parametrize("wrong", ["CAST(x'74FF' AS TEXT)", "CAST(coalesce({}, '') AS BLOB)"])
 def test_an_altered_item_is_found_by_its_checksum_and_listed_as_lost(
-    store: Store, place: Path, column: str
+    store: Store, place: Path, column: str, wrong: str
 ) -> None:
-    # No character, and no JSON any more.
-    sql(place, f"UPDATE items SET {column} = CAST(x'74FF' AS TEXT) WHERE id = 10")
+    sql(place, f"UPDATE items SET {column} = {wrong.format(column)} WHERE id = 10")
     (fault,) = store.problems()
     assert (fault.kind, fault.where) == ("item", f"{place / 'collection.db'}, item 10")
     assert "1 items were damaged" in store.repair()[0]
@@ -378,10 +379,17 @@ def test_an_altered_item_that_is_added_again_is_whole_and_keeps_nothing_of_the_o
     assert added <= items["t1"].added < "2999"
 
 
-def test_altered_metadata_is_an_error_that_names_the_item(store: Store, place: Path) -> None:
-    sql(place, "UPDATE items SET metadata = '{' WHERE key = 't1'")
-    with store.snapshot() as snapshot, pytest.raises(CorruptData, match=r"t1.*verify --repair"):
-        snapshot.find(["t1"])
+@pytest.mark.parametrize("altered", ["metadata = '{'", "text = x'78'", "source = x'78'"])
+def test_an_altered_item_that_is_read_is_an_error_that_names_it(
+    store: Store, place: Path, altered: str
+) -> None:
+    sql(place, f"UPDATE items SET {altered} WHERE key = 't1'")
+    with store.snapshot() as snapshot:
+        ids = snapshot.item_ids(["t1"])
+        with pytest.raises(CorruptData, match=r"t1.*verify --repair"):
+            snapshot.find(["t1"])
+        with pytest.raises(CorruptData, match=r"t1.*verify --repair"):
+            snapshot.shown(ids.values())
 
 
 def test_an_altered_span_is_found_and_its_item_lost(store: Store, place: Path) -> None:
