@@ -27,6 +27,7 @@ __all__ = [
     "fsync_directory",
     "fsync_file",
     "held_folder",
+    "place_of",
     "replace",
     "step",
     "unlink",
@@ -181,3 +182,16 @@ def disk_hint(number: int | None) -> str:
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"mend the permissions and try again; {WHOLE}"
     return f"check the path and the disk; {WHOLE}"
+
+
+def place_of(path: Path) -> tuple[int, int] | None:
+    """Return what is known again by this, however it is called; None when nothing is there.
+
+    A disk that is mounted over a folder makes it another one. What was removed may leave its
+    numbers to what comes, unless somebody has it open.
+    """
+    try:
+        facts = path.stat()
+    except (OSError, ValueError):
+        return None
+    return facts.st_dev, facts.st_ino

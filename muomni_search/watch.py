@@ -23,6 +23,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple
 
+from muomni_search import durable
 from muomni_search.collection import Collection, Limits
 from muomni_search.errors import Conflict, InvalidInput, MuomniError, NotFound
 from muomni_search.ingest.folder import IGNORE_FILE, Entry
@@ -200,7 +201,6 @@ class _Watch:
     ) -> None:
         self._collection = collection
         self._own = collection.directory.resolve()
-        self._known_by = self._identity()
         self._roots = roots
         self._stop = stop
         self._prefix = prefix
@@ -233,7 +233,7 @@ class _Watch:
             return
         away: set[Path] = set()
         while not self._stop.is_set():
-            places = {root: place for root in self._roots if (place := _place_of(root))}
+            places = {root: place for root in self._roots if (place := durable.place_of(root))}
             for root in self._roots:
                 if root not in places and root not in away:
                     self._told(f"{root} is away: waiting for it, nothing of it is removed")
@@ -287,7 +287,7 @@ class _Watch:
             while (changed := self._next(changes)) is not None:
                 self._check_collection()
                 self._note(Path(path) for _, path in changed)
-                if any(_place_of(root) != places.get(root) for root in self._roots):
+                if any(durable.place_of(root) != places.get(root) for root in self._roots):
                     return
                 if self._mounted() != mounted:  # of what comes with it, there are no events
                     return
@@ -363,27 +363,11 @@ class _Watch:
     def _check_collection(self) -> None:
         """Check that the collection is there and no other one.
 
-        SQLite would go on in a file that has no name any more.
-
         Raises:
             NotFound: It was dropped or replaced.
         """
-        if self._identity() != self._known_by:
-            raise NotFound(
-                f"{self._collection.directory} is gone: it was dropped or replaced meanwhile",
-                hint="watch again when it is there",
-            )
-
-    def _identity(self) -> tuple[tuple[int, int], str] | None:
-        """Return what the collection is known by: its place, which another may get, and its birth.
-
-        None when it is not there.
-        """
-        place = _place_of(self._collection.store.database)
-        if place is None:
-            return None
-        with self._collection.store.snapshot() as snapshot:
-            return place, snapshot.state.created
+        with self._collection.store.snapshot():
+            pass
 
     # ---- what is done about it ---------------------------------------------------------------
 
@@ -518,15 +502,3 @@ def _look(path: Path) -> tuple[int, ...] | None:
     if stat.S_ISDIR(facts.st_mode):
         return ()
     return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
-
-
-def _place_of(path: Path) -> tuple[int, int] | None:
-    """Return what a path stands for, however it is called; None when nothing is there.
-
-    A disk that is mounted over a folder makes it another one.
-    """
-    try:
-        facts = path.stat()
-    except OSError:
-        return None
-    return facts.st_dev, facts.st_ino

@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 
 from fastapi import Response
 
+from muomni_search import durable
 from muomni_search.collection import Collection
 from muomni_search.errors import InvalidInput, MuomniError, NotFound
 from muomni_search.server.cache import Cache
@@ -205,11 +206,7 @@ def _is_name(name: str) -> bool:
 
 def _identity(directory: Path) -> Identity | None:
     """Return what a collection's database is known again by; None when there is none."""
-    try:
-        facts = (directory / DATABASE).stat()
-    except (OSError, ValueError):
-        return None
-    return facts.st_dev, facts.st_ino
+    return durable.place_of(directory / DATABASE)
 
 
 class Served:

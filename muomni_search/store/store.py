@@ -90,6 +90,10 @@ class Store(Closing):
         # Connections that nobody reads from now.
         self._idle: list[Connection] = []
         self._engine: Engine | None = None  # from the first write on
+        # What the database is known again by, once it is open: its file, and its birth, for another
+        # one may get the same number.
+        self._place: tuple[int, int] | None = None
+        self._created: str | None = None
         self._is_closed = False
 
     # ---- life ----------------------------------------------------------------------------
@@ -149,6 +153,7 @@ class Store(Closing):
                 # The first reader's; were it closed now, SQLite would fold a log into the database
                 # that may be damaged.
                 store._idle.append(open_database(path))
+                store._place = durable.place_of(path)
                 if not is_current(store._idle[0], path):
                     _upgrade(path, salvage=salvage)
                 with store.snapshot():
@@ -178,7 +183,13 @@ class Store(Closing):
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
-        """Give one consistent state to read from, in one thread."""
+        """Give one consistent state to read from, in one thread.
+
+        Raises:
+            NotFound: The collection was dropped, or another one took its place.
+            Conflict: The store was closed.
+        """
+        self._check_place()
         with database_errors(self.database), self._reading() as connection:
             snapshot = Snapshot(connection, self._begin_reading(connection))
             try:
@@ -218,6 +229,7 @@ class Store(Closing):
             state = read_state(connection, self.directory, newest)
             if state is newest:
                 return state
+            self._check_birth(state)
             state.map_rows(newest)
             if state.is_mapped or state.revision == seen:
                 with self._lock:
@@ -239,14 +251,18 @@ class Store(Closing):
 
         Raises:
             Conflict: Another writer held the lock for longer, or the collection has moved to
-                another model since the vectors were made.
+                another model since the vectors were made; or the store was closed.
+            NotFound: The collection was dropped, or another one took its place.
         """
         from muomni_search.store.engine import begin_writing
         from muomni_search.store.writer import Writer
 
         with database_errors(self.database):
             with begin_writing(self._writing_engine(), timeout) as connection:
+                # Now, for who drops a collection holds the lock, and the rows are found by name.
+                self._check_place()
                 writer = Writer(connection, self.directory)
+                self._check_birth(writer.state)
                 if fingerprint not in (None, writer.fingerprint):
                     raise Conflict(
                         f"{self.directory} has moved to the model {writer.model!r} meanwhile",
@@ -263,6 +279,32 @@ class Store(Closing):
                     writer.end()
             writer.clean_up()
 
+    def _check_place(self) -> None:
+        """Check that the database that was opened is still the one in its place.
+
+        SQLite would go on in a file that has no name any more, beside the rows of another one.
+
+        Raises:
+            NotFound: It is gone, or another one.
+            Conflict: The store was closed.
+        """
+        if self._is_closed:
+            raise Conflict(f"{self.directory} was closed", hint="open it again")
+        if durable.place_of(self.database) != self._place:
+            raise self._gone()
+
+    def _check_birth(self, state: State) -> None:
+        if self._created is None:
+            self._created = state.created
+        if state.created != self._created:
+            raise self._gone()
+
+    def _gone(self) -> NotFound:
+        return NotFound(
+            f"{self.directory} is gone: it was dropped or replaced since it was opened",
+            hint="open what is there now",
+        )
+
     def _writing_engine(self) -> Engine:
         from muomni_search.store.engine import connect
 
@@ -278,6 +320,7 @@ class Store(Closing):
             The files that are not smaller yet and may still hold what was deleted, because another
             process or thread has read since before, or has written all the while; usually none.
         """
+        self._check_place()
         held = [self.database, self.database.with_name(f"{DATABASE}-wal")]
         try:
             with (
@@ -303,6 +346,7 @@ class Store(Closing):
         """Yield what does not fit together: SQLite, row files, index files, each against each."""
         from muomni_search.store.check import check
 
+        self._check_place()
         faults: list[Fault] = []
         with database_errors(self.database):
             for _ in range(CHECKS):

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from muomni_search import durable
+from muomni_search.cli.main import cli
+from muomni_search.errors import Conflict, NotFound
 from muomni_search.items import DIM, Modality
 from muomni_search.store import store as store_module
 from muomni_search.store.snapshot import Snapshot
@@ -143,3 +149,89 @@ def test_readers_at_once_keep_a_few_and_closing_ends_all(
         assert snapshot.version == 0  # who reads may go on
     assert store._idle == []
     assert open_files("kept/collection.db") == 0
+
+
+# ---- another collection in its place -------------------------------------------------------------
+
+
+def take_away(store: Store, how: str) -> None:
+    """Put something else where a store was."""
+    if how == "dropped":
+        CliRunner().invoke(cli, ["drop", "-f", "-c", str(store.directory)], catch_exceptions=False)
+        assert not store.directory.exists()
+        return
+    other = store.directory.with_name("other")
+    shutil.rmtree(other, ignore_errors=True)
+    with Store.create(other, model="m", fingerprint="f") as new:
+        put(new, "new")
+    shutil.rmtree(store.directory)
+    if how == "replaced":
+        other.rename(store.directory)
+
+
+@pytest.mark.parametrize("how", ["dropped", "removed", "replaced"])
+def test_what_was_dropped_or_replaced_is_not_read_or_written_any_more(
+    store: Store, how: str
+) -> None:
+    with store:
+        put(store, "old")
+        take_away(store, how)
+        rows = store.directory / "vectors" / "text.0.f32"
+        before = rows.read_bytes() if how == "replaced" else None
+        for late in (
+            lambda: store.snapshot().__enter__(),
+            lambda: put(store, "late"),
+            lambda: list(store.problems()),
+            store.repair,
+            store.vacuum,
+        ):
+            with pytest.raises(NotFound, match="dropped or replaced"):
+                late()
+        assert before is None or rows.read_bytes() == before
+    if how == "replaced":
+        with Store.open(store.directory) as new, new.snapshot() as snapshot:
+            assert list(snapshot.iter_keys()) == ["new"]
+            assert list(new.problems()) == []
+
+
+def test_one_that_began_to_write_before_it_was_replaced_is_told(store: Store) -> None:
+    """The writer waits for the lock that whoever drops the collection holds."""
+    told = []
+
+    def write() -> None:
+        try:
+            put(store, "late")
+        except NotFound as error:
+            told.append(str(error))
+
+    with store:
+        put(store, "old")
+        with Store.open(store.directory) as other, other.write():
+            waiting = threading.Thread(target=write)
+            waiting.start()
+            time.sleep(0.2)
+            shutil.rmtree(store.directory)
+            Store.create(store.directory, model="m", fingerprint="f").close()
+        waiting.join()
+    assert "dropped or replaced" in told[0]
+    assert not list((store.directory / "vectors").iterdir())
+
+
+def test_another_of_the_same_number_is_told_by_its_birth(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with store:
+        take_away(store, "replaced")
+        for connection in store._idle:
+            connection.close()
+        store._idle.clear()
+        monkeypatch.setattr(durable, "place_of", lambda path: store._place)
+        with pytest.raises(NotFound, match="dropped or replaced"):
+            put(store, "late")
+
+
+def test_a_closed_store_says_so(store: Store) -> None:
+    store.close()
+    for late in (lambda: store.snapshot().__enter__(), lambda: put(store, "late")):
+        with pytest.raises(Conflict, match="was closed: open it again"):
+            late()
