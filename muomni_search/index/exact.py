@@ -10,7 +10,11 @@ from numpy.typing import NDArray
 from muomni_search.index.protocol import Candidates
 from muomni_search.vectors import cosines
 
-__all__ = ["best_of", "exact_top_rows"]
+__all__ = ["MARGIN", "best_of", "exact_top_rows", "is_in"]
+
+# A float32 product of unit vectors of 256 numbers is off by less than 256 · 2⁻²⁴ = 1.5e-5, and
+# two products are compared: that of the row and that of the threshold.
+MARGIN = 4e-5
 
 
 def exact_top_rows(
@@ -39,3 +43,12 @@ def best_of(
         last = values[order[k - 1]]
         order = order[: int(np.searchsorted(-values[order], -last, side="right"))]
     return Candidates(rows[order], values[order], how)
+
+
+def is_in(rows: NDArray[np.int64], some: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether each row is among some sorted ones."""
+    if not len(some):
+        return np.zeros(len(rows), bool)
+    places = np.minimum(np.searchsorted(some, rows), len(some) - 1)
+    inside: NDArray[np.bool_] = some[places] == rows
+    return inside

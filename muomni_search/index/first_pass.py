@@ -25,11 +25,12 @@ import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from muomni_search.index.exact import MARGIN, is_in
 from muomni_search.index.protocol import CandidateLists
 from muomni_search.vectors import cosines_of_pairs, normalise
 
@@ -40,8 +41,12 @@ GRAPH = Path(__file__).with_name("first_pass.onnx")
 ROW_BITS, QUERY_BITS, ZERO = 127, 63, 128
 # Products at a time: 16 MB, which two cores hold in their caches for the most part.
 PRODUCTS_AT_ONCE = 4_194_304
-# Pairs that are multiplied one by one: 2 MB of rows and queries.
-PAIRS_AT_ONCE = 1_024
+# Pairs that are multiplied one by one: 8 MB of rows and queries.
+PAIRS_AT_ONCE = 4_096
+# To compare a pair takes as long as to multiply some hundred. Where more than this share of all
+# pass, rows lie too near to one another for 8 bits (the texts of many models do, or a run of equal
+# ones), and floats are faster; the first thresholds are low, so that some tiles may have more.
+PASSING_SHARE, PATIENCE = 0.003, 8
 # Multiplications that take about half a second: below, trying it out would cost more than it saves.
 LARGE = 25_000_000_000
 # How many rows a first guess of the thresholds is taken from: one of so many, within these numbers.
@@ -52,8 +57,8 @@ ROWS_PER_HIT = 30_000
 # How much faster than the products of float32 the first pass must be to be used.
 GAIN = 1.2
 TRIED_ROWS, TRIED_QUERIES, TRIED_K = 4_096, 1_024, 16
-# The errors are norms computed in float32, and the cosines are float32.
-SLACK, ROUNDING = 1.0001, 4e-5
+# The errors are norms computed in float32.
+SLACK = 1.0001
 
 
 def is_paying(queries: int, available: int, k: int) -> bool:
@@ -83,34 +88,42 @@ def best_rows(
         allowed: The only rows that count, sorted, none of them dead; all by default.
 
     Returns:
-        None where rows are no unit vectors, so that no bound holds.
+        None where too many would have to be compared, or a row holds no numbers of a unit vector.
     """
     vectors = np.asarray(vectors)  # slices of a map are ten times slower
     coarse, scales, errors = _coarse_queries(queries)
-    best = _Best(queries, vectors, k, dead)
+    best = _Best(queries, vectors, k)
     count = len(vectors) if allowed is None else len(allowed)
     step = max(1, count // min(max(count // SAMPLE_STEP, SAMPLE_ROWS[0]), SAMPLE_ROWS[1]))
-    best.guess(np.arange(0, count, step) if allowed is None else allowed[::step])
+    some = np.arange(0, count, step) if allowed is None else allowed[::step]
+    best.guess(some[~is_in(some, dead)])
     at_once = max(1, PRODUCTS_AT_ONCE // len(queries))
+    passed, products = 0, PATIENCE * PRODUCTS_AT_ONCE
     for start in range(0, count, at_once):
         tile = slice(start, start + at_once)
         numbers = np.arange(start, min(count, tile.stop)) if allowed is None else allowed[tile]
-        made = _coarse_rows(vectors[tile if allowed is None else numbers])
+        live = numbers[~is_in(numbers, dead)]
+        is_whole = allowed is None and len(live) == len(numbers)
+        made = _coarse_rows(vectors[tile] if is_whole else vectors[live]) if len(live) else None
         if made is None:
-            return None
-        whole, scale, length, error = made
-        bound = SLACK * ((length + error) * errors + error) + ROUNDING
-        least = np.floor((best.least - bound) / (scale * scales)) - 1
+            if len(live):
+                return None
+            continue
+        least = np.floor((best.least - made.bounds(errors)) / (made.scale * scales)) - 1
         is_near = _session().run(
             None,
             {
-                "rows": whole,
+                "rows": made.whole,
                 "queries": coarse,
                 "least": np.clip(least, -(2**31), 2**31 - 1).astype(np.int32),
             },
         )[0]
-        places, asked = np.divmod(np.flatnonzero(is_near), len(queries))
-        best.add(asked, numbers[places])
+        near = np.flatnonzero(is_near)
+        passed, products = passed + len(near), products + is_near.size
+        if passed > PASSING_SHARE * products:
+            return None
+        places, asked = np.divmod(near, len(queries))
+        best.add(asked, live[places])
     return best.lists()
 
 
@@ -122,12 +135,10 @@ class _Best:
         queries: NDArray[np.float32],
         vectors: NDArray[np.float32],
         k: int,
-        dead: NDArray[np.int64],
     ) -> None:
         self._queries = queries
         self._vectors = vectors
         self._k = k
-        self._dead = dead
         # No better than the k-th best of all, in float64 for what is computed of it.
         self.least = np.full(len(queries), -np.inf)
         self._kept = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
@@ -136,37 +147,32 @@ class _Best:
 
     def guess(self, rows: NDArray[np.int64]) -> None:
         """Take a first threshold from products with some rows."""
-        live = self._vectors[rows[~self._are_dead(rows)]]
-        if len(live) < self._k:
+        if len(rows) < self._k:
             return
-        for some in _slices(len(self._queries), PRODUCTS_AT_ONCE // len(live)):
-            products = self._queries[some] @ live.T
+        some_rows = self._vectors[rows]
+        for some in _slices(len(self._queries), PRODUCTS_AT_ONCE // len(rows)):
+            products = self._queries[some] @ some_rows.T
             products.partition(-self._k, axis=1)
-            self.least[some] = products[:, -self._k].astype(np.float64) - ROUNDING
-
-    def _are_dead(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        places = np.searchsorted(self._dead, rows)
-        are_dead: NDArray[np.bool_] = np.append(self._dead, -1)[places] == rows
-        return are_dead
+            self.least[some] = products[:, -self._k].astype(np.float64) - MARGIN
 
     def add(self, asked: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
         """Compare rows with the queries that they may answer, and keep those that may do so yet."""
-        # Most of them are not near enough, as a plain product sees; dead ones are fewer than those.
-        products = np.concatenate(
-            [
-                np.vecdot(self._vectors[rows[some]], self._queries[asked[some]])
-                for some in _slices(len(rows), PAIRS_AT_ONCE)
-            ]
-        )
-        is_near = (products >= self.least[asked] - ROUNDING) & ~self._are_dead(rows)
+        for some in _slices(len(rows), PAIRS_AT_ONCE):
+            self._add(asked[some], rows[some])
+        # Sorting takes a while, and later thresholds are only better. Of many that are equal all
+        # are kept, and are not to be sorted again for each tile.
+        if self._count > max(self._k * len(self._queries) // 2, len(self._kept[0])):
+            self._settle()
+
+    def _add(self, asked: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
+        # Most of them are not near enough, as a plain product sees.
+        products = np.vecdot(self._vectors[rows], self._queries[asked])
+        is_near = products >= self.least[asked] - MARGIN
         asked, rows = asked[is_near], rows[is_near]
         values = cosines_of_pairs(self._vectors, rows[:, None], self._queries[asked])[:, 0]
         is_near = values >= self.least[asked]
         self._new.append((asked[is_near], rows[is_near], values[is_near]))
         self._count += int(is_near.sum())
-        # Sorting takes a while, and later thresholds are only better.
-        if self._count > self._k * len(self._queries) // 2:
-            self._settle()
 
     def _settle(self) -> None:
         """Put what was found into order, and let go of what is no longer among the best."""
@@ -218,10 +224,28 @@ def _coarse_queries(
     return np.ascontiguousarray(whole.T.astype(np.int8)), scales, errors
 
 
-def _coarse_rows(
-    rows: NDArray[np.float32],
-) -> tuple[NDArray[np.uint8], float, float, float] | None:
-    """Return rows in 8 bits, their scale, their greatest length and how far off the worst is."""
+class _Coarse(NamedTuple):
+    """Some rows in 8 bits.
+
+    Args:
+        whole: The whole numbers (m, 256), with ``ZERO`` for nothing.
+        scale: What one of them stands for.
+        length: The greatest length of a row.
+        error: How far off the worst row is.
+    """
+
+    whole: NDArray[np.uint8]
+    scale: float
+    length: float
+    error: float
+
+    def bounds(self, errors: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return how far off a product is at most, for queries that are so far off (n,)."""
+        return SLACK * ((self.length + self.error) * errors + self.error) + MARGIN
+
+
+def _coarse_rows(rows: NDArray[np.float32]) -> _Coarse | None:
+    """Return rows in 8 bits; None where a number is none, or far beyond those of unit vectors."""
     scale = float(max(rows.max(), -rows.min())) / ROW_BITS
     if not 0 < scale < 1:  # NaN is neither
         return None
@@ -231,7 +255,7 @@ def _coarse_rows(
     coarse = (whole + np.float32(ZERO)).astype(np.uint8)
     whole *= np.float32(scale)
     np.subtract(rows, whole, out=whole)
-    return coarse, scale, length, float(np.sqrt(np.vecdot(whole, whole).max()))
+    return _Coarse(coarse, scale, length, float(np.sqrt(np.vecdot(whole, whole).max())))
 
 
 @cache
@@ -263,7 +287,7 @@ def _is_faster() -> bool:
     def first_pass() -> None:
         made = _coarse_rows(rows)
         if made is not None:
-            given = {"rows": made[0], "queries": coarse, "least": least}
+            given = {"rows": made.whole, "queries": coarse, "least": least}
             np.flatnonzero(_session().run(None, given)[0])
 
     taken = [_seconds(first_pass), _seconds(lambda: nearest(queries, rows, TRIED_K))]

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muomni_search.index import first_pass
-from muomni_search.index.exact import best_of
+from muomni_search.index.exact import MARGIN, best_of, is_in
 from muomni_search.index.protocol import CODES, CandidateLists, Candidates, VectorIndex
 from muomni_search.vectors import cosines, cosines_of_pairs
 
@@ -59,9 +59,6 @@ SCAN_SHARE = 0.04
 # Rows gathered at a time: 1 MB, which stays in the cache until it is multiplied. 40,000 of 400,000
 # took 13 ms, 19 with eight times as many, 25 without a place of their own.
 GATHERED_AT_ONCE = 1_024
-# A float32 product of unit vectors of 256 numbers is off by less than 256 · 2⁻²⁴ = 1.5e-5, and
-# two products are compared: that of the row and that of the threshold.
-MARGIN = 4e-5
 # Candidates of the 4-bit scan where nothing was measured, for k up to 10 and in proportion.
 FETCH, TUNED_K = 200, 10
 # When the fetch would reach this share of the rows, comparing all is faster.
@@ -291,21 +288,12 @@ def _proposed(
     while True:
         fetch = min(fetch, most)
         rows = index.search(query, fetch)
-        counting = rows[_is_in(rows, allowed) if allowed is not None else ~_is_in(rows, dead)]
+        counting = rows[is_in(rows, allowed) if allowed is not None else ~is_in(rows, dead)]
         if len(counting) >= wanted:
             return counting
         if fetch == most or not len(counting):
             return None
         fetch = max(WIDEN * fetch, 2 * fetch * wanted // len(counting))
-
-
-def _is_in(rows: NDArray[np.int64], some: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether each row is among some sorted ones."""
-    if not len(some):
-        return np.zeros(len(rows), bool)
-    places = np.minimum(np.searchsorted(some, rows), len(some) - 1)
-    inside: NDArray[np.bool_] = some[places] == rows
-    return inside
 
 
 def top_rows_many(
@@ -392,7 +380,7 @@ def _block_by_index(
     """
     proposed = index.search_many(queries, depths[-1])
     if len(dead):
-        proposed[_is_in(proposed.ravel(), dead).reshape(proposed.shape)] = -1
+        proposed[is_in(proposed.ravel(), dead).reshape(proposed.shape)] = -1
     since, missed = _since(queries, vectors, k, dead, index.rows)
     found: list[Compared] = []
     left = np.arange(len(queries))
@@ -508,6 +496,6 @@ def _tiles(
         return
     for start in range(0, count, TILE_ROWS):
         numbers = np.arange(start, min(count, start + TILE_ROWS))
-        live = numbers[~_is_in(numbers, dead)]
+        live = numbers[~is_in(numbers, dead)]
         if len(live):
             yield live

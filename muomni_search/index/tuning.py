@@ -106,10 +106,18 @@ class Promise:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Promise:
-        """Return what ``as_dict`` described."""
+        """Return what ``as_dict`` described.
+
+        Raises:
+            AttributeError, KeyError, TypeError: It is something else.
+        """
         measured = {name: Measured(**one) for name, one in stored["measured"].items()}
-        when = stored.get("measured_at")
-        return cls(stored["recall"], stored["fetch"], measured, stored["rows"], when)
+        recall, fetch, rows = stored["recall"], stored["fetch"], stored["rows"]
+        if not (isinstance(recall, float | int) and isinstance(fetch, int | None)):
+            raise TypeError(f"a recall of {recall!r} at a depth of {fetch!r}")
+        if not isinstance(rows, int):
+            raise TypeError(f"{rows!r} rows")
+        return cls(recall, fetch, measured, rows, stored.get("measured_at"))
 
 
 def queries_for(recall: float) -> int:

@@ -70,18 +70,18 @@ def check(directory: Path, snapshot: Snapshot) -> Iterator[Fault]:
 def _check_database(directory: Path, snapshot: Snapshot) -> Iterator[Fault]:
     where = str(directory / DATABASE)
     try:
-        for (line,) in snapshot.connection.execute("PRAGMA integrity_check"):
+        for (line,) in snapshot.ask("PRAGMA integrity_check"):
             if line != "ok":
                 yield Fault("database", where, line)
-        for row in snapshot.connection.execute("PRAGMA foreign_key_check"):
+        for row in snapshot.ask("PRAGMA foreign_key_check"):
             yield Fault("database", where, f"row {row[1]} of {row[0]} refers to no row of {row[2]}")
     except sqlite3.Error as error:
         yield Fault("database", where, str(error))
     for table in tables.metadata.sorted_tables:
-        columns = snapshot.connection.execute(f"PRAGMA table_info({table.name})")
+        columns = snapshot.ask(f"PRAGMA table_info({table.name})")
         if {name for _, name, *_ in columns} != set(table.columns.keys()):
             yield Fault("database", where, f"the table {table.name} has other columns")
-    (found,) = snapshot.connection.execute("PRAGMA user_version").fetchone()
+    (found,) = snapshot.ask("PRAGMA user_version").fetchone()
     if found != schema_checksum(snapshot.connection):
         yield Fault("database", where, "the schema is not the one that was made")
 
@@ -98,7 +98,7 @@ def _check_log(directory: Path, snapshot: Snapshot) -> Iterator[Fault]:
     of SQLite's connections too (https://www.sqlite.org/howtocorrupt.html, section 2.2).
     """
     path = directory / f"{DATABASE}-wal"
-    (page,) = snapshot.connection.execute("PRAGMA page_size").fetchone()
+    (page,) = snapshot.ask("PRAGMA page_size").fetchone()
     with suppress(OSError):  # there is no log, or somebody has just folded it into the database
         gap = _gap(path, page)
         # What a writer is about to write looks like one, and is whole the next time.
@@ -184,7 +184,7 @@ def altered_items(
     """
     # With a limit, or SQLite looks at the page behind the last one too, which may be damaged.
     values = (first, last, min(last - first + 1, MAX_ID))
-    for item_id, checksum, *columns in snapshot.connection.execute(SUMMED_ITEMS, values):
+    for item_id, checksum, *columns in snapshot.ask(SUMMED_ITEMS, values):
         texts: list[Any] = [
             None if value is None else value.decode(errors="surrogateescape") for value in columns
         ]
@@ -219,7 +219,7 @@ def _check_numbers(snapshot: Snapshot, modality: Modality) -> Iterator[Fault]:
 
 def _items_without_segments(snapshot: Snapshot, modality: Modality) -> list[int]:
     """Return the ids of the items of a modality without segments in it."""
-    return [number for (number,) in snapshot.connection.execute(WITHOUT_SEGMENTS, [str(modality)])]
+    return [number for (number,) in snapshot.ask(WITHOUT_SEGMENTS, [str(modality)])]
 
 
 def _check_rows(snapshot: Snapshot, modality: Modality) -> Iterator[Fault]:

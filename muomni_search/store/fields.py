@@ -33,7 +33,7 @@ def summarise_fields(
     counts: dict[tuple[str, ...], Counter[str]] = {}
     common: dict[tuple[str, ...], Counter[Any]] = {}
     limit = -1 if most is None else most  # SQLite's word for no limit
-    for (document,) in snapshot.connection.execute("SELECT metadata FROM items LIMIT ?", [limit]):
+    for (document,) in snapshot.ask("SELECT metadata FROM items LIMIT ?", [limit]):
         for names, value in _fields(json.loads(document)):
             kind = TYPES.get(type(value), "null")
             counts.setdefault(names, Counter())[kind] += 1
@@ -57,7 +57,7 @@ def lacking_fields(snapshot: Snapshot, condition: Filter) -> dict[str, list[str]
     lacking = []
     for names in sorted(fields_of(condition) - COLUMNS.keys()):
         has_it = filter_to_sql(Test(names, "is not null"))
-        found = snapshot.connection.execute(*sql("SELECT id FROM items WHERE {} LIMIT 1", has_it))
+        found = snapshot.ask(*sql("SELECT id FROM items WHERE {} LIMIT 1", has_it))
         if found.fetchone() is None:
             lacking.append(spell_field(names))
     if not lacking:

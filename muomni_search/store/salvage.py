@@ -64,7 +64,7 @@ class _Reader:
         self.unreadable = 0
 
     def ask(self, statement: str, *values: Any) -> list[Any]:
-        return self._snapshot.connection.execute(statement, values).fetchall()
+        return self._snapshot.ask(statement, values).fetchall()
 
     def past_damage(
         self, read: Callable[[int, int], list[Found]], first: int, last: int

@@ -63,6 +63,8 @@ PAGE = 10_000
 ARRAY_BYTES = 64_000_000
 # Names of the values of a lookup that are given one by one.
 FEW = tuple(f"value_{number}" for number in range(16))
+LET_GO = "this state of the collection was let go of: open another view"
+NAMES = frozenset(map(str, Modality))
 # What an array takes beside its numbers, so that there is an end of empty ones too.
 EACH_ARRAY_BYTES = 1_000
 # Of so few items, a share of all rows, each one's rows are looked up; for more it is faster to read
@@ -139,18 +141,20 @@ def read_state(connection: Connection, directory: Path, newest: State | None = N
     Raises:
         CorruptData: The database says nothing about itself.
     """
-    facts = next(FACTS.run(connection), None)
-    if facts is None:
+    found = FACTS.run(connection)
+    if not found:
         raise CorruptData(
             f"{directory} lacks the facts about itself", hint="restore it from a copy"
         )
+    facts = found[0]
     # Another collection in the same place begins to count anew.
     if newest is not None and newest.created != facts.created:
         newest = None
     if newest is not None and newest.revision == facts.revision:
         return newest
     row_files = [_row_file(row, directory) for row in ROW_FILES.run(connection)]
-    index_files = [_index_file(row) for row in INDEX_FILES.run(connection)]
+    # One whose modality is damaged is nobody's; it is derived, and `verify` sees it.
+    index_files = [_index_file(row) for row in INDEX_FILES.run(connection) if row.modality in NAMES]
     # The same items in the same files have the same dead rows, owners and matches.
     is_same = (
         newest is not None
@@ -177,6 +181,11 @@ def row_path(directory: Path, modality: str, generation: int) -> Path:
 
 
 def _row_file(row: Any, directory: Path) -> RowFile:
+    if row.modality not in NAMES:
+        raise CorruptData(
+            f"{directory}: the row file of {row.modality!r} is of no modality",
+            hint="restore it from a copy, or make a new collection",
+        )
     return RowFile(
         modality=Modality(row.modality),
         generation=row.generation,
@@ -200,10 +209,11 @@ def _index_file(row: Any) -> IndexFile:
     )
 
 
-# A flipped byte in these is seen by ``verify``, and must not keep it or a repair from looking.
+# A flipped byte in these is seen by ``verify``, and must not keep it or a repair from looking. They
+# are read as bytes, for one may be no character.
 
 
-def _settings_of(stored: str) -> Settings:
+def _settings_of(stored: bytes) -> Settings:
     """Return settings as they were stored, or the defaults where they are damaged."""
     try:
         return Settings(**_object_of(stored))
@@ -211,7 +221,7 @@ def _settings_of(stored: str) -> Settings:
         return Settings()
 
 
-def _object_of(stored: str) -> dict[str, Any]:
+def _object_of(stored: bytes) -> dict[str, Any]:
     """Return a JSON object as it was stored, or an empty one where it is damaged."""
     try:
         found = json.loads(stored)
@@ -232,15 +242,15 @@ class Statement:
 
     def run(
         self, connection: Connection, values: Mapping[str, Any] | Sequence[Any] = ()
-    ) -> Iterator[Any]:
-        """Yield what it finds with these values of its parameters."""
+    ) -> list[Any]:
+        """Return what it finds with these values of its parameters, read to its end."""
         cursor = connection.execute(self._query, values)
         if self._make is None:
             names = [name for name, *_ in cursor.description]
             # Of names that SQLite says.
             row: Any = namedtuple("Row", names, rename=True)  # type: ignore[misc]  # noqa: PYI024
             self._make = row._make
-        return map(self._make, cursor)
+        return list(map(self._make, cursor.fetchall()))
 
 
 class Lookup:
@@ -256,8 +266,8 @@ class Lookup:
         self._few = Statement(query.format(wanted=", ".join(f":{name}" for name in FEW)))
         self._many = Statement(query.format(wanted="SELECT value FROM json_each(:values)"))
 
-    def run(self, connection: Connection, values: Sequence[Any], **more: Any) -> Iterator[Any]:
-        """Yield what it finds, as named tuples."""
+    def run(self, connection: Connection, values: Sequence[Any], **more: Any) -> list[Any]:
+        """Return what it finds, as named tuples."""
         if len(values) <= len(FEW):
             with suppress(UnicodeEncodeError):  # half a character: JSON can say it, UTF-8 cannot
                 return self._few.run(connection, {**dict(zip_longest(FEW, values)), **more})
@@ -291,11 +301,14 @@ class KnownRow(NamedTuple):
     metadata: str
 
 
-FACTS = Statement("SELECT created, revision, version, model, fingerprint, settings FROM collection")
+FACTS = Statement(
+    "SELECT created, revision, version, model, fingerprint, CAST(settings AS BLOB) AS settings"
+    " FROM collection"
+)
 ROW_FILES = Statement('SELECT modality, generation, "rows", dead FROM row_files')
 INDEX_FILES = Statement(
-    'SELECT modality, generation, name, kind, "rows", bytes, checksum, params, created'
-    " FROM index_files"
+    'SELECT modality, generation, name, kind, "rows", bytes, checksum,'
+    " CAST(params AS BLOB) AS params, created FROM index_files"
 )
 ITEM_COLUMNS = (
     "items.id, items.key, items.modality, items.source, items.text, items.metadata, items.added,"
@@ -371,7 +384,7 @@ class Snapshot:
     def __init__(self, connection: Connection, state: State) -> None:
         self._connection: Connection | None = connection
         self._state = state
-        # Those of what is read row by row, by somebody who may leave off.
+        # Of what is read row by row: somebody may leave off, or fail and keep the traceback.
         self._cursors: WeakSet[Cursor] = WeakSet()
 
     @property
@@ -382,7 +395,7 @@ class Snapshot:
             RuntimeError: The transaction is over: another reader may have the connection.
         """
         if self._connection is None:
-            raise RuntimeError("this state of the collection was let go of: open another view")
+            raise RuntimeError(LET_GO)
         return self._connection
 
     def end(self) -> None:
@@ -452,7 +465,7 @@ class Snapshot:
     def _owners(self, modality: Modality) -> NDArray[np.int64]:
         file = self.row_file(modality)
         owners = np.full(file.rows if file else 0, -1, np.int64)
-        cursor = self.connection.execute(OWNERS, {"modality": modality})
+        cursor = self.ask(OWNERS, {"modality": modality})
         while page := cursor.fetchmany(PAGE):
             pairs = np.array(page, np.int64)
             owners[pairs[:, 0]] = pairs[:, 1]
@@ -633,12 +646,12 @@ class Snapshot:
 
     def failures(self) -> list[Failure]:
         """Return the inputs that could not be used, by source."""
-        return [Failure(*row) for row in self.connection.execute(FAILURES)]
+        return [Failure(*row) for row in self.ask(FAILURES)]
 
     def job(self, output: str) -> Job | None:
         """Return the job that writes an output, or None."""
-        row = next(JOB.run(self.connection, {"output": output}), None)
-        return None if row is None else Job(**row._asdict())
+        found = JOB.run(self.connection, {"output": output})
+        return Job(**found[0]._asdict()) if found else None
 
     # ---- indexed fields ----------------------------------------------------------------------
 
@@ -648,7 +661,7 @@ class Snapshot:
 
     def _field_indexes(self) -> dict[tuple[str, ...], str]:
         """Return the names of those indexes; the first ones had no hash in them."""
-        names = self.connection.execute(FIELD_INDEXES)
+        names = self.ask(FIELD_INDEXES)
         return {tuple(json.loads(name[name.index("[") :])): name for (name,) in names}
 
     # ---- for checks --------------------------------------------------------------------------
@@ -669,25 +682,30 @@ class Snapshot:
 
     # ---- asking ------------------------------------------------------------------------------
 
+    def ask(self, query: str, values: Mapping[str, Any] | Sequence[Any] = ()) -> Cursor:
+        """Return the rows that a SELECT finds, to be read before the transaction ends."""
+        cursor = self.connection.execute(query, values)
+        self._cursors.add(cursor)
+        return cursor
+
     def _for_values(self, query: Lookup, values: Iterable[Any], **more: Any) -> Iterable[Any]:
         wanted = list(values)
         return query.run(self.connection, wanted, **more) if wanted else ()
 
     def _streamed(self, query: str, values: Sequence[Any] = ()) -> Iterator[Sequence[Any]]:
-        """Yield the rows of what may be long, as SQLite finds them."""
-        cursor = self.connection.execute(query, values)
-        self._cursors.add(cursor)
-        for row in cursor:
+        """Yield the rows of what may be long, as SQLite finds them, until the transaction ends."""
+        for row in self.ask(query, values):
             yield row
-            self.connection  # noqa: B018  says that it was let go of
+            if self._connection is None:
+                raise RuntimeError(LET_GO)
 
     def _found(self, query: Sql) -> Iterator[tuple[Any, ...]]:
-        return self.connection.execute(query.text, query.values)
+        return self.ask(query.text, query.values)
 
     def _numbers(
         self, query: str, values: Mapping[str, Any] | Sequence[Any] = ()
     ) -> NDArray[np.int64]:
-        found = self.connection.execute(query, values)
+        found = self.ask(query, values)
         return np.fromiter((number for (number,) in found), np.int64)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from muomni_search.errors import InvalidInput
@@ -22,7 +22,7 @@ __all__ = ["COLUMNS", "Sql", "all_of", "field_expressions", "filter_to_sql", "sq
 
 
 class Sql(NamedTuple):
-    """A piece of SQL that stands for itself wherever it is put, and the values of its marks."""
+    """A piece of SQL that no comparison takes apart, and the values of its marks."""
 
     text: str
     values: tuple[Any, ...] = ()
@@ -32,8 +32,8 @@ def sql(template: str, *parts: Any) -> Sql:
     """Return a template with its ``{}`` filled: by pieces of SQL as they are, by values as marks.
 
     Example:
-        >>> sql("({} = {})", Sql("items.key"), "a")
-        Sql(text='(items.key = ?)', values=('a',))
+        >>> sql("{} = {}", Sql("items.key"), "a")
+        Sql(text='items.key = ?', values=('a',))
     """
     pieces = [part if isinstance(part, Sql) else Sql("?", (part,)) for part in parts]
     values = tuple(value for piece in pieces for value in piece.values)
@@ -67,6 +67,8 @@ PLAIN_NAME = re.compile(r'[^"\\\x00-\x1f]+')
 # SQLite refuses expressions nested deeper than 1000, and a chain of "and" is as deep as it is long;
 # a test takes up to four of these.
 MAX_TESTS = 200
+# Its parser's stack holds 100 words; of the longest tests 17 groups fit, of short ones 28.
+MAX_NESTED = 15
 
 
 class _Field(NamedTuple):
@@ -80,8 +82,13 @@ def filter_to_sql(condition: Filter) -> Sql:
     """Return a condition on rows of ``items``; false or unknown leaves a row out.
 
     Raises:
-        InvalidInput: More tests than SQLite takes, or a text that is none.
+        InvalidInput: More tests than SQLite takes, or deeper ones; or a text that is none.
     """
+    if _depth(condition) > MAX_NESTED:
+        raise InvalidInput(
+            f"the filter has `and` and `or` in one another more than {MAX_NESTED} deep",
+            hint="write it flatter, or with `field in (…)`",
+        )
     if _count(condition) > MAX_TESTS:
         raise InvalidInput(
             f"the filter has more than {MAX_TESTS} tests",
@@ -96,18 +103,36 @@ def _count(condition: Filter) -> int:
     return sum(map(_count, (condition.term,) if isinstance(condition, Not) else condition.terms))
 
 
+def _depth(condition: Filter) -> int:
+    """Return how many groups of terms lie in one another."""
+    if isinstance(condition, Test):
+        return 0
+    if isinstance(condition, Not):
+        return _depth(condition.term)
+    return 1 + max(map(_depth, _terms(condition)), default=0)
+
+
+def _terms(group: And | Or) -> Iterator[Filter]:
+    """Yield the terms of a group, and of those in it that join in the same way."""
+    for term in group.terms:
+        if isinstance(term, type(group)):
+            yield from _terms(term)
+        else:
+            yield term
+
+
 def _condition(condition: Filter) -> Sql:
     if isinstance(condition, And):
-        return all_of(*map(_condition, condition.terms))
+        return all_of(*map(_condition, _terms(condition)))
     if isinstance(condition, Or):
-        return _any_of(*map(_condition, condition.terms))
+        return _any_of(*map(_condition, _terms(condition)))
     if isinstance(condition, Not):
         return _is_not(_condition(condition.term))
     return _test(condition)
 
 
 def _is_not(condition: Sql) -> Sql:
-    return sql("({} IS NOT TRUE)", condition)
+    return sql("{} IS NOT TRUE", condition)
 
 
 def _test(test: Test) -> Sql:
@@ -128,7 +153,7 @@ def _test(test: Test) -> Sql:
         if test.op not in ("=", "!="):
             return FALSE
         return _equals(field, value if test.op == "=" else not value)
-    return all_of(sql(f"({{}} {test.op} {{}})", field.value, value), _same_type(field, value))
+    return all_of(sql(f"{{}} {test.op} {{}}", field.value, value), _same_type(field, value))
 
 
 def _check_text(value: Literal) -> None:
@@ -142,7 +167,7 @@ def _check_text(value: Literal) -> None:
 
 
 def _is_null(field: _Field) -> Sql:
-    return sql("(coalesce({}, 'null') = 'null')", field.kind)
+    return sql("coalesce({}, 'null') = 'null'", field.kind)
 
 
 def _same_type(field: _Field, value: Literal) -> Sql:
@@ -153,13 +178,13 @@ def _same_type(field: _Field, value: Literal) -> Sql:
 
 def _is_of(field: _Field, kinds: Iterable[str]) -> Sql:
     named = ", ".join(f"'{kind}'" for kind in kinds)
-    return sql(f"({{}} IN ({named}))", field.kind)
+    return sql(f"{{}} IN ({named})", field.kind)
 
 
 def _equals(field: _Field, value: Literal) -> Sql:
     if isinstance(value, bool):
         return _is_of(field, ("true" if value else "false",))
-    return all_of(sql("({} = {})", field.value, value), _same_type(field, value))
+    return all_of(sql("{} = {}", field.value, value), _same_type(field, value))
 
 
 def _among(test: Test, field: _Field) -> Sql:
@@ -184,7 +209,7 @@ def _is_one_of(field: _Field, values: Sequence[Literal]) -> Sql:
         return _any_of(*(_equals(field, value) for value in sorted(set(values))))
     wanted = json.dumps(list(values))
     return all_of(
-        sql("({} IN (SELECT value FROM json_each({})))", field.value, wanted),
+        sql("{} IN (SELECT value FROM json_each({}))", field.value, wanted),
         _same_type(field, values[0]),
     )
 
@@ -192,7 +217,7 @@ def _is_one_of(field: _Field, values: Sequence[Literal]) -> Sql:
 def _contains(field: _Field, value: Literal) -> Sql:
     words = FALSE
     if isinstance(value, str):
-        words = all_of(_is_of(field, ("text",)), sql("(instr({}, {}) > 0)", field.value, value))
+        words = all_of(_is_of(field, ("text",)), sql("instr({}, {}) > 0", field.value, value))
     element = _Field(Sql("element.value"), Sql("element.type"))
     # Whatever is no array has no elements, instead of an error where it is no JSON.
     among = sql(

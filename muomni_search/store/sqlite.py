@@ -126,6 +126,8 @@ def _from_sqlite(path: Path, error: sqlite3.Error) -> MuomniError:
         return Conflict(
             f"{path} was changed by another process meanwhile ({told})", hint="try again"
         )
+    if told == "parser stack overflow":  # of a filter: all other statements are ours
+        return InvalidInput("the filter is nested too deep for SQLite", hint="write it flatter")
     if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR):
         return CorruptData(
             f"{path} is damaged or no collection ({told})",

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from sqlite3 import Connection
+from sqlite3 import Error as SQLiteError
 from typing import TYPE_CHECKING
 
 from muomni_search import durable
@@ -207,12 +208,14 @@ class Store(Closing):
         is_kept = False
         try:
             yield connection
-            connection.rollback()
-            with self._lock:
-                is_kept = not self._is_closed and len(self._idle) < IDLE
-                if is_kept:
-                    self._idle.append(connection)
         finally:
+            # However it ended: the last connection that closes folds the log into the database.
+            with suppress(SQLiteError):
+                connection.rollback()
+                with self._lock:
+                    is_kept = not self._is_closed and len(self._idle) < IDLE
+                    if is_kept:
+                        self._idle.append(connection)
             if not is_kept:
                 connection.close()
 
@@ -392,7 +395,7 @@ def _upgrade(path: Path, *, salvage: bool) -> None:
     engine = connect(path)
     try:
         upgrade(engine)
-    except DatabaseError:
+    except (DatabaseError, SQLiteError):  # of statements that SQLAlchemy made, and of others
         if not salvage:
             raise
     finally:
@@ -421,14 +424,14 @@ def _check_empty(directory: Path) -> None:
 
 
 def _make(directory: Path, model: str, fingerprint: str) -> None:
-    _remove_unborn(directory)
-    for name in (VECTORS, INDEX):
-        (directory / name).mkdir(exist_ok=True)
     from sqlalchemy import insert
 
     from muomni_search.store import tables
     from muomni_search.store.engine import begin_writing, connect, driver_connection, upgrade
 
+    _remove_unborn(directory)
+    for name in (VECTORS, INDEX):
+        (directory / name).mkdir(exist_ok=True)
     durable.step("before the database is made")
     facts = {"id": 1, "model": model, "fingerprint": fingerprint, "created": now()}
     engine = connect(directory / UNBORN, create=True)

@@ -54,7 +54,7 @@ def sweep_uploads(store: Store) -> list[Path]:
         return []
     with store.snapshot() as snapshot:
         # Whatever the folder is called in them: it may have moved with its collection.
-        found = snapshot.connection.execute(HELD, [UPLOADS])
+        found = snapshot.ask(HELD, [UPLOADS])
         held = {Path(source).parent.name for (source,) in found}
     remains = []
     for place in places:

@@ -25,6 +25,8 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(first_pass, "PRODUCTS_AT_ONCE", 20_000)
     monkeypatch.setattr(first_pass, "SAMPLE_ROWS", (100, 200))
     monkeypatch.setattr(first_pass, "PAIRS_AT_ONCE", 50)
+    # So few rows are near to a large share of one another.
+    monkeypatch.setattr(first_pass, "PATIENCE", 1_000_000)
 
 
 def check(
@@ -97,6 +99,41 @@ def test_the_largest_numbers_are_not_cut_off() -> None:
     check(-vectors[:64], vectors, 10)
 
 
+def test_the_bound_holds_and_is_nearly_reached(rng: np.random.Generator) -> None:
+    """Of queries that lie as rows are off, and of rows that lie as queries are off."""
+    rows = clustered(rng, 400)
+    made = first_pass._coarse_rows(rows)
+    assert made is not None
+    off = rows - made.scale * (made.whole - float(first_pass.ZERO))
+    along_rows = used(rows, normalise(off))
+    queries = normalise(rng.standard_normal((400, DIM)))
+    coarse, scales, _ = first_pass._coarse_queries(queries)
+    along_queries = used(normalise(queries - coarse.T * scales[:, None]), queries)
+    for share in (along_rows, along_queries):
+        assert share.max() <= 1
+        assert share.max() > 0.6
+
+
+def used(rows: Rows, queries: Rows) -> NDArray[np.float64]:
+    """Return which share of its bound the product of each row with its query is off by."""
+    made = first_pass._coarse_rows(rows)
+    assert made is not None
+    coarse, scales, errors = first_pass._coarse_queries(queries)
+    exact = np.vecdot(rows.astype(np.float64), queries.astype(np.float64))
+    whole = np.vecdot(made.whole.astype(np.int64) - first_pass.ZERO, coarse.T.astype(np.int64))
+    return np.asarray(np.abs(exact - whole * made.scale * scales) / made.bounds(errors))
+
+
+def test_where_too_many_pass_nothing_is_compared(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(first_pass, "PATIENCE", 0)
+    narrow = normalise(rng.standard_normal(DIM) + 0.1 * rng.standard_normal((2_000, DIM)))
+    assert first_pass.best_rows(narrow[:50], narrow, 5, NOTHING, None) is None
+    equal = np.repeat(narrow[:1], 2_000, axis=0)
+    assert first_pass.best_rows(equal[:50], equal, 5, NOTHING, None) is None
+
+
 def test_rows_that_are_no_unit_vectors_have_no_bound(rng: np.random.Generator) -> None:
     vectors = clustered(rng, 500)
     for bad in (np.nan, np.inf, 1e30):
@@ -149,13 +186,13 @@ def test_a_processor_whose_products_are_not_exact_is_not_used(
     assert first_pass._is_exact()
     session = first_pass._session()
 
-    class Saturating:
-        """Adds two products in 16 bits, as processors without VNNI do, of 8 bits and 8."""
+    class OffByOne:
+        """Compares with a number that is one too high, as if all products were too low."""
 
         def run(self, names: object, given: dict[str, NDArray[np.int64]]) -> object:
             return session.run(names, {**given, "least": given["least"] + np.int32(1)})
 
-    monkeypatch.setattr(first_pass, "_session", Saturating)
+    monkeypatch.setattr(first_pass, "_session", OffByOne)
     assert not first_pass._is_exact()
 
 

@@ -145,7 +145,7 @@ def test_a_reader_goes_on_and_the_rest_is_given_back_later(
         assert len(view.snapshot.dead(Modality.IMAGE)) == 1_500
         assert len(view.get(["image/2100"])) == 1
     assert collection.compact().remains == []
-    assert other.verify() == []
+    assert collection.verify() == []
 
 
 def test_a_writer_that_goes_on_writing_is_told_of_and_loses_nothing(

@@ -232,6 +232,34 @@ def test_a_filter_may_have_200_tests_and_not_one_more(shelf: Store, join: Any, o
 @pytest.mark.parametrize(
     "test",
     [
+        Test(("year",), "=", "2020"),
+        Test(("year",), "not in", ("2021", 1, True)),
+        Test(('a"b', "c"), "is null"),
+        Test(('a"b', "c"), "contains", True),
+    ],
+)
+def test_groups_may_be_15_deep_and_not_one_deeper(shelf: Store, test: Test) -> None:
+    deep: Filter = test
+    for number in range(15):
+        deep = (And if number % 2 else Or)((test, Not(Not(deep))))
+    assert found(shelf, deep) == found(shelf, test)
+    with pytest.raises(InvalidInput, match="more than 15 deep: write it flatter"):
+        found(shelf, And((test, deep)) if isinstance(deep, Or) else Or((test, deep)))
+    # What joins in the same way is no deeper.
+    flat: Filter = test
+    for _ in range(100):
+        flat = And((test, flat))
+    assert found(shelf, flat) == found(shelf, test)
+
+
+def test_what_is_too_deep_for_sqlite_is_said_of_the_filter(shelf: Store) -> None:
+    with pytest.raises(InvalidInput, match="the filter is nested too deep"):
+        found(shelf, Test(('a"b',) * 20, "=", 1))
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
         Test(("x",), "=", "\udc80"),
         Test(("x",), "in", ("\udc80",)),
         Test(("x",), "contains", "\udc80"),
