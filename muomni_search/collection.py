@@ -315,7 +315,15 @@ class Collection(Closing):
         limit: int | None = None,
         after: str | None = None,
     ) -> Iterator[Item]:
-        """Yield items by key; with ``after`` those that come behind this key."""
+        """Yield items by key; with ``after`` those that come behind this key.
+
+        Raises:
+            InvalidInput: A bad filter, modality or limit.
+        """
+        if not (limit is None or (isinstance(limit, int) and limit >= 0)):
+            raise InvalidInput(f"limit is {limit!r}", hint="give 0 or more, or None for all")
+        if not (after is None or isinstance(after, str)):
+            raise InvalidInput(f"after is {after!r}", hint="give the key of an item")
         wanted = None if modality is None else modalities_of(modality)
         with self._store.snapshot() as snapshot:
             yield from snapshot.iter_items(parse_filter(where), wanted, limit=limit, after=after)

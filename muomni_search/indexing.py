@@ -45,7 +45,9 @@ def refresh(store: Store) -> None:
     """Leave dead rows out where they are many, and bring each index to what it has to be."""
     for modality in Modality:
         _compact(store, modality)
-        _mend(store, modality)
+        # Damaged rows are told of by who searches them, and by `verify`; what was added is in.
+        with suppress(CorruptData):
+            _mend(store, modality)
 
 
 def _mend(store: Store, modality: Modality, *, measure: bool = False) -> None:

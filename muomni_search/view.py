@@ -34,6 +34,7 @@ from muomni_search.ingest.read import read_content
 from muomni_search.items import Content, Hit, Item, Modality, Part, Query
 from muomni_search.ranked import Ranked, RankedLists, Rows
 from muomni_search.store.records import IndexFile, Shown
+from muomni_search.store.rows import are_unit, not_unit
 from muomni_search.store.snapshot import Snapshot
 from muomni_search.vectors import check_vectors, combine, mean_vector
 
@@ -56,6 +57,8 @@ Where = str | Mapping[str, Any] | Filter | None
 WIDEN = 4
 # How many pieces of queries are encoded together: those of pictures take 600 KB each.
 PIECES_AT_ONCE = 128
+# How many of the keys that are not there an error names.
+NAMED = 10
 LIST_HINT = "`muomni list` names them all"
 NO_QUERIES = np.empty(0, np.int64)
 
@@ -163,7 +166,10 @@ class Loaded:
             cached = self._samples.get(modality)
             if cached is None or cached[0] != tag:
                 rows = snapshot.sample_rows(modality, ranking.SAMPLE_ROWS)
-                cached = (tag, snapshot.vectors(modality)[rows].astype(np.float64))
+                sample = snapshot.vectors(modality)[rows]
+                if not are_unit(sample).all():
+                    raise not_unit(snapshot.row_file(modality))
+                cached = (tag, sample.astype(np.float64))
                 self._samples[modality] = cached
             return cached[1]
 
@@ -192,10 +198,11 @@ class View:
             NotFound: A key is not there.
         """
         found = self.snapshot.find(keys)
-        missing = [key for key in keys if key not in found]
+        missing = list(dict.fromkeys(key for key in keys if key not in found))
         if missing:
+            more = f" and {len(missing) - NAMED:,} more" * (len(missing) > NAMED)
             raise NotFound(
-                f"no item {', '.join(map(repr, missing))} in {self._directory}",
+                f"no item {', '.join(map(repr, missing[:NAMED]))}{more} in {self._directory}",
                 hint=LIST_HINT,
             )
         items = [found[key] for key in keys]
@@ -386,9 +393,12 @@ class View:
         available = len(vectors) - len(dead) if allowed is None else len(allowed)
         fetch = k + len(left_out)
         while True:
-            best = planner.top_rows(
-                vector, vectors, k=fetch, dead=dead, allowed=allowed, index=index, fetch=ask_for
-            )
+            try:
+                best = planner.top_rows(
+                    vector, vectors, k=fetch, dead=dead, allowed=allowed, index=index, fetch=ask_for
+                )
+            except CorruptData as error:
+                raise not_unit(snapshot.row_file(modality)) from error
             promised = recall if best.how == "ann" else 1.0
             found: dict[Any, Ranked] = {}
             for match, cosine in zip(
@@ -486,9 +496,12 @@ class View:
         fetch = min(available, k + max(map(len, left_out)))
         tuned = None if exact else self._index(modality)
         index, ask_for, _ = tuned or (None, planner.FETCH, None)
-        best = planner.top_rows_many(
-            vectors, rows, k=fetch, dead=dead, allowed=allowed, index=index, fetch=ask_for
-        )
+        try:
+            best = planner.top_rows_many(
+                vectors, rows, k=fetch, dead=dead, allowed=allowed, index=index, fetch=ask_for
+            )
+        except CorruptData as error:
+            raise not_unit(snapshot.row_file(modality)) from error
         queries = np.repeat(np.arange(len(vectors)), np.diff(best.starts))
         are_exact = best.are_exact[queries]
         found = Rows(queries, owners[best.rows], best.cosines, are_exact).best_of_items()

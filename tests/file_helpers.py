@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,3 +39,28 @@ def mounted_disk(folder: Path, size: int) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def flip_span(place: Path, item_id: int) -> None:
+    """Give a segment another span, in the table and not in its index."""
+    with sqlite3.connect(place / "collection.db") as connection:
+        (words,) = connection.execute(
+            "SELECT sql FROM sqlite_master WHERE name = 'segments_by_item'"
+        ).fetchone()
+        (root,) = connection.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'segments_by_item'"
+        ).fetchone()
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("DELETE FROM sqlite_master WHERE name = 'segments_by_item'")
+        connection.commit()
+    connection.close()
+    with sqlite3.connect(place / "collection.db") as connection:
+        connection.execute(
+            "UPDATE segments SET span_start = 5, span_end = 9 WHERE item_id = ?", [item_id]
+        )
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute(
+            "INSERT INTO sqlite_master VALUES ('index', 'segments_by_item', 'segments', ?, ?)",
+            (root, words),
+        )
+    connection.close()

@@ -134,7 +134,8 @@ def _load_vector(path: str) -> Any:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UnreadableFile(
-            f"{path}: cannot be read as a vector: {error}", hint="give a .npy file of 256 numbers"
+            f"{path}: cannot be read as a vector: {str(error).rstrip('.')}",
+            hint="give a .npy file of 256 numbers",
         ) from error
     rows = check_vectors(np.atleast_2d(array), path)
     if len(rows) != 1:

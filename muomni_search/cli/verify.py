@@ -21,8 +21,9 @@ def command(repair: bool, as_json: bool, directory: Path) -> None:
 
     Checksums, lengths, dimensions, unit lengths, orphans. With --repair, indexes are built anew
     and items whose vectors are damaged are encoded again, from the text that is stored or from
-    their file; of what is neither, `muomni failures` tells. The exit code is 1 while problems
-    are left.
+    their file. Items of which neither is there are deleted, and `muomni failures` tells which: one
+    checksum covers 4096 rows, so `muomni backup` first where vectors came ready. The exit code is
+    1 while problems are left.
     """
     from muomni_search import Collection
     from muomni_search.errors import CorruptData

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from muomni_search.errors import CorruptData
 from muomni_search.index import first_pass
 from muomni_search.index.exact import MARGIN, best_of, is_in
 from muomni_search.index.protocol import CODES, CandidateLists, Candidates, VectorIndex
@@ -59,6 +60,8 @@ SCAN_SHARE = 0.04
 # Rows gathered at a time: 1 MB, which stays in the cache until it is multiplied. 40,000 of 400,000
 # took 13 ms, 19 with eight times as many, 25 without a place of their own.
 GATHERED_AT_ONCE = 1_024
+# No cosine is greater; what is, is of a damaged row.
+LONGEST = 1.001
 # Candidates of the 4-bit scan where nothing was measured, for k up to 10 and in proportion.
 FETCH, TUNED_K = 200, 10
 # When the fetch would reach this share of the rows, comparing all is faster.
@@ -196,16 +199,34 @@ def _products(vectors: NDArray[np.float32], query: NDArray[np.float32]) -> NDArr
     OpenBLAS's ``vectors @ query`` takes 5 ms for 100,000 rows on two threads, 13 when a core is
     busy; one product a row takes 3.6 either way.
     """
-    rough: NDArray[np.float32] = np.vecdot(vectors, query)
+    with np.errstate(all="ignore"):  # of damaged rows, see ``_near``
+        rough: NDArray[np.float32] = np.vecdot(vectors, query)
     return rough
 
 
 def _near(rough: NDArray[np.float32], wanted: int) -> NDArray[np.int64]:
-    """Return the places whose rough cosines may be among the best ``wanted``, ties and all."""
+    """Return the places whose rough cosines may be among the best ``wanted``, ties and all.
+
+    Raises:
+        CorruptData: A row is not finite, or not of length 1.
+    """
     if wanted == 0:
         return NO_ROWS
+    _check_longest(rough)
     threshold = np.partition(rough, len(rough) - wanted)[len(rough) - wanted]
     return np.flatnonzero(rough >= threshold - MARGIN)
+
+
+def _check_longest(values: NDArray[np.float32]) -> None:
+    """Check that no cosine is one of a damaged row.
+
+    Raises:
+        CorruptData: One is NaN, or too great.
+    """
+    if not values.max() <= LONGEST:  # NaN is the greatest, and not that either
+        raise CorruptData(
+            "a row is not finite or not of length 1", hint="run: muomni verify --repair"
+        )
 
 
 def _best(
@@ -439,9 +460,11 @@ def _top_rows_block(
     if first_pass.is_paying(len(queries), available, k):
         found = first_pass.best_rows(queries, vectors, k, dead, allowed)
         if found is not None:
+            _check_longest(found.cosines)
             return found
     rough, rows = _rough_best(queries, vectors, wanted, dead, allowed)
     values = cosines_of_pairs(vectors, rows, queries)
+    _check_longest(values)
     order = np.lexsort((rows, -values), axis=1)
     rows, values = np.take_along_axis(rows, order, 1), np.take_along_axis(values, order, 1)
     # The k-th best of those compared; a row that was not fetched is at most as good as the last

@@ -55,7 +55,8 @@ def decode_image(
         raise
     except UnidentifiedImageError as error:
         raise UnreadableFile(
-            f"{name}: no picture that can be read", hint="convert it to PNG or JPEG"
+            f"{name}: damaged, or no picture that can be read",
+            hint="replace it, or convert it to PNG",
         ) from error
     except Image.DecompressionBombError as error:
         raise _too_large(name, "too many pixels", max_pixels) from error

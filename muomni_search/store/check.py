@@ -26,7 +26,15 @@ from muomni_search.store.snapshot import INDEX, Snapshot
 from muomni_search.store.sqlite import DATABASE, disk_errors, schema_checksum
 from muomni_search.store.writer import Writer
 
-__all__ = ["altered_items", "check", "index_fault", "repair", "sound_rows", "whole_blocks"]
+__all__ = [
+    "TORN",
+    "altered_items",
+    "check",
+    "index_fault",
+    "repair",
+    "sound_rows",
+    "whole_blocks",
+]
 
 # Of SQLite's write-ahead log (https://www.sqlite.org/fileformat2.html, section 4.1).
 LOG_HEAD, FRAME_HEAD = 32, 24

@@ -20,6 +20,7 @@ from muomni_search import durable
 from muomni_search.durable import disk_hint
 from muomni_search.errors import CorruptData
 from muomni_search.items import DIM
+from muomni_search.store.records import RowFile
 
 __all__ = [
     "BLOCK_ROWS",
@@ -31,6 +32,7 @@ __all__ = [
     "are_unit",
     "block_checksums",
     "cut_rows",
+    "not_unit",
     "read_blocks",
 ]
 
@@ -161,6 +163,12 @@ def block_checksums(
         data = np.ascontiguousarray(rows[at:end], dtype=ROW_TYPE).data
         yield block, zlib.crc32(data, running)
         at = end
+
+
+def not_unit(file: RowFile | None = None) -> CorruptData:
+    """Return the error that a row, of a file, is not what vectors are."""
+    where = f"{file.path}: " if file else ""
+    return CorruptData(f"{where}a row is not finite or not of length 1", hint=HINT)
 
 
 def are_unit(rows: NDArray[np.float32]) -> NDArray[np.bool_]:

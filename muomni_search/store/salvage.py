@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from muomni_search.errors import CorruptData
 from muomni_search.items import Item, Modality, Span
-from muomni_search.store.check import MAX_ID, altered_items, sound_rows
+from muomni_search.store.check import MAX_ID, TORN, altered_items, sound_rows
 from muomni_search.store.rows import NO_ROWS, ROW_BYTES, MappedRows
 from muomni_search.store.snapshot import ItemRow, Snapshot, item_of, span_of
 
@@ -144,10 +144,16 @@ def salvage(snapshot: Snapshot) -> tuple[Iterator[Salvaged], list[str]]:
         # Of an earlier version, and too damaged to be brought up to date.
         is_altered = dict.fromkeys(ids, False)
         left_out.append("nothing for a flipped byte: an earlier version kept no checksums of items")
+    try:
+        torn = {number for (number,) in reader.ask(TORN)}
+    except sqlite3.Error:
+        torn = set()
+        if not reader.unreadable:
+            left_out.append("nothing for a flipped byte of a segment: their index cannot be read")
     lost = owners - keys.keys()
     if lost:
         left_out.append(f"{len(lost)} items that have segments cannot be read")
-    return _whole(reader, keys, is_altered, rows, left_out), left_out
+    return _whole(reader, keys, is_altered, torn, rows, left_out), left_out
 
 
 def rows_left(snapshot: Snapshot, modality: Modality) -> NDArray[np.float32]:
@@ -183,6 +189,7 @@ def _whole(
     reader: _Reader,
     keys: dict[int, str],
     is_altered: dict[int, bool],
+    torn: set[int],
     rows: dict[Modality, _Rows],
     left_out: list[str],
 ) -> Iterator[Salvaged]:
@@ -204,7 +211,9 @@ def _whole(
                 continue
             segments = sorted(rows[item.modality].get(item_id, []))
             ordinals = [ordinal for ordinal, *_ in segments]
-            if not segments or ordinals != list(range(len(segments))):
+            if item_id in torn:
+                reason = "its segments are not what was written, or their index is not"
+            elif not segments or ordinals != list(range(len(segments))):
                 reason = "not all of its segments can be read"
             elif min(row for _, row, *_ in segments) < 0:
                 reason = "its vectors are damaged"

@@ -265,7 +265,10 @@ def field_expressions(names: tuple[str, ...]) -> str:
     """
     path = _path(names)
     if names in COLUMNS or path is None:
-        raise InvalidInput(f"{'.'.join(names)!r} is no metadata field that can have an index")
+        what = f"{'.'.join(names)!r} is no metadata field that can have an index"
+        if names in COLUMNS:
+            raise InvalidInput(what, hint="a filter by this name looks at the item itself")
+        raise InvalidInput(what, hint="its names must be without quotes, backslashes and controls")
     return f"json_extract(metadata, {path}), json_type(metadata, {path})"
 
 

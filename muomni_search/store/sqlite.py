@@ -134,7 +134,9 @@ def _from_sqlite(path: Path, error: sqlite3.Error) -> MuomniError:
             hint="restore it from a copy, or make a new collection",
         )
     if code == sqlite3.SQLITE_CANTOPEN and path.exists():
-        return MuomniError(f"{path} cannot be opened", hint="mend its permissions")
+        return MuomniError(
+            f"{path} cannot be opened", hint="mend its permissions, or those of its folder"
+        )
     if code == sqlite3.SQLITE_CANTOPEN:
         return NotFound(
             f"{path} cannot be opened", hint="check that it exists and may be read and written"

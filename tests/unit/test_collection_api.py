@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from muomni_search.collection import Collection
+from muomni_search.duplicates import find_duplicates
 from muomni_search.errors import Conflict, CorruptData, InvalidInput, MuomniError, NotFound
 from muomni_search.ingest.manifest import read_corpus
 from muomni_search.items import DIM, Hit, Modality, Query, Record, Span
@@ -855,3 +857,55 @@ def test_a_closed_collection_and_a_removed_one_do_not_end_the_process(path: Path
 
 def test_a_string_asks_as_its_words_do(shelf: Collection) -> None:
     assert shelf.query("an owl", k=5) == shelf.query(Query.text("an owl"), k=5)
+
+
+# ---- damaged rows, and arguments that are none ---------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 1e30, 5.0])
+@pytest.mark.parametrize("rows", [40, 2_000])
+def test_a_damaged_row_is_an_error_and_no_number(
+    tmp_path: Path, rng: np.random.Generator, number: float, rows: int
+) -> None:
+    """Nothing is ranked by it, in whatever way it is asked."""
+    vectors = normalise(rng.standard_normal((rows, DIM)))
+    place = tmp_path / "damaged"
+    with Collection.create(place, model="hashing") as made:
+        made.add(
+            Record(f"k{n}", Modality.TEXT, "made up", text=f"text {n}", vector=one)
+            for n, one in enumerate(vectors)
+        )
+    path = place / "vectors" / "text.0.f32"
+    damaged = np.memmap(path, np.float32, "r+", shape=(rows, DIM))
+    damaged[rows - 3] = vectors[0] * number
+    damaged.flush()
+    query = Query.vector(vectors[0])
+    with Collection.open(place) as collection, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for late in (
+            lambda: collection.query(query),
+            lambda: collection.query(query, exact=True, where="key != 'k1'"),
+            lambda: find_duplicates(collection),
+        ):
+            with pytest.raises(CorruptData, match=r"text\.0\.f32: a row .*: run: muomni verify"):
+                late()
+        assert collection.repair()
+        assert collection.verify() == []
+        assert collection.query(query, k=rows) == []  # one checksum, of ready vectors, was of all
+
+
+@pytest.mark.parametrize("limit", [-1, 2.5, "3"])
+def test_a_limit_that_is_none_is_refused(tmp_path: Path, limit: Any) -> None:
+    with Collection.create(tmp_path / "c", model="hashing") as collection:
+        with pytest.raises(InvalidInput, match="limit"):
+            list(collection.items(limit=limit))
+        with pytest.raises(InvalidInput, match="after"):
+            list(collection.items(after=limit if isinstance(limit, float) else 5))  # type: ignore[arg-type]
+
+
+def test_keys_that_are_not_there_are_named_once_and_not_all(tmp_path: Path) -> None:
+    with Collection.create(tmp_path / "c", model="hashing") as collection:
+        with pytest.raises(NotFound, match=r"no item 'a', 'b' in"):
+            collection.get(["a", "b", "a"])
+        with pytest.raises(NotFound, match=r"'9' and 90 more in"):
+            collection.get([str(number) for number in range(100)])

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from file_helpers import flip_span
 from old_collections import make_old
 
 from muomni_search.collection import Collection
@@ -140,6 +141,28 @@ def test_what_an_earlier_version_made_comes_out_though_it_cannot_be_upgraded(pla
     assert any("cannot be read" in line for line in left_out)
 
 
+@pytest.mark.parametrize("revision", ["0002", "0003", "0004"])
+def test_one_whose_schema_is_damaged_too_is_opened_to_be_saved(place: Path, revision: str) -> None:
+    make_old(place, revision)
+    bad = "CAST(replace(CAST({0} AS BLOB), x'79656172', x'79e56172') AS TEXT)"
+    with sqlite3.connect(place / "collection.db") as connection:
+        connection.text_factory = bytes
+        connection.execute("PRAGMA writable_schema=ON")
+        connection.execute(
+            """CREATE INDEX "field [""year""]" ON items (json_extract(metadata, '$."year"'))"""
+        )
+        connection.execute(
+            f"UPDATE sqlite_master SET name = {bad.format('name')}, sql = {bad.format('sql')}"
+            " WHERE name LIKE 'field %'"
+        )
+    connection.close()
+    with pytest.raises(CorruptData):
+        Collection.open(place)
+    with Collection.open(place, salvage=True) as collection:
+        saved = place.with_name("saved.parquet")
+        assert export_collection(collection, saved, left_out=[]) == COUNT
+
+
 def test_items_whose_segments_are_lost_are_named(place: Path) -> None:
     wipe(place, page_of(place, "segments"))
     left_out: list[str] = []
@@ -163,6 +186,17 @@ def test_an_item_that_was_altered_is_left_out_and_named(place: Path) -> None:
         assert not saved.exists()
         assert export_collection(collection, saved, left_out=left_out) == COUNT - 1
     assert left_out == ["item 8 (k007): what is stored of it is not what was written"]
+
+
+def test_an_item_whose_segments_differ_from_their_index_is_left_out(place: Path) -> None:
+    flip_span(place, 8)
+    left_out: list[str] = []
+    with Collection.open(place) as collection:
+        saved = place.with_name("saved.parquet")
+        assert export_collection(collection, saved, left_out=left_out) == COUNT - 1
+    assert left_out == [
+        "item 8 (k007): its segments are not what was written, or their index is not"
+    ]
 
 
 def test_items_whose_rows_are_damaged_are_left_out_and_named(place: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from file_helpers import flip_span
 
 from muomni_search.errors import CorruptData
 from muomni_search.items import DIM, Modality, Record
@@ -393,36 +394,13 @@ def test_an_altered_item_that_is_read_is_an_error_that_names_it(
 
 
 def test_an_altered_span_is_found_and_its_item_lost(store: Store, place: Path) -> None:
-    flip_span(place)
+    flip_span(place, 20)
     assert kinds(store) == {"database"}
     done = store.repair()
     assert any("segments of 1 items were damaged" in line for line in done)
     assert kinds(store) == set()
     assert failed(store) == ALL - texts_left(store)
     assert len(failed(store)) == 1
-
-
-def flip_span(place: Path) -> None:
-    """Give a segment another span, in the table and not in its index."""
-    with sqlite3.connect(place / "collection.db") as connection:
-        (words,) = connection.execute(
-            "SELECT sql FROM sqlite_master WHERE name = 'segments_by_item'"
-        ).fetchone()
-        (root,) = connection.execute(
-            "SELECT rootpage FROM sqlite_master WHERE name = 'segments_by_item'"
-        ).fetchone()
-        connection.execute("PRAGMA writable_schema = ON")
-        connection.execute("DELETE FROM sqlite_master WHERE name = 'segments_by_item'")
-        connection.commit()
-    connection.close()
-    with sqlite3.connect(place / "collection.db") as connection:
-        connection.execute("UPDATE segments SET span_start = 5, span_end = 9 WHERE item_id = 20")
-        connection.execute("PRAGMA writable_schema = ON")
-        connection.execute(
-            "INSERT INTO sqlite_master VALUES ('index', 'segments_by_item', 'segments', ?, ?)",
-            (root, words),
-        )
-    connection.close()
 
 
 def test_a_log_that_is_damaged_in_the_midst_is_found(place: Path, tmp_path: Path) -> None:
