@@ -79,13 +79,14 @@ IDLE = 8
 
 
 class Store(Closing):
-    """A collection's directory: ``collection.db``, ``vectors/`` and ``index/``.
+    """A collection's ``directory``: its ``database`` (``collection.db``), ``vectors/``, ``index/``.
 
     Made by ``create`` or ``open``; usable from several threads, each with a snapshot of its own.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.database = directory / DATABASE
         self._lock = threading.Lock()
         self._newest: State | None = None
         # Connections that nobody reads from now.
@@ -174,11 +175,6 @@ class Store(Closing):
             connection.close()
         if engine is not None:
             engine.dispose()
-
-    @property
-    def database(self) -> Path:
-        """The path of the SQLite file."""
-        return self.directory / DATABASE
 
     # ---- transactions --------------------------------------------------------------------
 
