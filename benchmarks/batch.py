@@ -218,9 +218,16 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=10_000)
     parser.add_argument("--items", type=int, default=20_000, help="for the graph of neighbours")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--vectors", type=Path, help="unit rows in a .npy; the last ones ask")
+    parser.add_argument("--quick", action="store_true", help="the first table alone")
     options = parser.parse_args()
     rng = np.random.default_rng(SEED)
-    rows, queries = make_rows(options.rows, rng), make_rows(options.queries, rng)
+    if options.vectors is None:
+        rows, queries = make_rows(options.rows, rng), make_rows(options.queries, rng)
+    else:
+        given = np.load(options.vectors, mmap_mode="r")
+        queries = np.array(given[-options.queries :])
+        rows = np.array(given[: -options.queries][: options.rows])
     describe_machine()
     print(f"FAISS, mended, multiplies for {faiss_index.blas_core()}")
     with tempfile.TemporaryDirectory() as folder:
@@ -229,6 +236,8 @@ def main() -> None:
             ("batch", "k", "queries/s", "GFLOP/s", "of the products alone", "of `faiss.knn`"),
             batches(rows, queries, options.rounds, scratch),
         )
+        if options.quick:
+            return
         table(
             (
                 *("rows", "k", "exact: queries/s", "by the index: queries/s", "times"),

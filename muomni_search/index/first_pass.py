@@ -51,8 +51,8 @@ PASSING_SHARE, PATIENCE = 0.003, 8
 LARGE = 25_000_000_000
 # How many rows a first guess of the thresholds is taken from: one of so many, within these numbers.
 SAMPLE_STEP, SAMPLE_ROWS = 64, (4_096, 16_384)
-# Where there are fewer rows for each hit, comparing takes what the products save: at a million rows
-# and k = 10 all together took 0.70 of the time, at k = 100, or 100,000 rows and k = 10, as long.
+# Where there are fewer rows for each hit, comparing takes what the products save, as at a million
+# rows and k = 100, or 100,000 and k = 10.
 ROWS_PER_HIT = 30_000
 # How much faster than the products of float32 the first pass must be to be used.
 GAIN = 1.2
