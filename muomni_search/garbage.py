@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 __all__ = ["rare_collections"]
 
-# After how many new containers Python looks for cycles, where it does after 700 by itself.
+# After how many new containers Python looks for cycles, where 3.11 does after 700 by itself.
 RARELY = 10_000
 
 
@@ -19,7 +19,7 @@ class _Users:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.count = 0
-        self.before = gc.get_threshold()
+        self.before = self.own = gc.get_threshold()
 
 
 _users = _Users()
@@ -38,11 +38,13 @@ def rare_collections() -> Iterator[None]:
             first, *others = _users.before
             if first:
                 gc.set_threshold(max(first, RARELY), *others)
+            _users.own = gc.get_threshold()
         _users.count += 1
     try:
         yield
     finally:
         with _users.lock:
             _users.count -= 1
-            if not _users.count:
+            # Who has set another one meanwhile keeps it.
+            if not _users.count and gc.get_threshold() == _users.own:
                 gc.set_threshold(*_users.before)

@@ -27,9 +27,9 @@ __all__ = [
     "DATABASE",
     "HEAD",
     "LOCK_SECONDS",
+    "check_schema",
     "database_errors",
     "disk_errors",
-    "is_current",
     "open_database",
     "schema_checksum",
 ]
@@ -154,8 +154,8 @@ def _from_sqlite(path: Path, error: sqlite3.Error) -> MuomniError:
 # ---- the schema ----------------------------------------------------------------------------------
 
 
-def is_current(connection: sqlite3.Connection, path: Path) -> bool:
-    """Return whether a collection has the newest schema; False for one that is older.
+def check_schema(connection: sqlite3.Connection, path: Path) -> bool:
+    """Check that this is a collection which can be read; return whether its schema is the newest.
 
     Args:
         connection: From ``open_database``.

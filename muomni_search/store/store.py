@@ -37,9 +37,9 @@ from muomni_search.store.snapshot import INDEX, STAGE, VECTORS, Snapshot, State,
 from muomni_search.store.sqlite import (
     DATABASE,
     LOCK_SECONDS,
+    check_schema,
     database_errors,
     disk_errors,
-    is_current,
     open_database,
 )
 
@@ -156,7 +156,7 @@ class Store(Closing):
                 # that may be damaged.
                 store._idle.append(open_database(path))
                 store._place = durable.place_of(path)
-                if not is_current(store._idle[0], path):
+                if not check_schema(store._idle[0], path):
                     _upgrade(path, salvage=salvage)
                 with store.snapshot():
                     return store
@@ -357,6 +357,7 @@ class Store(Closing):
                 if not faults:
                     break
                 with closing(open_database(self.database)) as connection:
+                    connection.execute("BEGIN")
                     after = read_state(connection, self.directory)
                 # A file that somebody replaced meanwhile is no fault: look again.
                 if after.revision == state.revision:

@@ -39,6 +39,12 @@ def test_nobody_is_asked_to_collect_more_often(chosen: int) -> None:
     assert gc.get_threshold()[0] == chosen
 
 
+def test_what_was_chosen_meanwhile_is_kept() -> None:
+    with rare_collections():
+        gc.set_threshold(5_000, 10, 10)
+    assert gc.get_threshold() == (5_000, 10, 10)
+
+
 def test_an_addition_that_fails_puts_it_back(tmp_path: Path) -> None:
     gc.set_threshold(701, 11, 12)
     seen = []
