@@ -441,7 +441,7 @@ def unreadable(folder: Path) -> Iterator[tuple[str, str | None, str]]:
     yield "image", None, "it came without a file"
     yield "audio", str(folder / "gone.wav"), "gone.wav: no such file"
     yield "image", str(folder / "cut.png"), "cut.png: damaged or truncated"
-    yield "image", str(folder / "words.png"), "words.png: no picture"
+    yield "image", str(folder / "words.png"), "words.png: damaged, or no picture"
     yield "image", str(folder / "pipe.png"), "pipe.png: no file"
     yield "image", str(folder / "locked"), "locked: no file"
     yield "image", str(folder / "huge.png"), "huge.png"
