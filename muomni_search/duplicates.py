@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muomni_search.collection import Collection, Modalities, Where
-from muomni_search.errors import CorruptData, InvalidInput
+from muomni_search.errors import InvalidInput
 from muomni_search.filters import parse_filter
 from muomni_search.items import Item, Modality
 from muomni_search.pipeline import Progress, Silent
@@ -109,10 +109,9 @@ def find_duplicates(
         shown.start(sum(len(vectors) for vectors in chosen.values()), "comparing")
         try:
             for one, vectors in chosen.items():
-                try:
-                    found = _connected(vectors, min(above, EQUAL), shown)
-                except CorruptData as error:
-                    raise not_unit(snapshot.row_file(one)) from error
+                if not vectors.are_unit():
+                    raise not_unit(snapshot.row_file(one))
+                found = _connected(vectors, min(above, EQUAL), shown)
                 groups += _groups(snapshot, one, vectors.items, *found)
         finally:
             shown.finish()
@@ -146,14 +145,12 @@ class _Vectors:
     def __len__(self) -> int:
         return len(self.items)
 
-    def check(self, items: slice) -> None:
-        """Check that the vectors of some items are what vectors are.
-
-        Raises:
-            CorruptData: A row is not finite, or not of length 1.
-        """
-        if not are_unit(self._vectors[self._first[items]]).all():
-            raise not_unit()
+    def are_unit(self) -> bool:
+        """Whether all rows are finite and of length 1."""
+        return all(
+            are_unit(self._vectors[self._first[start : start + BLOCK]]).all()
+            for start in range(0, len(self), BLOCK)
+        )
 
     def take(self, items: Any) -> NDArray[np.float32]:
         """Return the vectors (n, 256) of some items, by their places or a slice of these."""
@@ -169,8 +166,6 @@ def _connected(
     """Return for each item the first one of its group (n,), and its highest cosine (n,)."""
     parents = np.arange(len(vectors))
     best = np.zeros(len(vectors), np.float32)
-    for start in range(0, len(vectors), BLOCK):
-        vectors.check(slice(start, start + BLOCK))
     for start in range(0, len(vectors), BLOCK):
         own = vectors.take(slice(start, start + BLOCK))
         for other in range(start, len(vectors), BLOCK):

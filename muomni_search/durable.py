@@ -191,7 +191,7 @@ def place_of(path: Path) -> tuple[int, int] | None:
     numbers to what comes, unless somebody has it open.
     """
     try:
-        facts = os.stat(path)  # noqa: PTH116  at each query, in half of the time
+        facts = os.stat(path)  # noqa: PTH116  it is asked at each query
     except (OSError, ValueError):
         return None
     return facts.st_dev, facts.st_ino

@@ -29,8 +29,8 @@ _users = _Users()
 def rare_collections() -> Iterator[None]:
     """Let Python look for cycles more rarely as long as this lasts; who forbade it is obeyed.
 
-    What a commit gathers holds no cycles, yet Python went through it again and again: a quarter of
-    the time of an addition of ready vectors (`benchmarks/ingest.py` shows its rate).
+    What a commit gathers holds no cycles, yet Python went through it again and again, which took a
+    good part of the time of an addition of ready vectors (`benchmarks/ingest.py` shows its rate).
     """
     with _users.lock:
         if not _users.count:

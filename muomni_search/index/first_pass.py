@@ -13,9 +13,8 @@ sums in 32. Processors without VNNI add two such products in 16 bits and cut off
 7 bits on one side nothing is (2 · 255 · 63 < 2¹⁵). So no row is missed, and what is compared counts
 by its cosine alone: the answer is the one of ``planner`` without a first pass, to the bit.
 
-On processors of the last years whole numbers of 8 bits are multiplied two to four times as fast as
-float32. Whether that is so here, and whether the products are exact, is tried at the first large
-batch of a process.
+Many processors multiply whole numbers of 8 bits faster than float32. Whether this one does, and
+whether its products are exact, is tried at the first large batch of a process.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ ROW_BITS, QUERY_BITS, ZERO = 127, 63, 128
 PRODUCTS_AT_ONCE = 4_194_304
 # Pairs that are multiplied one by one: 8 MB of rows and queries.
 PAIRS_AT_ONCE = 4_096
-# To compare a pair takes as long as to multiply some hundred. Where more than this share of all
+# To compare a pair takes far longer than to multiply it. Where more than this share of all
 # pass, rows lie too near to one another for 8 bits (the texts of many models do, or a run of equal
 # ones), and floats are faster; the first thresholds are low, so that some tiles may have more.
 PASSING_SHARE, PATIENCE = 0.003, 8
@@ -90,7 +89,7 @@ def best_rows(
     Returns:
         None where too many would have to be compared, or a row holds no numbers of a unit vector.
     """
-    vectors = np.asarray(vectors)  # slices of a map are ten times slower
+    vectors = np.asarray(vectors)  # slices of a map are slower
     coarse, scales, errors = _coarse_queries(queries)
     best = _Best(queries, vectors, k)
     count = len(vectors) if allowed is None else len(allowed)
@@ -103,12 +102,12 @@ def best_rows(
         tile = slice(start, start + at_once)
         numbers = np.arange(start, min(count, tile.stop)) if allowed is None else allowed[tile]
         live = numbers[~is_in(numbers, dead)]
-        is_whole = allowed is None and len(live) == len(numbers)
-        made = _coarse_rows(vectors[tile] if is_whole else vectors[live]) if len(live) else None
-        if made is None:
-            if len(live):
-                return None
+        if not len(live):
             continue
+        is_whole = allowed is None and len(live) == len(numbers)
+        made = _coarse_rows(vectors[tile] if is_whole else vectors[live])
+        if made is None:
+            return None
         least = np.floor((best.least - made.bounds(errors)) / (made.scale * scales)) - 1
         is_near = _session().run(
             None,

@@ -165,7 +165,7 @@ def block_checksums(
         at = end
 
 
-def not_unit(file: RowFile | None = None) -> CorruptData:
+def not_unit(file: RowFile | None) -> CorruptData:
     """Return the error that a row, of a file, is not what vectors are."""
     where = f"{file.path}: " if file else ""
     return CorruptData(f"{where}a row is not finite or not of length 1", hint=HINT)

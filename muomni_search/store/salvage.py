@@ -28,7 +28,7 @@ Found = TypeVar("Found")
 # Items or rows asked for at once where nothing is damaged.
 PAGE = 1_024
 ITEMS = (
-    "SELECT content_hash, id, key, modality, source, text, metadata, added, 0 AS segments"
+    f"SELECT content_hash, {', '.join(ItemRow._fields[:-1])}, 0 AS segments"  # noqa: S608
     " FROM items WHERE id = ?"
 )
 KEYS = "SELECT id, key FROM items WHERE id > ? ORDER BY id LIMIT ?"

@@ -310,10 +310,9 @@ INDEX_FILES = Statement(
     'SELECT modality, generation, name, kind, "rows", bytes, checksum,'
     " CAST(params AS BLOB) AS params, created FROM index_files"
 )
-ITEM_COLUMNS = (
-    "items.id, items.key, items.modality, items.source, items.text, items.metadata, items.added,"
-    " (SELECT count(*) FROM segments WHERE segments.item_id = items.id) AS segments"
-)
+OWN_COLUMNS = ", ".join(f"items.{name}" for name in ItemRow._fields[:-1])
+SEGMENT_COUNT = "(SELECT count(*) FROM segments WHERE segments.item_id = items.id) AS segments"
+ITEM_COLUMNS = f"{OWN_COLUMNS}, {SEGMENT_COUNT}"
 ITEM = f"SELECT {ITEM_COLUMNS} FROM items"  # noqa: S608  (all of it stands here)
 ITEMS_BY_ID = Lookup(f"{ITEM} WHERE id IN ({{wanted}})")
 ITEMS_BY_KEY = Lookup(f"{ITEM} WHERE key IN ({{wanted}})")
@@ -321,10 +320,7 @@ ITEMS_BY_KEY = Lookup(f"{ITEM} WHERE key IN ({{wanted}})")
 SHOWN_BY_ID = Lookup("SELECT id, key, source, text, metadata FROM items WHERE id IN ({wanted})")
 KEYS_BY_ID = Lookup("SELECT id, key FROM items WHERE id IN ({wanted})")
 IDS_BY_KEY = Lookup("SELECT key, id FROM items WHERE key IN ({wanted})")
-KNOWN = (
-    "SELECT id, key, modality, root, source, size, mtime_ns, content_hash, metadata"
-    " FROM items WHERE"
-)
+KNOWN = f"SELECT {', '.join(KnownRow._fields)} FROM items WHERE"  # noqa: S608
 KNOWN_BY_KEY = Lookup(f"{KNOWN} key IN ({{wanted}})")
 KNOWN_BY_ROOT = f"{KNOWN} root = ? ORDER BY key"
 KNOWN_BY_HASH = Lookup(f"{KNOWN} size IS NOT NULL AND content_hash IN ({{wanted}}) ORDER BY key")

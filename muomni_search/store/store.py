@@ -256,9 +256,10 @@ class Store(Closing):
         from muomni_search.store.engine import begin_writing
         from muomni_search.store.writer import Writer
 
+        self._check_place()
         with database_errors(self.database):
             with begin_writing(self._writing_engine(), timeout) as connection:
-                # Now, for who drops a collection holds the lock, and the rows are found by name.
+                # Again, for who drops a collection holds the lock, and the rows are found by name.
                 self._check_place()
                 writer = Writer(connection, self.directory)
                 self._check_birth(writer.state)

@@ -284,23 +284,24 @@ def test_an_index_of_sqlite_that_does_not_fit_is_made_anew(store: Store, place: 
         assert kinds(damaged) == set()
 
 
-def test_a_schema_of_other_words_is_found(store: Store, place: Path) -> None:
+def reword_schema(place: Path, before: str, after: str, *, of: str = "%") -> None:
+    """Change words in what SQLite keeps of its tables and indexes, or of one of them."""
     with sqlite3.connect(place / "collection.db") as connection:
         connection.execute("PRAGMA writable_schema = ON")
         connection.execute(
-            "UPDATE sqlite_master SET sql = replace(sql, 'VARCHAR(32)', 'VARCHAR(33)')"
+            "UPDATE sqlite_master SET sql = replace(sql, ?, ?) WHERE name LIKE ?",
+            (before, after, of),
         )
     connection.close()
+
+
+def test_a_schema_of_other_words_is_found(store: Store, place: Path) -> None:
+    reword_schema(place, "VARCHAR(32)", "VARCHAR(33)")
     assert kinds(store) == {"database"}
 
 
 def test_an_item_that_lost_even_its_key_is_listed_by_its_number(store: Store, place: Path) -> None:
-    with sqlite3.connect(place / "collection.db") as connection:
-        connection.execute("PRAGMA writable_schema = ON")
-        connection.execute(
-            "UPDATE sqlite_master SET sql = replace(sql, 'NOT NULL', '') WHERE name = 'items'"
-        )
-    connection.close()
+    reword_schema(place, "NOT NULL", "", of="items")
     # As a sector of zeros leaves it.
     sql(place, "UPDATE items SET key = NULL, source = NULL WHERE id = 1")
     with store.write() as writer:
