@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from muomni_search.index.exact import MARGIN, is_in
 from muomni_search.index.protocol import CandidateLists
+from muomni_search.sessions import open_session
 from muomni_search.vectors import cosines_of_pairs, normalise
 
 __all__ = ["best_rows", "is_paying"]
@@ -259,15 +260,7 @@ def _coarse_rows(rows: NDArray[np.float32]) -> _Coarse | None:
 
 @cache
 def _session() -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = len(os.sched_getaffinity(0))
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(
-        GRAPH.read_bytes(), options, providers=["CPUExecutionProvider"]
-    )
+    return open_session(GRAPH, threads=len(os.sched_getaffinity(0)))
 
 
 @cache

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muomni_search.errors import CheckpointError
+from muomni_search.sessions import open_session
 
 __all__ = ["Tower", "load_head"]
 
@@ -36,21 +37,11 @@ class Tower:
     def __init__(
         self, path: Path, *, inputs: Sequence[str], widths: Sequence[int], threads: int
     ) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        # Errors arrive as exceptions; what the runtime logs besides is for its authors.
-        options.log_severity_level = 4
         # Without this the runtime keeps the int8 weights and looks for int8 kernels; with it the
         # weights are folded to float32 at start: 5.1 ms a picture instead of 13.9.
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
-        # A thread that spins while it waits takes the core from the readers and from FAISS.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        settings = {"disable_quant_qdq": "1"}
         try:
-            self._session = onnxruntime.InferenceSession(
-                path.read_bytes(), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = open_session(path, threads=threads, **settings)
         except Exception as error:
             raise CheckpointError(
                 f"{path} cannot be loaded: {_reason(error)}", hint=MEND
