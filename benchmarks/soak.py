@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import gc
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -102,6 +103,12 @@ class Soak:
         self.done += 1
 
 
+def show(done: int, used: int, size: int) -> None:
+    """Say what was measured; it may take hours until the table stands."""
+    line = f"{done:,} operations: {used / 1e6:.1f} MB of memory, {size / 1e6:.0f} MB of disk"
+    print(line, file=sys.stderr, flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="memory and disk under constant change")
     parser.add_argument("--operations", type=int, default=1_000_000)
@@ -121,6 +128,7 @@ def main() -> None:
                     soak.round()
                 gc.collect()
                 seen.append((soak.done, memory(), disk(directory)))
+                show(*seen[-1])
             taken = time.perf_counter() - start
             faults = collection.verify()
         table(
