@@ -19,11 +19,11 @@ BEYOND_REPAIR = "restore it from a copy, or save what is whole with muomni expor
 def command(repair: bool, as_json: bool, directory: Path) -> None:
     """Check database, vectors and indexes against each other.
 
-    Checksums, lengths, dimensions, unit lengths, orphans. With --repair, indexes are built anew
-    and items whose vectors are damaged are encoded again, from the text that is stored or from
-    their file. Items of which neither is there are deleted, and `muomni failures` tells which: one
-    checksum covers 4096 rows, so `muomni backup` first where vectors came ready. The exit code is
-    1 while problems are left.
+    Checksums, lengths, dimensions, unit lengths, orphans. With --repair, indexes are built anew,
+    flipped bits are turned back, and items whose vectors are damaged otherwise are encoded again,
+    from the text that is stored or from their file. Items of which neither is there are deleted,
+    and `muomni failures` tells which: one checksum covers 4096 rows, so `muomni backup` first where
+    vectors came ready. The exit code is 1 while problems are left.
     """
     from muomni_search import Collection
     from muomni_search.errors import CorruptData

@@ -19,6 +19,7 @@ from muomni_search.documents import item_checksum, legible
 from muomni_search.errors import CorruptData
 from muomni_search.items import DIM, Item, Modality
 from muomni_search.store import tables
+from muomni_search.store.bits import Flipped, flipped_bit
 from muomni_search.store.files import is_abandoned, is_leftover, unrecorded
 from muomni_search.store.records import Fault, IndexFile, Known, NewItem, RowFile
 from muomni_search.store.rows import BLOCK_ROWS, HINT, ROW_BYTES, are_unit, cut_rows, read_blocks
@@ -368,7 +369,7 @@ def repair(directory: Path, writer: Writer, rescue: Rescue) -> list[str]:
 
 def _repair_database(directory: Path, writer: Writer, rescue: Rescue) -> list[str]:
     """Mend what SQLite itself derives, and references that lead nowhere; forget altered items."""
-    done = []
+    done, torn = [], list[int]()
     if any(True for _ in _check_database(directory, writer)):
         torn = [number for (number,) in writer.connection.execute(TORN)]
         writer.connection.execute("REINDEX")
@@ -376,8 +377,11 @@ def _repair_database(directory: Path, writer: Writer, rescue: Rescue) -> list[st
         done.append(
             f"{directory / DATABASE}: made its indexes anew and dropped segments without an item"
         )
-        # Which of the two is right, nobody knows.
-        done += _save_or_lose(directory, writer, rescue, torn, "its segments were damaged")
+    restored = writer.restore_items([number for number, _ in altered_items(writer)])
+    if restored:
+        done.append(f"{directory / DATABASE}: turned a flipped bit back in {restored} items")
+    # Which of two segments is right, nobody knows.
+    done += _save_or_lose(directory, writer, rescue, torn, "its segments were damaged")
     altered = [number for number, _ in altered_items(writer)]
     lost = writer.lose_items(altered, "what was stored of it was damaged")
     if lost:
@@ -407,12 +411,18 @@ def _save_or_lose(
 
 
 def _repair_rows(writer: Writer, modality: Modality, rescue: Rescue) -> list[str]:
-    """Save the rows that are whole; encode the items of the others again, or forget them."""
+    """Save the rows that are whole; encode the items of the others again, or forget them.
+
+    Where one bit of a block is another one, and nothing else, it is turned back.
+    """
     file = writer.row_file(modality)
     if file is None or not file.rows:
         return []
     good = sound_rows(writer, modality)
-    if good.all():
+    flipped = {} if good.all() else _flipped_bits(writer, file)
+    for block in flipped:
+        good[block * BLOCK_ROWS : (block + 1) * BLOCK_ROWS] = True
+    if good.all() and not flipped:
         with disk_errors(file.path):
             return _repair_length(file)
     owners = writer.row_items(modality)[~good]
@@ -424,14 +434,38 @@ def _repair_rows(writer: Writer, modality: Modality, rescue: Rescue) -> list[str
         [number for number, item in hurt.items() if item.key not in kept],
         "its vectors were damaged",
     )
-    writer.replace_row_file(modality, _mended(file, good))
+    writer.replace_row_file(modality, _mended(file, good, flipped))
     writer.put(saved)
+    done = [f"{file.path}: turned a flipped bit back" for _ in flipped]
+    if good.all():
+        return done
     told = f"{file.path}: {int((~good).sum())} rows were damaged or missing"
     if saved:
         told += f"; {len(saved)} items were encoded again"
     if lost:
         told += f"; {len(lost)} items are gone and listed by `muomni failures`: add them again"
-    return [told]
+    return [*done, told]
+
+
+def _flipped_bits(snapshot: Snapshot, file: RowFile) -> dict[int, Flipped]:
+    """Return which bit is another one in each block of rows that has no other damage."""
+    sums, found = snapshot.block_sums(file.modality), {}
+    with disk_errors(file.path), suppress(FileNotFoundError):
+        for start, content, is_whole in _blocks(sums, file):
+            block = start // BLOCK_ROWS
+            is_full = len(content) == _block_length(file, start) and block in sums
+            # One bit makes one row longer at most. Few blocks are like that, so few are looked
+            # through, and hardly any that looks like a flipped bit by chance passes both times.
+            if is_whole or not is_full or (~are_unit(content)).sum() > 1:
+                continue
+            bit = flipped_bit(content.data.cast("B"), sums[block])
+            if bit is not None and are_unit(_turned_back(content, bit)).all():
+                found[block] = bit
+    return found
+
+
+def _turned_back(rows: NDArray[np.float32], bit: Flipped) -> NDArray[np.float32]:
+    return np.frombuffer(bit.turned_back(rows.data.cast("B")), rows.dtype).reshape(rows.shape)
 
 
 def _repair_length(file: RowFile) -> list[str]:
@@ -442,8 +476,10 @@ def _repair_length(file: RowFile) -> list[str]:
     return [f"{file.path}: cut off {excess} bytes that nothing refers to"]
 
 
-def _mended(file: RowFile, good: NDArray[np.bool_]) -> Iterator[NDArray[np.float32]]:
-    """Yield the rows of a file block by block, lost ones as the first unit vector.
+def _mended(
+    file: RowFile, good: NDArray[np.bool_], flipped: Mapping[int, Flipped]
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the rows of a file block by block, bits turned back, lost rows as a unit vector.
 
     A lost row is dead from now on, but keeps its place, or all rows behind it would move.
     """
@@ -453,6 +489,8 @@ def _mended(file: RowFile, good: NDArray[np.bool_]) -> Iterator[NDArray[np.float
         rows = np.zeros((len(kept), DIM), np.float32)
         rows[:, 0] = 1.0
         content = next(blocks, rows[:0])
+        if start // BLOCK_ROWS in flipped:
+            content = _turned_back(content, flipped[start // BLOCK_ROWS])
         rows[kept] = content[kept[: len(content)]]
         yield rows
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -43,6 +44,7 @@ from muomni_search.documents import (
 from muomni_search.errors import Conflict, CorruptData, InvalidInput, MuomniError
 from muomni_search.items import DIM, Modality, Problem, Record, Span
 from muomni_search.store import rows, tables
+from muomni_search.store.bits import flipped_bit
 from muomni_search.store.engine import driver_connection, stamp_schema
 from muomni_search.store.records import IndexFile, Job, NewItem, RowFile, Settings, now
 from muomni_search.store.snapshot import (
@@ -67,6 +69,15 @@ CHANGE_ITEM = update(tables.items).where(tables.items.c.key == bindparam("old_ke
 WANTED = select(func.json_each(bindparam("values")).table_valued("value", name="wanted").c.value)
 SUMMED_BY_KEY = Lookup(
     f"SELECT checksum, {tables.SUMMED_BYTES} FROM items WHERE items.key IN ({{wanted}})"  # noqa: S608
+)
+STORED_BY_ID = Lookup(
+    f"SELECT id, checksum, {', '.join(f'CAST({name} AS BLOB)' for name in SUMMED)}"  # noqa: S608
+    " FROM items WHERE id IN ({wanted})"
+)
+# Nothing where another item has the key.
+RESTORE_ITEM = (
+    f"UPDATE OR IGNORE items SET {', '.join(f'{name} = ?' for name in SUMMED)}, checksum = ?"  # noqa: S608
+    " WHERE id = ?"
 )
 NAMES_BY_ID = Lookup(
     "SELECT id, CAST(key AS BLOB) AS key, CAST(source AS BLOB) AS source"
@@ -542,6 +553,17 @@ class Writer(Snapshot):
         self._delete([number for number, _, _ in lost])
         return [key for key, _ in named]
 
+    def restore_items(self, item_ids: Iterable[int]) -> int:
+        """Turn back the one bit by which items are not what was written; return of how many."""
+        restored = 0
+        for item_id, checksum, *stored in list(self._for_values(STORED_BY_ID, item_ids)):
+            written = _as_written(stored, checksum)
+            if written is not None:
+                self._changes()
+                values = [*written, item_checksum(*written), item_id]
+                restored += self.connection.execute(RESTORE_ITEM, values).rowcount
+        return restored
+
     def forget_ownerless_segments(self) -> None:
         """Drop the segments whose items are not there."""
         table = tables.segments
@@ -781,6 +803,31 @@ def _mentions(words: str, names: Collection[str]) -> bool:
 
 def _checksum(row: Mapping[Any, Any]) -> int:
     return item_checksum(*(row[name] for name in SUMMED))
+
+
+def _as_written(stored: Sequence[bytes | None], checksum: Any) -> list[Any] | None:
+    """Return an item's texts as they were before one bit flipped; None for other damage.
+
+    Args:
+        stored: Those of ``SUMMED`` as they lie in the database.
+        checksum: What lies there as their checksum.
+    """
+    parts = [b"None" if one is None else one for one in stored]
+    data = b"\0".join(parts)
+    # Or it was the one that tells a text from bytes.
+    if isinstance(checksum, int) and zlib.crc32(data) != checksum:
+        bit = flipped_bit(data, checksum)
+        if bit is None:
+            return None
+        data = bit.turned_back(data)
+    ends = np.cumsum([len(part) + 1 for part in parts]).tolist()
+    try:
+        return [
+            None if one is None else data[end - 1 - len(one) : end - 1].decode()
+            for one, end in zip(stored, ends, strict=True)
+        ]
+    except UnicodeDecodeError:
+        return None
 
 
 def _check(item: NewItem) -> None:

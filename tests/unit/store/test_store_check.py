@@ -72,12 +72,13 @@ def sql(place: Path, *statements: str) -> None:
     connection.close()
 
 
-def flip(path: Path, at: int) -> None:
+def flip(path: Path, *places: int) -> None:
     with path.open("r+b") as file:
-        file.seek(at)
-        (byte,) = file.read(1)
-        file.seek(at)
-        file.write(bytes([byte ^ 1]))
+        for at in places:
+            file.seek(at)
+            (byte,) = file.read(1)
+            file.seek(at)
+            file.write(bytes([byte ^ 1]))
 
 
 def kinds(store: Store) -> set[str]:
@@ -112,15 +113,19 @@ ROWS = "vectors/text.0.f32"
 @pytest.mark.parametrize(
     ("damage", "kind", "lost"),
     [
-        (lambda place: flip(place / ROWS, 5 * ROW_BYTES + 1), "checksum", FIRST),
-        (lambda place: flip(place / ROWS, (BLOCK_ROWS + 5) * ROW_BYTES), "checksum", SECOND),
+        (lambda place: flip(place / ROWS, 5 * ROW_BYTES, 9 * ROW_BYTES), "checksum", FIRST),
+        (
+            lambda place: flip(place / ROWS, *(BLOCK_ROWS * ROW_BYTES + at for at in (0, 2))),
+            "checksum",
+            SECOND,
+        ),
         (lambda place: os.truncate(place / ROWS, COUNT * ROW_BYTES - 1), "rows", SECOND),
         (lambda place: os.truncate(place / ROWS, BLOCK_ROWS * ROW_BYTES), "rows", SECOND),
         (lambda place: os.truncate(place / ROWS, 0), "rows", ALL),
         (lambda place: (place / ROWS).unlink(), "rows", ALL),
         (lambda place: sql(place, "DELETE FROM row_blocks WHERE block = 1"), "checksum", SECOND),
     ],
-    ids=["flipped bit", "in the second block", "cut row", "cut block", "emptied", "gone", "no sum"],
+    ids=["two bits", "in the second block", "cut row", "cut block", "emptied", "gone", "no sum"],
 )
 def test_damaged_rows_are_found_and_only_their_blocks_are_lost(
     store: Store, place: Path, damage: Callable[[Path], None], kind: str, lost: set[int]
@@ -146,6 +151,45 @@ def test_damaged_rows_are_found_and_only_their_blocks_are_lost(
         )
     assert texts_left(store) == ALL
     assert failed(store) == set()
+    assert kinds(store) == set()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda place: flip(place / ROWS, 5 * ROW_BYTES + 1),
+        # The exponent: a vector that is no unit vector any more, if it is finite.
+        lambda place: flip(place / ROWS, (BLOCK_ROWS + 900) * ROW_BYTES + 7),
+        lambda place: flip(place / ROWS, 0, COUNT * ROW_BYTES - 1),
+        lambda place: sql(
+            place, "UPDATE row_blocks SET checksum = (checksum | 64) - (checksum & 64)"
+        ),
+    ],
+    ids=["in the fraction", "in the exponent", "one in each block", "in a checksum"],
+)
+def test_a_flipped_bit_of_rows_is_turned_back(
+    store: Store, place: Path, damage: Callable[[Path], None]
+) -> None:
+    damage(place)
+    assert "checksum" in kinds(store)
+    done = store.repair()
+    assert all("turned a flipped bit back" in line for line in done), done
+    assert texts_left(store) == ALL
+    assert failed(store) == set()
+    assert kinds(store) == set()
+    assert store.repair() == []
+
+
+def test_of_two_damaged_blocks_the_one_with_a_flipped_bit_is_whole_again(
+    store: Store, place: Path
+) -> None:
+    flip(place / ROWS, 100)
+    os.truncate(place / ROWS, COUNT * ROW_BYTES - 1)
+    done = store.repair()
+    assert len(done) == 2
+    assert f"{len(SECOND)} items are gone" in done[1]
+    assert texts_left(store) == FIRST
+    assert failed(store) == SECOND
     assert kinds(store) == set()
 
 
@@ -328,8 +372,10 @@ def test_a_schema_that_is_damaged_is_told_of_in_one_line(store: Store, place: Pa
 @pytest.mark.parametrize(
     "column", ["key", "modality", "source", "text", "metadata", "content_hash", "added"]
 )
-# No character, and no JSON any more; or what one bit makes of a text in SQLite.
-@pytest.mark.parametrize("wrong", ["CAST(x'74FF' AS TEXT)", "CAST(coalesce({}, '') AS BLOB)"])
+# No character, and no JSON any more; or bytes of a text.
+@pytest.mark.parametrize(
+    "wrong", ["CAST(x'74FF' AS TEXT)", "CAST(coalesce({}, '') || ' ' AS BLOB)"]
+)
 def test_an_altered_item_is_found_by_its_checksum_and_listed_as_lost(
     store: Store, place: Path, column: str, wrong: str
 ) -> None:
@@ -342,6 +388,43 @@ def test_an_altered_item_is_found_by_its_checksum_and_listed_as_lost(
     with store.snapshot() as snapshot:
         (failure,) = snapshot.failures()
     assert "what was stored of it was damaged" in failure.error
+
+
+@pytest.mark.parametrize(
+    "altered",
+    [
+        "key = 'u9'",
+        "modality = 'tezt'",
+        "source = CAST(x'2F74B9' AS TEXT)",
+        "metadata = '{|'",
+        "added = replace(added, 'Z', 'z')",
+        # What one bit makes of a text in SQLite.
+        "key = CAST(key AS BLOB)",
+        "metadata = CAST(metadata AS BLOB)",
+        "checksum = (checksum | 64) - (checksum & 64)",
+    ],
+)
+def test_a_flipped_bit_of_an_item_is_turned_back(store: Store, place: Path, altered: str) -> None:
+    with store.snapshot() as snapshot:
+        before = repr(snapshot.items([10]))
+    sql(place, f"UPDATE items SET {altered} WHERE id = 10")
+    assert kinds(store) == {"item"}
+    (done,) = store.repair()
+    assert "turned a flipped bit back in 1 items" in done
+    assert kinds(store) == set()
+    assert texts_left(store) == ALL
+    with store.snapshot() as snapshot:
+        assert repr(snapshot.items([10])) == before
+
+
+def test_a_key_that_another_item_has_by_now_is_not_turned_back(store: Store, place: Path) -> None:
+    sql(place, "UPDATE items SET key = 'u9' WHERE id = 10")
+    with store.write() as writer:
+        writer.put([NewItem("t9", TEXT, VECTORS[9:10], [None])])
+    (done,) = store.repair()
+    assert "1 items were damaged" in done
+    assert kinds(store) == set()
+    assert texts_left(store) == ALL
 
 
 def test_what_writers_change_of_an_item_changes_its_checksum(store: Store) -> None:
