@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import runpy
 import sys
 from pathlib import Path
@@ -23,9 +24,12 @@ def run(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str, as_name: st
     before = set(sys.modules)
     monkeypatch.setattr(sys, "argv", [path, *arguments])
     monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
+    # What other tests left behind is not to be gone through: a soak collects garbage every time.
+    gc.freeze()
     try:
         runpy.run_path(path, run_name=as_name)
     finally:
+        gc.unfreeze()
         for one in set(sys.modules) - before:
             file = getattr(sys.modules[one], "__file__", None)
             if file and Path(file).parent == BENCHMARKS:
