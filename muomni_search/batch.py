@@ -59,6 +59,7 @@ BLOCK_QUERIES = 2_048
 BLOCK_HITS = 100 * BLOCK_QUERIES
 # How many hits a query of a stranger's may have: a row may ask for every item there is.
 FOREIGN_HITS = 10_000
+MOST_HITS = 10**9
 FORMATS = (".jsonl", ".parquet", ".trec")
 RUN_TAG = "muomni"
 # What lies in the folder of a job's parts, whole or half written.
@@ -576,9 +577,16 @@ def _k(value: Any, default: int) -> int:
     """Return how many hits a row asks for; ``10.0`` is what tables make of 10 beside a gap."""
     if value is None:
         return default
-    number = int(value) if isinstance(value, str) and value.isdecimal() else value
-    if isinstance(number, bool) or not isinstance(number, int | float) or number % 1 or number < 1:
-        raise InvalidInput(f"k is {value!r}", hint="give a whole number, 1 or more")
+    number = value
+    if isinstance(value, str) and value.isdecimal():
+        number = int(value[:20])  # Python reads no more than some thousand digits
+    is_number = isinstance(number, int | float) and not isinstance(number, bool)
+    if not is_number or not 1 <= number <= MOST_HITS or number % 1:
+        told = repr(value)
+        raise InvalidInput(
+            f"k is {told if len(told) <= 20 else f'{told[:20]}…'}",
+            hint=f"give a whole number, from 1 to {MOST_HITS:,}",
+        )
     return int(number)
 
 

@@ -459,7 +459,7 @@ def _line_of(record: Record) -> str:
     if record.vector is not None:
         told["modality"] = str(record.modality)
         told["vector"] = np.asarray(record.vector, np.float64).tolist()
-    return json.dumps(told)
+    return json.dumps(told, ensure_ascii=False)  # a line has a limit in bytes
 
 
 def _count(report: Report, told: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from muomni_search.errors import InvalidInput
 __all__ = [
     "Document",
     "check_key",
+    "check_source",
     "check_texts",
     "hash_content",
     "item_checksum",
@@ -130,6 +131,17 @@ def check_key(key: str) -> None:
     if not key or "\0" in key:
         # SQLite's JSON, by which keys are looked up, ends texts at a NUL.
         raise InvalidInput(f"{key!r} cannot be a key", hint="give it a name, without NUL")
+
+
+def check_source(key: str, source: str | None) -> None:
+    """Refuse what cannot be a source.
+
+    Raises:
+        InvalidInput: It holds a NUL, as no path does, or is no valid text.
+    """
+    check_texts(key, source)
+    if source is not None and "\0" in source:
+        raise InvalidInput(f"{legible(key)} has a source with a NUL", hint="take it out")
 
 
 def check_texts(key: str, *texts: str | None) -> None:

@@ -312,11 +312,10 @@ def is_separated(first: Array, second: Array, *, seed: int = 0) -> Values:
     selection = load_extra("sklearn.model_selection", extra="explore")
     numbers = equal_rows(vectors)
     different = min(len(set(numbers[sides == side].tolist())) for side in (0, 1))
-    if different < 2:
+    parts = folds_of(numbers, sides, min(FOLDS, different), seed) if different > 1 else []
+    if not parts or any(len(np.unique(sides[learned])) < 2 for learned, _ in parts):
         # Nothing would be left of a set to learn from.
-        numbers = np.arange(len(vectors))
-        different = count
-    parts = folds_of(numbers, sides, min(FOLDS, different), seed)
+        parts = folds_of(np.arange(len(vectors)), sides, min(FOLDS, count), seed)
     model = linear.LogisticRegression(max_iter=1_000)
     found = selection.cross_val_predict(model, vectors, sides, cv=parts)
     return np.asarray(found == sides, np.float64)

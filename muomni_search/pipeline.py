@@ -730,13 +730,31 @@ def is_gone(path: str) -> bool:
 
 
 def _write(writer: Writer, staged: _Staged) -> None:
+    """Write what was staged.
+
+    Raises:
+        Conflict: An item that only moved has another content now.
+    """
+    looked_up = [known for known, _ in staged.moved] + [known for known, _, _ in staged.touched]
+    there = writer.known(known.key for known in looked_up)
     for known, record in staged.moved:
+        if not _is_still(known, there.get(known.key)):
+            raise Conflict(
+                f"{known.key!r} was changed by another process meanwhile", hint="try again"
+            )
         writer.move(known.key, record)
     for known, record, content_hash in staged.touched:
-        writer.touch(known.key, record, content_hash)
+        # Else it is as if this had come before that other one, who has replaced all of it.
+        if _is_still(known, there.get(known.key)):
+            writer.touch(known.key, record, content_hash)
     writer.put(staged.items)
     writer.fail(staged.problems)
     writer.clear_failures(staged.mended)
+
+
+def _is_still(known: Known, now: Known | None) -> bool:
+    """Whether an item has the content that it had when it was looked up, of the same source."""
+    return now is not None and (known.content_hash, known.source) == (now.content_hash, now.source)
 
 
 def _content_bytes(record: Record, limits: Limits) -> bytes:

@@ -163,11 +163,15 @@ class Learned:
 def apply_map(rows: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return rows (n, d) through a map (d, 256), of unit length; zeros where nothing is left."""
     # In float64, so that a row comes out the same alone and among others.
-    mapped = rows.astype(np.float64) @ weights.astype(np.float64)
-    found = np.zeros(mapped.shape, np.float32)
-    there = mapped.any(axis=1)
+    return _unit(rows.astype(np.float64) @ weights.astype(np.float64))
+
+
+def _unit(rows: Array) -> NDArray[np.float32]:
+    """Return rows (n, d) of unit length; zeros where nothing is left."""
+    found = np.zeros(rows.shape, np.float32)
+    there = rows.any(axis=1)
     if there.any():
-        found[there] = normalise(mapped[there])
+        found[there] = normalise(rows[there])
     return found
 
 
@@ -481,7 +485,7 @@ def _choose_pull(sample: _Sample, start: Array, parts: NDArray[np.int64]) -> flo
         ridge = _Ridge(sample.take(parts != part), start)
         along = tested.vectors @ ridge.basis
         for ranks, pull in zip(found, pulls, strict=True):
-            mapped = normalise(as_it_was + along @ ridge.change(pull))
+            mapped = _unit(as_it_was + along @ ridge.change(pull))
             ranks.append(1.0 / tested.ranks(mapped, asking))
     if not found[0]:
         return pulls[0]

@@ -358,13 +358,17 @@ def _is_hashed(text: str | None, known_hash: str | None) -> bool:
 
 
 def _hopeless(snapshot: Snapshot) -> Iterator[Problem]:
-    """Yield the items that have neither their text nor a file."""
+    """Yield the items that have neither their text nor a file of their own."""
     for page in _in_pages(list(snapshot.iter_keys()), PAGE_KEYS):
         known = snapshot.known(page)
         for key, item in sorted(snapshot.find(page).items()):
-            is_there = item.source is not None and not is_gone(item.source)
+            # What came as a ready vector may name a file, and is not what is in it.
+            is_there = (
+                known[key].size is not None and item.source is not None and not is_gone(item.source)
+            )
             if not is_there and not _is_hashed(item.text, known[key].content_hash):
-                yield _no_source(key, item.source)
+                is_ready = known[key].size is None
+                yield _no_source(key, None if is_ready else item.source)
 
 
 def _no_source(key: str, source: str | None) -> Problem:

@@ -468,7 +468,8 @@ def _item(head: _Head, segments: Sequence[_Row]) -> NewItem:
         spans=[_span(span, modality) for _, span, _ in segments],
         source=head.source,
         text=head.text,
-        metadata=_metadata(head.metadata),
+        # As JSON, for as objects they take many times as much.
+        metadata=to_json(_metadata(head.metadata), head.key),
         content_hash=head.content_hash,
     )
 
@@ -499,7 +500,7 @@ def _batches(items: Iterator[NewItem]) -> Iterator[list[NewItem]]:
     for item in items:
         batch.append(item)
         rows += len(item.spans)
-        characters += len(item.text or "")
+        characters += len(item.text or "") + len(to_json(item.metadata, item.key))
         if rows >= COMMIT_ROWS or characters >= COMMIT_CHARACTERS:
             yield batch
             batch, rows, characters = [], 0, 0

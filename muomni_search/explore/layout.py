@@ -45,6 +45,16 @@ def centred(rows: Rows, groups: Sequence[str]) -> Rows:
     return np.asarray(np.where(lengths > NOTHING, moved / np.maximum(lengths, NOTHING), 0.0), "f4")
 
 
+def check_seed(seed: int) -> None:
+    """Refuse a seed that not every method takes.
+
+    Raises:
+        InvalidInput: It is less than 0, or too great.
+    """
+    if not 0 <= seed <= MAX_SEED:
+        raise InvalidInput(f"the seed is {seed}", hint=f"give a number from 0 to {MAX_SEED}")
+
+
 def lay_out(
     rows: Rows,
     *,
@@ -73,8 +83,7 @@ def lay_out(
         raise InvalidInput(f"no method {method!r}", hint=f"one of {', '.join(METHODS)}")
     if not len(rows):
         raise InvalidInput("there is nothing to lay out", hint="a map needs one point at least")
-    if not 0 <= seed <= MAX_SEED:
-        raise InvalidInput(f"the seed is {seed}", hint=f"give a number from 0 to {MAX_SEED}")
+    check_seed(seed)
     if neighbors is not None and neighbors < 2:
         raise InvalidInput(f"neighbors is {neighbors}", hint="give 2 or more")
     if not 0 <= min_dist <= 1:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from muomni_search.collection import Collection, Modalities, Where
 from muomni_search.errors import InvalidInput, MuomniError
 from muomni_search.explore.colours import Colours, colours_of
-from muomni_search.explore.layout import METHODS, MIN_DIST, centred, lay_out
+from muomni_search.explore.layout import METHODS, MIN_DIST, centred, check_seed, lay_out
 from muomni_search.figures import clip
 from muomni_search.filters import parse_filter
 from muomni_search.items import Item, Modality, Query, Span
@@ -144,6 +144,7 @@ def make_map(
         raise InvalidInput(f"no method {method!r}", hint=f"one of {', '.join(METHODS)}")
     if limit < 1 or k < 1:
         raise InvalidInput(f"limit and k must be 1 or more, not {limit} and {k}")
+    check_seed(seed)
     asked = Query.text(query) if isinstance(query, str) else query
     shown.start(None, "reading")
     with collection.view() as view:

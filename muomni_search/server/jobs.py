@@ -8,17 +8,20 @@ import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from queue import Queue
 from typing import Any, Literal, get_args
 
-from muomni_search.errors import Conflict, MuomniError, NotFound
+from muomni_search.errors import Conflict, InvalidInput, MuomniError, NotFound
 from muomni_search.server.problems import Refused, log, without_paths
 
 __all__ = ["OVER", "Job", "Jobs"]
 
 MOST_WAITING = 32
 MOST_KEPT = 100
+# What each job may take, however little all of them may.
+ALWAYS_BYTES = 1_000_000
 CLOSE_SECONDS = 5.0
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
@@ -62,6 +65,7 @@ class Job:
         self.result: Path | None = None
         self.summary: dict[str, Any] | None = None
         self.bytes = size
+        self.most: int | None = None  # bytes that its files may take
         self._stage = ""
         self._done = 0
         self._total: int | None = None
@@ -115,7 +119,7 @@ class Job:
             self.folder.mkdir(exist_ok=True)
             result = self.work(self)
             self._check()
-            self.bytes = sum(one.stat().st_size for one in self.folder.iterdir())
+            self.bytes = _bytes_of(self.folder)
             self.result = result
             self.state = "done"
         except _Cancelled:
@@ -129,6 +133,11 @@ class Job:
     def _check(self) -> None:
         if self._is_cancelled:
             raise _Cancelled
+        if self.most is not None and _bytes_of(self.folder) > self.most:
+            raise InvalidInput(
+                f"the result would take more than {self.most:,} bytes",
+                hint="ask for fewer hits, or for fewer at once",
+            )
 
     def remove(self) -> None:
         """Remove its files."""
@@ -183,6 +192,7 @@ class Jobs:
                     hint="wait for some to end, or send fewer queries at once",
                 )
             old = self._forget_old(self._most - begun - job.bytes)
+            job.most = max(self._most, ALWAYS_BYTES)
             self._jobs[job.id] = job
         for one in old:
             one.remove()
@@ -265,6 +275,15 @@ class Jobs:
                 job.cancel()
         self._queue.put(None)
         self._thread.join(CLOSE_SECONDS)
+
+
+def _bytes_of(folder: Path) -> int:
+    """Return how many bytes the files of a folder take, those of a folder in it too."""
+    found = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # it was a part, and is done
+            found += path.stat().st_size
+    return found
 
 
 def _forgotten(number: str) -> NotFound:

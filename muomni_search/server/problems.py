@@ -88,9 +88,12 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
-# A slash that begins a path, and all that follows as far as its last slash. Words before it
-# (``text/plain``, ``notes/a.txt``) make it none, and ``/v1/`` is our own.
-PATH = re.compile(r"(?<![\w.~)/-])/(?!v1/)(?:[^\n'\"|]*/)?(?=[^\s/'\":;,])")
+# What no path goes on behind; a quote between letters may be in a name.
+END = re.compile(r"[\n\"|]|(?<!\w)'|'(?!\w)")
+# A slash that begins a path: words before it (``text/plain``, ``notes/a.txt``) make it none, and
+# ``/v1/`` is our own. And one that a name follows.
+FIRST = re.compile(r"(?<![\w.~)/-])/(?!v1/)")
+LAST = re.compile(r"/(?=[^\s/'\":;,])")
 
 
 def without_paths(text: str) -> str:
@@ -100,7 +103,23 @@ def without_paths(text: str) -> str:
         >>> without_paths("/home/ada/My Photos/a.jpg: no such file")
         'a.jpg: no such file'
     """
-    return PATH.sub("", text)
+    kept, start = [], 0
+    for end in [*(found.start() for found in END.finditer(text)), len(text)]:
+        first = FIRST.search(text, start, end)
+        # The last slash of all: folders may have spaces in their names.
+        last = (
+            None
+            if first is None
+            else max(
+                (found.end() for found in LAST.finditer(text, first.start(), end)), default=None
+            )
+        )
+        if first is not None and last is not None:
+            kept.append(text[start : first.start()])
+            start = last
+        kept.append(text[start:end])
+        start = end
+    return "".join(kept)
 
 
 def _for_clients(hint: str) -> str:

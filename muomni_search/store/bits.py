@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 __all__ = ["Flipped", "flipped_bit"]
 
@@ -32,7 +32,7 @@ class Flipped(NamedTuple):
         return bytes(written)
 
 
-def flipped_bit(data: bytes | memoryview, checksum: int) -> Flipped | None:
+def flipped_bit(data: bytes | memoryview, checksum: Any) -> Flipped | None:
     """Return which bit was flipped; None when it was not one alone.
 
     A CRC-32 is linear: a flipped bit changes it by what depends on its distance from the end alone,
@@ -41,11 +41,15 @@ def flipped_bit(data: bytes | memoryview, checksum: int) -> Flipped | None:
 
     Args:
         data: What was read, as long as what was written. A second for each 4 MiB.
-        checksum: The CRC-32 of what was written.
+        checksum: The CRC-32 of what was written, or whatever stands in its place now.
     """
+    if not isinstance(checksum, int) or not data:
+        return None
     change = zlib.crc32(data) ^ checksum
-    if change.bit_count() == 1 and data:
+    if change > 0 and change.bit_count() == 1:
         return Flipped(0, 0)
+    if not 0 < change < 2**32:
+        return None
     for byte in range(len(data) - 1, -1, -1):
         if change in MASK_BY_CRC:
             return Flipped(byte, MASK_BY_CRC[change])

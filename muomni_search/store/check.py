@@ -369,32 +369,34 @@ def repair(directory: Path, writer: Writer, rescue: Rescue) -> list[str]:
 
 def _repair_database(directory: Path, writer: Writer, rescue: Rescue) -> list[str]:
     """Mend what SQLite itself derives, and references that lead nowhere; forget altered items."""
-    done, torn = [], list[int]()
-    if any(True for _ in _check_database(directory, writer)):
-        torn = [number for (number,) in writer.connection.execute(TORN)]
+    is_torn = any(True for _ in _check_database(directory, writer))
+    altered = [number for number, _ in altered_items(writer)]
+    if not is_torn and not altered:
+        return []
+    path, done = directory / DATABASE, []
+    torn = [number for (number,) in writer.connection.execute(TORN)] if is_torn else []
+    # Before indexes are made of what is damaged: two keys may be the same now.
+    with writer.with_torn_indexes():
+        restored = writer.restore_items(altered)
+        if restored:
+            done.append(f"{path}: turned a flipped bit back in {restored} items")
+        altered = [number for number, _ in altered_items(writer)]
+        lost = writer.lose_items(altered, "what was stored of it was damaged")
+        if lost:
+            done.append(f"{path}: {len(lost)} items were damaged; {GONE}")
+    if is_torn:
         writer.connection.execute("REINDEX")
         writer.forget_ownerless_segments()
-        done.append(
-            f"{directory / DATABASE}: made its indexes anew and dropped segments without an item"
-        )
-    restored = writer.restore_items([number for number, _ in altered_items(writer)])
-    if restored:
-        done.append(f"{directory / DATABASE}: turned a flipped bit back in {restored} items")
+        done.append(f"{path}: made its indexes anew and dropped segments without an item")
     # Which of two segments is right, nobody knows.
-    done += _save_or_lose(directory, writer, rescue, torn, "its segments were damaged")
-    altered = [number for number, _ in altered_items(writer)]
-    lost = writer.lose_items(altered, "what was stored of it was damaged")
-    if lost:
-        done.append(f"{directory / DATABASE}: {len(lost)} items were damaged; {GONE}")
-    return done
+    return done + _save_or_lose(directory, writer, rescue, torn, "its segments were damaged")
 
 
 def _save_or_lose(
     directory: Path, writer: Writer, rescue: Rescue, item_ids: Sequence[int], reason: str
 ) -> list[str]:
     """Encode items again, or list them as failures."""
-    altered = {number for number, _ in altered_items(writer)}
-    hurt = writer.items([number for number in item_ids if number not in altered])
+    hurt = writer.items(item_ids)
     if not hurt:
         return []
     known = writer.known([item.key for item in hurt.values()])

@@ -27,7 +27,12 @@ NAME_BYTES = 8
 FOLDER = re.compile(rf"[0-9a-f]{{{2 * NAME_BYTES}}}")
 # A file is written before its item is committed: one that is younger may be about to be.
 STALE_SECONDS = 3600.0
-HELD = "SELECT source FROM items WHERE root IS NOT NULL AND root LIKE '%' || ?"
+# By whatever still names it: an import knows no roots, and what a repair lost is added again from
+# its file.
+HELD = (
+    "SELECT source FROM items WHERE source LIKE '%' || ?1 || '/%'"
+    " UNION ALL SELECT source FROM failures WHERE source LIKE '%' || ?1 || '/%'"
+)
 
 
 def uploads_of(directory: Path) -> Path:

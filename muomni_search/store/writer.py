@@ -10,7 +10,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -35,6 +35,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from muomni_search import durable
 from muomni_search.documents import (
     check_key,
+    check_source,
     check_texts,
     hash_content,
     item_checksum,
@@ -73,6 +74,9 @@ SUMMED_BY_KEY = Lookup(
 STORED_BY_ID = Lookup(
     f"SELECT id, checksum, {', '.join(f'CAST({name} AS BLOB)' for name in SUMMED)}"  # noqa: S608
     " FROM items WHERE id IN ({wanted})"
+)
+FIELD_STATEMENTS = (
+    "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND name LIKE 'field %'"
 )
 # Nothing where another item has the key.
 RESTORE_ITEM = (
@@ -553,6 +557,25 @@ class Writer(Snapshot):
         self._delete([number for number, _, _ in lost])
         return [key for key, _ in named]
 
+    @contextmanager
+    def with_torn_indexes(self) -> Iterator[None]:
+        """Change items as long as this lasts though SQLite's indexes of them may not fit.
+
+        It takes an entry that is not there for damage else, and cannot compute the field of what is
+        no JSON: fields are indexed anew at the end.
+        """
+        kept = self.connection.execute(FIELD_STATEMENTS).fetchall()
+        for name, _ in kept:
+            self.connection.execute(f"DROP INDEX {_quoted(name)}")
+        # What lets the schema be changed also lets indexes be torn; it is not changed.
+        self.connection.execute("PRAGMA writable_schema = ON")
+        try:
+            yield
+        finally:
+            self.connection.execute("PRAGMA writable_schema = OFF")
+        for _, statement in kept:
+            self.connection.execute(statement)
+
     def restore_items(self, item_ids: Iterable[int]) -> int:
         """Turn back the one bit by which items are not what was written; return of how many."""
         restored = 0
@@ -814,8 +837,8 @@ def _as_written(stored: Sequence[bytes | None], checksum: Any) -> list[Any] | No
     """
     parts = [b"None" if one is None else one for one in stored]
     data = b"\0".join(parts)
-    # Or it was the one that tells a text from bytes.
-    if isinstance(checksum, int) and zlib.crc32(data) != checksum:
+    # Where all fits, it was the one that tells a text from bytes.
+    if zlib.crc32(data) != checksum:
         bit = flipped_bit(data, checksum)
         if bit is None:
             return None
@@ -832,7 +855,8 @@ def _as_written(stored: Sequence[bytes | None], checksum: Any) -> list[Any] | No
 
 def _check(item: NewItem) -> None:
     check_key(item.key)
-    check_texts(item.key, item.source, item.root, item.text)
+    check_source(item.key, item.source)
+    check_texts(item.key, item.root, item.text)
     if len(item.spans) != len(item.vectors) or not len(item.vectors):
         raise InvalidInput(
             f"{item.key}: {len(item.vectors)} vectors for {len(item.spans)} segments, "
@@ -861,7 +885,8 @@ def _quoted(name: str) -> str:
 
 def _outside(record: Record) -> dict[str, Any]:
     """Return what can change about an item while its content stays."""
-    check_texts(record.key, record.source, record.root)
+    check_source(record.key, record.source)
+    check_texts(record.key, record.root)
     return {
         "source": record.source,
         "root": record.root,

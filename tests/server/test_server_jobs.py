@@ -389,3 +389,15 @@ def test_a_server_that_stops_cancels_its_jobs(root: Path) -> None:
         job = jobs.submit(Job("map", "small", "endless", jobs.folder, work))
     assert job.state == "cancelled"
     assert not server.served.scratch.exists()
+
+
+def test_a_result_that_takes_too_much_is_none(root: Path) -> None:
+    with (
+        running(Settings(root=root, result_bytes=1)) as server,
+        httpx.Client(base_url=server.url, timeout=60) as http,
+    ):
+        rows = [{"text": "a dog", "query_id": "x" * 2_000}] * 200
+        name, told = watch(http, batch(http, *rows))[-1]
+        assert (name, told["state"]) == ("failed", "failed")
+        assert "more than 1,000,000 bytes" in told["error"]
+        assert not any(server.served.jobs.folder.iterdir())

@@ -16,9 +16,15 @@ from click.testing import CliRunner
 from file_helpers import mounted_disk, write_picture
 from server_helpers import C, Running, problem, running
 
-from muomni_search import Collection, Record, read_corpus
+from muomni_search import (
+    Collection,
+    Record,
+    export_collection,
+    import_collection,
+    read_corpus,
+)
 from muomni_search.cli.main import cli
-from muomni_search.items import Modality
+from muomni_search.items import Modality, Problem
 from muomni_search.server.settings import Settings
 
 ITEMS = f"{C}/items"
@@ -356,6 +362,29 @@ def test_uploads_that_moved_with_their_collection_stay(tmp_path: Path) -> None:
     with running(Settings(root=new)) as server:
         server.served.collections.warm_up(threading.Event())
     assert [one.name for one in (new / "small-uploads").rglob("*.txt")] == ["kept.txt"]
+
+
+def test_uploads_stay_that_an_import_or_a_failure_names(tmp_path: Path) -> None:
+    directory, folder = tmp_path / "indexes/small", tmp_path / "indexes/small-uploads"
+    Collection.create(directory, model="hashing").close()
+    settings = Settings(root=tmp_path / "indexes")
+    with running(settings) as server, httpx.Client(base_url=server.url) as http:
+        send_files(http, "kept.txt", "lost.txt")
+    with Collection.open(directory) as small:
+        with small.store.write() as writer:
+            writer.lose_items(writer.item_ids(["lost.txt"]).values(), "it was damaged")
+        export_collection(small, tmp_path / "all.parquet")
+        lost = small.failures()
+    directory.rename(tmp_path / "away")
+    with Collection.create(directory, model="hashing") as small:
+        import_collection(small, tmp_path / "all.parquet")
+        with small.store.write() as writer:
+            writer.fail([Problem(one.source, one.error, one.hint, one.key) for one in lost])
+    for place in folder.iterdir():
+        os.utime(place, (0, 0))
+    with running(settings) as server:
+        server.served.collections.warm_up(threading.Event())
+    assert sorted(one.name for one in folder.rglob("*.txt")) == ["kept.txt", "lost.txt"]
 
 
 def test_a_collection_that_is_dropped_takes_its_uploads_along(

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -189,6 +189,42 @@ def test_changed_metadata_alone_is_written_down_and_encodes_nothing(
     (item,) = place.get("k")
     expected = {} if new is None else {"v": new}
     assert json.dumps(item.metadata) == json.dumps(expected)
+
+
+def test_what_another_process_replaced_meanwhile_stays_its_own(
+    place: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.add([words("a")])
+    before_commit(monkeypatch, lambda: place.add([words("a", "other words")]))
+    # As if it had come first: the other one has replaced all of it.
+    place.add([words("a", metadata={"n": 1})])
+    assert [(item.text, item.metadata) for item in place.items()] == [("other words", {})]
+    assert told(place.add([words("a", metadata={"n": 1})])) == {"updated": 1}
+    assert [(item.text, item.metadata) for item in place.items()] == [("words", {"n": 1})]
+
+
+def test_a_file_is_not_moved_that_another_process_replaced_meanwhile(
+    place: Collection, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(place, folder)
+    (folder / "a.txt").rename(folder / "z.txt")
+    before_commit(monkeypatch, lambda: place.add([words("a.txt", "other words")]))
+    with pytest.raises(Conflict, match=r"a\.txt.*meanwhile"):
+        add(place, folder)
+    assert told(add(place, folder)) == {"added": 1, "unchanged": 4}
+    assert place.query("The text of a.txt.", k=1)[0].key == "z.txt"
+
+
+def before_commit(monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> None:
+    """Have something done just before the next commit, once."""
+    commit = pipeline.Pipeline._commit
+
+    def late(self: Any, *arguments: Any) -> Any:
+        monkeypatch.setattr(pipeline.Pipeline, "_commit", commit)
+        work()
+        return commit(self, *arguments)
+
+    monkeypatch.setattr(pipeline.Pipeline, "_commit", late)
 
 
 def test_another_modality_is_another_content(place: Collection, tmp_path: Path) -> None:

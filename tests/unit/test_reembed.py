@@ -156,6 +156,17 @@ def test_a_file_that_is_gone_is_refused_before_anything_is_encoded(
     check_alike(vectors(place), before)
 
 
+def test_a_ready_vector_that_names_a_file_is_refused_before_anything_is_encoded(
+    place: Path, model: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with moved(place, model) as opened:
+        vector = np.eye(1, 256, dtype=np.float32)[0]
+        opened.add([Record("v", IMAGE, "test", vector=vector, source=str(corpus / "b.png"))])
+        monkeypatch.setattr(Pipeline, "run", None)
+        with pytest.raises(Conflict, match=r"1 items.*v: it came as a ready vector"):
+            reembed_collection(opened, "hashing")
+
+
 def test_a_file_that_changed_is_refused_and_the_rest_is_not_encoded_twice(
     place: Path, model: Path, corpus: Path, encodings: list[int]
 ) -> None:

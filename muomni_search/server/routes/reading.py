@@ -244,7 +244,9 @@ async def fields(context: Context, name: Name) -> Response:
 
     def look() -> bytes:
         with context.collections.open(name) as collection, collection.view() as view:
-            state = ("fields", name, view.snapshot.state.created, view.version)
+            # The revision: to keep an index of a field changes no item.
+            now = view.snapshot.state
+            state = ("fields", name, now.created, now.revision)
 
             def make() -> bytes:
                 told = summarise_fields(view.snapshot, values=COMMON_VALUES)

@@ -417,6 +417,66 @@ def test_a_flipped_bit_of_an_item_is_turned_back(store: Store, place: Path, alte
         assert repr(snapshot.items([10])) == before
 
 
+def test_a_key_that_became_its_neighbours_is_turned_back(place: Path) -> None:
+    database = place / "collection.db"
+    data = database.read_bytes()
+    # Key and modality, as they lie in the table and in none of its indexes.
+    assert data.count(b"t11text") == 1
+    database.write_bytes(data.replace(b"t11text", b"t10text"))
+    with Store.open(place) as damaged:
+        assert "database" in kinds(damaged)
+        assert any("turned a flipped bit back in 1 items" in line for line in damaged.repair())
+        assert kinds(damaged) == set()
+        assert texts_left(damaged) == ALL
+
+
+@pytest.mark.parametrize("wrong", ["{|", "no JSON at all"])
+def test_a_damaged_field_that_has_an_index_is_mended(store: Store, place: Path, wrong: str) -> None:
+    with store.write() as writer:
+        writer.index_field(("n",))
+    flip_metadata(place, wrong)
+    with Store.open(place) as damaged:
+        assert kinds(damaged)
+        assert damaged.repair()
+        assert kinds(damaged) == set()
+        assert texts_left(damaged) == (ALL if wrong == "{|" else ALL - {9})
+        with damaged.snapshot() as snapshot:
+            assert snapshot.indexed_fields() == [("n",)]
+
+
+def flip_metadata(place: Path, wrong: str) -> None:
+    """Change an item's metadata in the table, and in no index."""
+    with sqlite3.connect(place / "collection.db") as connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        (word,) = connection.execute(
+            "SELECT * FROM sqlite_master WHERE name LIKE 'field %'"
+        ).fetchall()
+        connection.execute("DELETE FROM sqlite_master WHERE name LIKE 'field %'")
+        connection.commit()
+    connection.close()
+    with sqlite3.connect(place / "collection.db") as connection:
+        connection.execute("UPDATE items SET metadata = ? WHERE id = 10", [wrong])
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("INSERT INTO sqlite_master VALUES (?, ?, ?, ?, ?)", word)
+    connection.close()
+
+
+@pytest.mark.parametrize("wrong", [None, "words", -5, 2**32 + 2**40, 1.5, b"sum"])
+def test_a_repair_takes_no_damaged_checksum_for_one(
+    store: Store, place: Path, wrong: object
+) -> None:
+    with sqlite3.connect(place / "collection.db") as connection:
+        connection.execute("UPDATE items SET text = 'other' WHERE id = 10")
+        connection.execute("UPDATE items SET checksum = ? WHERE id = 10", [wrong])
+        if wrong is not None:
+            connection.execute("UPDATE row_blocks SET checksum = ? WHERE block = 1", [wrong])
+    connection.close()
+    assert "item" in kinds(store)
+    store.repair()
+    assert kinds(store) == set()
+    assert texts_left(store) == ALL - {9} - (SECOND if wrong is not None else set())
+
+
 def test_a_key_that_another_item_has_by_now_is_not_turned_back(store: Store, place: Path) -> None:
     sql(place, "UPDATE items SET key = 'u9' WHERE id = 10")
     with store.write() as writer:
