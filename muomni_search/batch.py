@@ -575,7 +575,7 @@ def _check_foreign(task: Task) -> None:
 
 def _k(value: Any, default: int) -> int:
     """Return how many hits a row asks for; ``10.0`` is what tables make of 10 beside a gap."""
-    if value is None:
+    if value is None or value != value:  # a gap, in a table of numbers NaN
         return default
     number = value
     if isinstance(value, str) and value.isdecimal():

@@ -33,7 +33,7 @@ from muomni_search.ingest.rows import ArrowStream
 from muomni_search.items import Hit, Item, Modality, Part, Problem, Query, Record, Span
 from muomni_search.pipeline import Report
 from muomni_search.store.records import Failure
-from muomni_search.view import Modalities, modalities_of
+from muomni_search.view import Modalities, check_page, modalities_of
 from muomni_search.wire import KINDS, TYPE
 
 __all__ = ["Client", "RemoteCollection"]
@@ -229,6 +229,7 @@ class RemoteCollection(Closing):
         after: str | None = None,
     ) -> Iterator[Item]:
         """Yield items by key; with ``after`` those that come behind this key."""
+        check_page(limit, after)
         params: dict[str, Any] = {
             "modality": _names(modality) or [],
             "after": after,

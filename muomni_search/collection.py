@@ -31,7 +31,7 @@ from muomni_search.store.files import is_own, own_bytes
 from muomni_search.store.records import Compacted, Failure, Fault, Purged
 from muomni_search.store.snapshot import Snapshot
 from muomni_search.store.store import Store
-from muomni_search.view import Loaded, Modalities, Ranked, View, Where, modalities_of
+from muomni_search.view import Loaded, Modalities, Ranked, View, Where, check_page, modalities_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -320,10 +320,7 @@ class Collection(Closing):
         Raises:
             InvalidInput: A bad filter, modality or limit.
         """
-        if not (limit is None or (isinstance(limit, int) and limit >= 0)):
-            raise InvalidInput(f"limit is {limit!r}", hint="give 0 or more, or None for all")
-        if not (after is None or isinstance(after, str)):
-            raise InvalidInput(f"after is {after!r}", hint="give the key of an item")
+        check_page(limit, after)
         wanted = None if modality is None else modalities_of(modality)
         with self._store.snapshot() as snapshot:
             yield from snapshot.iter_items(parse_filter(where), wanted, limit=limit, after=after)

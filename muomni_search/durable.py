@@ -20,6 +20,7 @@ from muomni_search.errors import Conflict, NotFound
 __all__ = [
     "PNG_HEAD",
     "WHOLE",
+    "changed_ns",
     "check_folder",
     "check_kind",
     "cut",
@@ -182,6 +183,15 @@ def disk_hint(number: int | None) -> str:
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"mend the permissions and try again; {WHOLE}"
     return f"check the path and the disk; {WHOLE}"
+
+
+def changed_ns(facts: os.stat_result) -> int:
+    """Return when a file or what is called so was last changed, in nanoseconds.
+
+    The later one of two times: what writes a file sets the first, and some programs set it back;
+    renaming another file to its name sets the second, and nobody can set that.
+    """
+    return max(facts.st_mtime_ns, facts.st_ctime_ns)
 
 
 def place_of(path: Path) -> tuple[int, int] | None:

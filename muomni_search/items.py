@@ -76,7 +76,7 @@ class Record:
         metadata: Its metadata, a JSON object.
         root: The absolute path of the folder that the key is relative to; None for table rows.
         size: The file's size in bytes.
-        mtime_ns: The file's modification time in nanoseconds.
+        mtime_ns: When the file was last changed, in nanoseconds; see ``durable.changed_ns``.
     """
 
     key: str

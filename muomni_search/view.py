@@ -45,6 +45,7 @@ __all__ = [
     "Ranked",
     "View",
     "Where",
+    "check_page",
     "encode_all",
     "encode_contents",
     "modalities_of",
@@ -642,6 +643,18 @@ def _hit(rank: int, match: Ranked, shown: Shown) -> Hit:
         how="ann" if match.how == "ann" else "exact",
         recall=match.recall,
     )
+
+
+def check_page(limit: int | None, after: str | None) -> None:
+    """Refuse what asks for no page of items.
+
+    Raises:
+        InvalidInput: A limit below 0, or something else than a key.
+    """
+    if not (limit is None or (isinstance(limit, int) and limit >= 0)):
+        raise InvalidInput(f"limit is {limit!r}", hint="give 0 or more, or None for all")
+    if not (after is None or isinstance(after, str)):
+        raise InvalidInput(f"after is {after!r}", hint="give the key of an item")
 
 
 def modalities_of(asked: Modalities) -> tuple[Modality, ...]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from pathlib import Path
 
 import click
@@ -104,6 +107,7 @@ def command(
     if watched and len(directories) != 1:
         raise click.UsageError("--watch keeps one collection in step: name it with -c")
     check_folders(watched, "--watch")
+    from muomni_search.server.jobs import THREAD
     from muomni_search.server.run import serve
     from muomni_search.server.settings import Settings, name_collections
 
@@ -128,3 +132,9 @@ def command(
             click.launch(url)
 
     serve(settings, port=port, ready=ready)
+    if any(thread.name == THREAD for thread in threading.enumerate()):
+        # A job is in the midst of loading a model, say: Python's end would stop its thread amid
+        # code that is not Python's, which aborts the process.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

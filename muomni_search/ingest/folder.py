@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from muomni_search.durable import changed_ns
 from muomni_search.errors import InvalidInput
 from muomni_search.ingest.rows import TABLES
 from muomni_search.ingest.sniff import HEAD_BYTES, claimed_modality, sniff
@@ -181,7 +182,7 @@ def read_file_record(path: Path, key: str, root: Path, *, named: bool = False) -
             source=source,
             root=str(root),
             size=facts.st_size,
-            mtime_ns=facts.st_mtime_ns,
+            mtime_ns=changed_ns(facts),
         )
     if not is_file:
         why = "neither a file nor a folder"

@@ -16,13 +16,14 @@ from typing import Any, Literal, get_args
 from muomni_search.errors import Conflict, InvalidInput, MuomniError, NotFound
 from muomni_search.server.problems import Refused, log, without_paths
 
-__all__ = ["OVER", "Job", "Jobs"]
+__all__ = ["OVER", "THREAD", "Job", "Jobs"]
 
 MOST_WAITING = 32
 MOST_KEPT = 100
 # What each job may take, however little all of them may.
 ALWAYS_BYTES = 1_000_000
 CLOSE_SECONDS = 5.0
+THREAD = "muomni-job"
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 OVER = ("done", "failed", "cancelled")
@@ -167,7 +168,7 @@ class Jobs:
         # One thread: UMAP's own bear no second caller, and searches want the other cores. It dies
         # with the process, for UMAP hears of nothing until it is done.
         self._queue: Queue[Job | None] = Queue()
-        self._thread = threading.Thread(target=self._work, name="muomni-job", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=THREAD, daemon=True)
         self._thread.start()
 
     def submit(self, job: Job) -> Job:

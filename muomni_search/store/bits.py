@@ -37,7 +37,7 @@ def flipped_bit(data: bytes | memoryview, checksum: Any) -> Flipped | None:
 
     A CRC-32 is linear: a flipped bit changes it by what depends on its distance from the end alone,
     and no two of 2³² − 1 bits change it by the same. Of other damage a share looks like one bit, as
-    many of 2³² as the data have bits: less than a hundredth where they are 4 MiB.
+    many of 2³² as the data have bits, a hundredth where they are 4 MiB: be sure by something else.
 
     Args:
         data: What was read, as long as what was written. A second for each 4 MiB.

@@ -22,7 +22,16 @@ from muomni_search.store import tables
 from muomni_search.store.bits import Flipped, flipped_bit
 from muomni_search.store.files import is_abandoned, is_leftover, unrecorded
 from muomni_search.store.records import Fault, IndexFile, Known, NewItem, RowFile
-from muomni_search.store.rows import BLOCK_ROWS, HINT, ROW_BYTES, are_unit, cut_rows, read_blocks
+from muomni_search.store.rows import (
+    BLOCK_ROWS,
+    HINT,
+    LENGTH_TOLERANCE,
+    ROW_BYTES,
+    are_unit,
+    cut_rows,
+    lengths,
+    read_blocks,
+)
 from muomni_search.store.snapshot import INDEX, Snapshot
 from muomni_search.store.sqlite import DATABASE, disk_errors, schema_checksum
 from muomni_search.store.writer import Writer
@@ -42,6 +51,8 @@ LOG_HEAD, FRAME_HEAD = 32, 24
 # Frames that are read at once: a megabyte.
 LOG_FRAMES = 256
 MAX_ID = 2**63 - 1
+# What rounding to float32 leaves of a length of 1, of most vectors.
+ROUNDED = 1e-8
 SUMMED_ITEMS = (
     f"SELECT id, checksum, {tables.SUMMED_BYTES} FROM items"  # noqa: S608
     " WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
@@ -456,14 +467,33 @@ def _flipped_bits(snapshot: Snapshot, file: RowFile) -> dict[int, Flipped]:
         for start, content, is_whole in _blocks(sums, file):
             block = start // BLOCK_ROWS
             is_full = len(content) == _block_length(file, start) and block in sums
-            # One bit makes one row longer at most. Few blocks are like that, so few are looked
-            # through, and hardly any that looks like a flipped bit by chance passes both times.
-            if is_whole or not is_full or (~are_unit(content)).sum() > 1:
+            if is_whole or not is_full:
+                continue
+            if (~are_unit(content)).sum() > 1:
                 continue
             bit = flipped_bit(content.data.cast("B"), sums[block])
-            if bit is not None and are_unit(_turned_back(content, bit)).all():
+            if bit is not None and _is_shown(content, bit):
                 found[block] = bit
     return found
+
+
+def _is_shown(rows: NDArray[np.float32], bit: Flipped) -> bool:
+    """Whether the lengths of rows say too that this bit was flipped.
+
+    Other damage, a page of other rows say, looks like a flipped bit in one of a hundred blocks, but
+    then not like one of the row whose length is not what rounding leaves.
+    """
+    before, after = _misses(rows), _misses(_turned_back(rows, bit))
+    row = bit.byte // ROW_BYTES
+    others = max(ROUNDED, float(np.delete(after, row).max(initial=0.0)))
+    is_row = bit.mask == 0 or before[row] > 2 * others
+    return bool(is_row and after[row] <= 2 * others and others < LENGTH_TOLERANCE)
+
+
+def _misses(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return by how much each row (n, 256) misses a length of 1."""
+    misses = np.abs(lengths(rows) - 1)
+    return np.where(np.isfinite(misses), misses, np.inf)
 
 
 def _turned_back(rows: NDArray[np.float32], bit: Flipped) -> NDArray[np.float32]:

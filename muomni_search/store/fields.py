@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
@@ -32,9 +31,8 @@ def summarise_fields(
     """
     counts: dict[tuple[str, ...], Counter[str]] = {}
     common: dict[tuple[str, ...], Counter[Any]] = {}
-    limit = -1 if most is None else most  # SQLite's word for no limit
-    for (document,) in snapshot.ask("SELECT metadata FROM items LIMIT ?", [limit]):
-        for names, value in _fields(json.loads(document)):
+    for metadata in snapshot.iter_metadata(most):
+        for names, value in _fields(metadata):
             kind = TYPES.get(type(value), "null")
             counts.setdefault(names, Counter())[kind] += 1
             if values:

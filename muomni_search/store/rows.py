@@ -25,6 +25,7 @@ from muomni_search.store.records import RowFile
 __all__ = [
     "BLOCK_ROWS",
     "HINT",
+    "LENGTH_TOLERANCE",
     "NO_ROWS",
     "ROW_BYTES",
     "MappedRows",
@@ -32,6 +33,7 @@ __all__ = [
     "are_unit",
     "block_checksums",
     "cut_rows",
+    "lengths",
     "not_unit",
     "read_blocks",
 ]
@@ -173,7 +175,12 @@ def not_unit(file: RowFile | None) -> CorruptData:
 
 def are_unit(rows: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Return for each row (n, 256) whether it is finite and of length 1."""
-    with np.errstate(all="ignore"):
-        lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
-    unit: NDArray[np.bool_] = np.abs(lengths - 1) < LENGTH_TOLERANCE
+    unit: NDArray[np.bool_] = np.abs(lengths(rows) - 1) < LENGTH_TOLERANCE
     return unit
+
+
+def lengths(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the length of each row (n, 256)."""
+    with np.errstate(all="ignore"):
+        found: NDArray[np.float64] = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
+    return found

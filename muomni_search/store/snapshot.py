@@ -63,6 +63,7 @@ PAGE = 10_000
 ARRAY_BYTES = 64_000_000
 # Names of the values of a lookup that are given one by one.
 FEW = tuple(f"value_{number}" for number in range(16))
+NO_LIMIT = -1  # SQLite's word for it
 LET_GO = "this state of the collection was let go of: open another view"
 NAMES = frozenset(map(str, Modality))
 # What an array takes beside its numbers, so that there is an end of empty ones too.
@@ -287,6 +288,14 @@ class ItemRow(NamedTuple):
     segments: int
 
 
+class MetadataRow(NamedTuple):
+    """The columns of ``METADATA``."""
+
+    id: int
+    key: str
+    metadata: str
+
+
 class KnownRow(NamedTuple):
     """The columns of ``KNOWN``."""
 
@@ -316,6 +325,7 @@ ITEM_COLUMNS = f"{OWN_COLUMNS}, {SEGMENT_COUNT}"
 ITEM = f"SELECT {ITEM_COLUMNS} FROM items"  # noqa: S608  (all of it stands here)
 ITEMS_BY_ID = Lookup(f"{ITEM} WHERE id IN ({{wanted}})")
 ITEMS_BY_KEY = Lookup(f"{ITEM} WHERE key IN ({{wanted}})")
+METADATA = f"SELECT {', '.join(MetadataRow._fields)} FROM items LIMIT ?"  # noqa: S608
 # What a hit shows of its item beside what is known of its row.
 SHOWN_BY_ID = Lookup("SELECT id, key, source, text, metadata FROM items WHERE id IN ({wanted})")
 KEYS_BY_ID = Lookup("SELECT id, key FROM items WHERE id IN ({wanted})")
@@ -590,10 +600,19 @@ class Snapshot:
         query, values = sql(
             f"{ITEM} WHERE {{}} ORDER BY items.key LIMIT {{}}",
             all_of(*conditions),
-            -1 if limit is None else limit,  # SQLite's word for no limit
+            NO_LIMIT if limit is None else limit,
         )
         for row in self._streamed(query, values):
             yield item_of(ItemRow._make(row))
+
+    def iter_metadata(self, most: int | None = None) -> Iterator[dict[str, Any]]:
+        """Yield the metadata of items, of so many at most.
+
+        Raises:
+            CorruptData: From the iterator: one is not what was written.
+        """
+        for row in self._streamed(METADATA, [NO_LIMIT if most is None else most]):
+            yield _metadata_of(MetadataRow._make(row))
 
     def iter_keys(self, modality: Modality | None = None) -> Iterator[str]:
         """Yield all keys, or those of a modality, sorted."""

@@ -262,6 +262,22 @@ def test_many_queries_are_answered_in_their_order_and_a_bad_one_is_raised(root: 
             small.query_many([*queries, Query.id("none")])
 
 
+@pytest.mark.parametrize("asked", [{"limit": -1}, {"limit": 1.5}, {"after": 5}])
+def test_no_page_of_items_is_asked_for_in_vain(tmp_path: Path, asked: dict[str, Any]) -> None:
+    with remote(tmp_path) as there, pytest.raises(InvalidInput, match=r"limit is|after is"):
+        list(there.items(**asked))
+
+
+def test_a_text_of_any_letters_takes_the_bytes_that_it_has(tmp_path: Path) -> None:
+    with remote(tmp_path) as there:
+        # As escapes they would be twice as many, more than a line may have.
+        text = "猫と犬" * 1_000_000
+        assert (
+            there.add([Record("long", Modality.TEXT, "here", text=text)]).as_dict()["failed"] == 0
+        )
+        assert there.get("long")[0].text == text
+
+
 def test_many_items_go_in_several_requests(tmp_path: Path) -> None:
     with remote(tmp_path) as there:
         count = 12_345

@@ -187,7 +187,7 @@ def test_of_uploads_the_oldest_go_first(root: Path, tmp_path: Path) -> None:
     assert sorted(one.name for one in kept) == sorted(ids[1:])
 
 
-def test_fields_tell_their_commonest_values(http: httpx.Client) -> None:
+def test_fields_tell_their_commonest_values(http: httpx.Client, root: Path) -> None:
     items = [
         {"key": f"field{n}", "text": f"text {n}", "metadata": {"year": 2000 + n % 2, "tags": ["a"]}}
         for n in range(3)
@@ -201,6 +201,13 @@ def test_fields_tell_their_commonest_values(http: httpx.Client) -> None:
         "indexed": False,
         "values": [{"value": "a", "items": 3}],
     }
+    with Collection.open(root / "empty") as empty:
+        empty.index_fields(["year"])
+    # To keep an index of a field changes no item.
+    told = http.get("/v1/collections/empty/fields").json()["fields"]
+    assert told["year"]["indexed"] is True
+    with Collection.open(root / "empty") as empty:
+        empty.index_fields([], drop=["year"])
     keys = [item["key"] for item in items]
     http.post("/v1/collections/empty/delete", json={"keys": keys})
 

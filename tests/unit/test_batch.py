@@ -329,6 +329,8 @@ BAD: list[tuple[Any, str]] = [
     ({"text": "owl", "k": 0}, "k is 0"),
     ({"text": "owl", "k": 2.5}, "k is 2.5"),
     ({"text": "owl", "k": True}, "k is True"),
+    ({"text": "owl", "k": "9" * 5_000}, "k is '999"),
+    ({"text": "owl", "k": 2**63}, "k is 9223372036854775808"),
     ({"text": "owl", "where": "year >"}, "character 7"),
     ({"text": "owl", "where": 5}, "filter"),
     ({"text": "owl", "modality": "smell"}, "smell"),
@@ -866,3 +868,13 @@ def test_files_of_others_beside_an_output_stay(own: Collection, tmp_path: Path) 
     queries = write_jsonl(tmp_path / "x.jsonl.errors.jsonl", {"id": "k001"})
     with pytest.raises(InvalidInput, match="holds the queries"):
         run_batch(own, queries, tmp_path / "x.jsonl")
+
+
+@pytest.mark.parametrize("gap", [None, float("nan")])
+def test_a_gap_among_numbers_asks_for_as_many_as_the_others(
+    shelf: Collection, tmp_path: Path, gap: float | None
+) -> None:
+    pq.write_table(pa.table({"id": ["k001", "k002"], "k": [1.0, gap]}), tmp_path / "q.parquet")
+    report = run_batch(shelf, tmp_path / "q.parquet", tmp_path / "a.jsonl", k=2)
+    assert (report.answered, report.failed) == (2, 0)
+    assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 3

@@ -296,3 +296,11 @@ def test_sets_of_few_different_vectors_are_told_apart(different: tuple[int, int]
     )
     assert is_separated(first, second).mean() == 1
     assert is_separated(first, first).mean() <= 0.7
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_sets_that_share_most_vectors_are_told_apart_somehow(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    pool = normalise(rng.standard_normal((4, 8)))
+    first, second = (pool[rng.integers(0, 4, 6)] for _ in range(2))
+    assert 0 <= is_separated(first, second).mean() <= 1

@@ -344,3 +344,9 @@ def test_refinement_goes_on_from_a_foreign_start(
     learned = learn(foreign(rng, 90, right=False), anchor=TEXT, refine=True)
     assert learned.maps[IMAGE].shape == (WIDE, DIM)
     assert min(mrr(learned.retrieval, "after")) > 0.9
+
+
+def test_rows_that_nothing_is_left_of_find_nothing() -> None:
+    rows = np.zeros((3, DIM))
+    rows[1, 5] = 2.0
+    assert np.array_equal(projection._unit(rows), np.where(rows > 0, 1.0, 0.0).astype(np.float32))

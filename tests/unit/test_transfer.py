@@ -538,3 +538,29 @@ def test_an_export_replaces_an_export_and_no_other_file(mixed: Collection, tmp_p
     path.write_bytes(b"")  # nothing is lost with an empty file
     assert export_collection(mixed, path) == export_collection(mixed, path) > 0
     assert [one.name for one in tmp_path.iterdir()] == ["all.parquet"]
+
+
+def test_metadata_counts_for_what_a_commit_holds(tmp_path: Path) -> None:
+    written = tmp_path / "a.parquet"
+    with Collection.create(tmp_path / "a", model="hashing") as first:
+        first.add(
+            Record(
+                f"k{n}", Modality.TEXT, "made", vector=np.eye(1, DIM)[0], metadata={"x": "y" * 400}
+            )
+            for n in range(20)
+        )
+        export_collection(first, written)
+        revisions = []
+        with Collection.create(tmp_path / "b", model="hashing") as second:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(transfer, "COMMIT_CHARACTERS", 1_000)
+                commit = transfer._commit
+
+                def counted(*arguments: Any) -> None:
+                    revisions.append(len(arguments[3]))
+                    commit(*arguments)
+
+                patch.setattr(transfer, "_commit", counted)
+                assert import_collection(second, written).added == 20
+            assert max(revisions) == 3
+            assert [item.metadata for item in second.items()] == [{"x": "y" * 400}] * 20

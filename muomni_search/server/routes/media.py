@@ -15,6 +15,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
+from muomni_search.durable import changed_ns
 from muomni_search.errors import MuomniError, NotFound
 from muomni_search.figures import envelope, file_of, shrink
 from muomni_search.ingest.audio import SAMPLE_RATE
@@ -80,7 +81,7 @@ def path_of(item: Item, known: Known, settings: Settings) -> Path:
     folders = [Path(one) for one in (known.root, *settings.files) if one]
     if not any(path.is_relative_to(os.path.realpath(one)) for one in folders):
         facts = _facts(path)
-        if known.root or (facts.st_size, facts.st_mtime_ns) != (known.size, known.mtime_ns):
+        if known.root or (facts.st_size, changed_ns(facts)) != (known.size, known.mtime_ns):
             raise NotFound(
                 f"the file of {item.key!r} lies outside of the folders of this server",
                 hint="start it with --files DIR",

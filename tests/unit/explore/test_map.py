@@ -184,6 +184,8 @@ def test_a_bad_field_or_method_is_told_before_the_layout(
         make_map(collection, method="mds")
     with pytest.raises(InvalidInput, match="1 or more"):
         make_map(collection, limit=0)
+    with pytest.raises(InvalidInput, match="the seed is -1"):
+        make_map(collection, limit=2, seed=-1)
 
 
 # ---- the page ------------------------------------------------------------------------------

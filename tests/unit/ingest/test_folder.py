@@ -86,13 +86,16 @@ def test_files_come_first_then_folders_both_by_name(root: Path) -> None:
 def test_a_record_says_where_its_file_is_and_which_state_it_has(root: Path) -> None:
     write(root, "deep/er/a.txt")
     path = root / "deep/er/a.txt"
-    os.utime(path, ns=(1, 1_700_000_000_123_456_789))
     (record,) = read_folder(root, prefix="P/")
     assert isinstance(record, Record)
     assert (record.key, record.modality) == ("P/deep/er/a.txt", Modality.TEXT)
     assert (record.path, record.source, record.origin) == (path, str(path), str(path))
     assert record.root == str(root)
-    assert (record.size, record.mtime_ns) == (len(WORDS), 1_700_000_000_123_456_789)
+    assert (record.size, record.mtime_ns) == (len(WORDS), path.stat().st_ctime_ns)
+    os.utime(path, ns=(1, 2_700_000_000_123_456_789))  # the future
+    (record,) = read_folder(root)
+    assert isinstance(record, Record)
+    assert record.mtime_ns == 2_700_000_000_123_456_789
     assert (record.text, record.vector, record.metadata) == (None, None, {})
 
 

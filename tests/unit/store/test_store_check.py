@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from file_helpers import flip_span
 from muomni_search.errors import CorruptData
 from muomni_search.items import DIM, Modality, Record
 from muomni_search.store.check import _check_log
+from muomni_search.store.fields import summarise_fields
 from muomni_search.store.rows import BLOCK_ROWS, ROW_BYTES
 from muomni_search.store.store import IndexFile, NewItem, Store
 from muomni_search.vectors import normalise
@@ -157,10 +159,10 @@ def test_damaged_rows_are_found_and_only_their_blocks_are_lost(
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda place: flip(place / ROWS, 5 * ROW_BYTES + 1),
+        lambda place: flip(place / ROWS, 5 * ROW_BYTES + 2),
         # The exponent: a vector that is no unit vector any more, if it is finite.
         lambda place: flip(place / ROWS, (BLOCK_ROWS + 900) * ROW_BYTES + 7),
-        lambda place: flip(place / ROWS, 0, COUNT * ROW_BYTES - 1),
+        lambda place: flip(place / ROWS, 2, COUNT * ROW_BYTES - 1),
         lambda place: sql(
             place, "UPDATE row_blocks SET checksum = (checksum | 64) - (checksum & 64)"
         ),
@@ -180,10 +182,23 @@ def test_a_flipped_bit_of_rows_is_turned_back(
     assert store.repair() == []
 
 
+def test_other_rows_that_look_like_a_flipped_bit_are_lost(store: Store, place: Path) -> None:
+    # Three unit rows instead of their own, and a checksum that one bit of another row explains.
+    rows = np.fromfile(place / ROWS, np.float32).reshape(-1, DIM)
+    rows[3:6] = rows[13:16]
+    rows.tofile(place / ROWS)
+    rows[1000].view(np.uint32)[9] ^= 1 << 3
+    checksum = zlib.crc32(rows[:BLOCK_ROWS].tobytes())
+    sql(place, f"UPDATE row_blocks SET checksum = {checksum} WHERE modality='text' AND block = 0")
+    assert f"{len(FIRST)} items are gone" in store.repair()[0]
+    assert texts_left(store) == SECOND
+    assert kinds(store) == set()
+
+
 def test_of_two_damaged_blocks_the_one_with_a_flipped_bit_is_whole_again(
     store: Store, place: Path
 ) -> None:
-    flip(place / ROWS, 100)
+    flip(place / ROWS, 102)
     os.truncate(place / ROWS, COUNT * ROW_BYTES - 1)
     done = store.repair()
     assert len(done) == 2
@@ -196,8 +211,6 @@ def test_of_two_damaged_blocks_the_one_with_a_flipped_bit_is_whole_again(
 def test_a_row_that_is_no_unit_vector_is_found_though_its_checksum_fits(
     store: Store, place: Path
 ) -> None:
-    import zlib
-
     with (place / ROWS).open("r+b") as file:
         file.seek(3 * ROW_BYTES)
         file.write(np.full(DIM, np.nan, np.float32).tobytes())
@@ -459,6 +472,12 @@ def flip_metadata(place: Path, wrong: str) -> None:
         connection.execute("PRAGMA writable_schema = ON")
         connection.execute("INSERT INTO sqlite_master VALUES (?, ?, ?, ?, ?)", word)
     connection.close()
+
+
+def test_the_fields_of_a_damaged_item_are_an_error_that_names_it(store: Store, place: Path) -> None:
+    sql(place, "UPDATE items SET metadata = '{|' WHERE id = 10")
+    with store.snapshot() as snapshot, pytest.raises(CorruptData, match=r"t9.*verify --repair"):
+        summarise_fields(snapshot)
 
 
 @pytest.mark.parametrize("wrong", [None, "words", -5, 2**32 + 2**40, 1.5, b"sum"])
