@@ -9,8 +9,6 @@ import click
 from muomni_search.cli.options import Command, collection_option, json_option
 from muomni_search.cli.output import note, on_terminal, print_json, print_table
 
-BEYOND_REPAIR = "restore it from a copy, or save what is whole with muomni export --salvage"
-
 
 @click.command("verify", cls=Command, example="muomni verify --repair")
 @click.option("--repair", is_flag=True, help="Mend what can be derived, then look again.")
@@ -27,6 +25,7 @@ def command(repair: bool, as_json: bool, directory: Path) -> None:
     """
     from muomni_search import Collection
     from muomni_search.errors import CorruptData
+    from muomni_search.store.sqlite import BEYOND_REPAIR
 
     with Collection.open(directory) as collection:
         if repair:

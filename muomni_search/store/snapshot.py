@@ -32,6 +32,7 @@ from muomni_search.store.records import (
 )
 from muomni_search.store.rows import NO_ROWS, MappedRows
 from muomni_search.store.sql_filter import Sql, all_of, filter_to_sql, sql
+from muomni_search.store.sqlite import BEYOND_REPAIR
 
 __all__ = [
     "FIELD_INDEX",
@@ -185,7 +186,7 @@ def _row_file(row: Any, directory: Path) -> RowFile:
     if row.modality not in NAMES:
         raise CorruptData(
             f"{directory}: the row file of {row.modality!r} is of no modality",
-            hint="restore it from a copy, or make a new collection",
+            hint=BEYOND_REPAIR,
         )
     return RowFile(
         modality=Modality(row.modality),

@@ -24,6 +24,7 @@ from muomni_search.errors import Conflict, CorruptData, InvalidInput, MuomniErro
 
 __all__ = [
     "APPLICATION_ID",
+    "BEYOND_REPAIR",
     "DATABASE",
     "HEAD",
     "LOCK_SECONDS",
@@ -39,6 +40,7 @@ DATABASE = "collection.db"
 LOCK_SECONDS = 30.0
 # The newest revision: what a collection must be at to be read.
 HEAD = "0005"
+BEYOND_REPAIR = "restore it from a copy, or save what is whole with muomni export --salvage"
 # In SQLite's header of every collection, so that no other database is taken for one: "muom".
 APPLICATION_ID = 0x6D756F6D
 
@@ -131,7 +133,7 @@ def _from_sqlite(path: Path, error: sqlite3.Error) -> MuomniError:
     if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR):
         return CorruptData(
             f"{path} is damaged or no collection ({told})",
-            hint="restore it from a copy, or make a new collection",
+            hint=BEYOND_REPAIR,
         )
     if code == sqlite3.SQLITE_CANTOPEN and path.exists():
         return MuomniError(
