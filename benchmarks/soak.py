@@ -2,7 +2,7 @@
 
     nice python benchmarks/soak.py [--operations 1000000] [--items 30000]
 
-Additions, updates and deletions keep the number of items about the same, so that what grows leaks.
+Additions and deletions keep the number of items the same, so that what grows leaks.
 Memory is what the process has for itself (``RssAnon``: files that are mapped do not count). The
 slope is that of a line through the measurements of the second half, over the whole of that, as a
 share of their mean. At the end `verify` must find nothing.
@@ -28,8 +28,8 @@ from muomni_search.items import Modality, Query, Record
 # Of how many items each write is; a write brings everything to the disk.
 AT_ONCE = 32
 MEASUREMENTS = 40
-# Of a hundred rounds: how many write. The others ask.
-WRITES = {"add": 2, "update": 1, "delete": 2}
+# Of a hundred rounds: how many add or delete, and how many update. The others ask.
+ADD_OR_DELETE, UPDATE = 4, 1
 
 
 def memory() -> int:
@@ -45,9 +45,10 @@ def disk(directory: Path) -> int:
 class Soak:
     """A collection, the keys that it has, and what is done with it."""
 
-    def __init__(self, collection: Collection, pool: np.ndarray) -> None:
+    def __init__(self, collection: Collection, pool: np.ndarray, items: int) -> None:
         self.collection = collection
         self.pool = pool
+        self.items = items  # how many it holds, give or take one write
         self.rng = np.random.default_rng(SEED)
         self.keys: list[str] = []
         self.made = 0
@@ -94,13 +95,18 @@ class Soak:
 
     def round(self) -> None:
         """Do one thing or another: a write of many, or one question for each of its items."""
-        for name, share in WRITES.items():
-            if self.rng.random() < share / 100:
-                getattr(self, name)(AT_ONCE)
-                self.done += AT_ONCE
-                return
-        self.ask()
-        self.done += 1
+        drawn = 100 * self.rng.random()
+        if drawn >= ADD_OR_DELETE + UPDATE:
+            self.ask()
+            self.done += 1
+            return
+        if drawn >= ADD_OR_DELETE:
+            self.update(AT_ONCE)
+        elif len(self.keys) <= self.items:
+            self.add(AT_ONCE)
+        else:
+            self.delete(AT_ONCE)
+        self.done += AT_ONCE
 
 
 def show(done: int, used: int, size: int) -> None:
@@ -119,7 +125,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch) / "c"
         with Collection.create(directory, model="hashing") as collection:
-            soak = Soak(collection, pool)
+            soak = Soak(collection, pool, options.items)
             soak.add(options.items)
             seen: list[tuple[int, int, int]] = []
             start = time.perf_counter()

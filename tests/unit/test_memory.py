@@ -100,7 +100,7 @@ def change_constantly(place: Path) -> tuple[list[int], list[int]]:
     pool = normalise(np.random.default_rng(1).standard_normal((500, DIM)))
     held, sizes = [], []
     with Collection.create(place, model="hashing") as collection:
-        soak = soaking["Soak"](collection, pool)
+        soak = soaking["Soak"](collection, pool, 200)
         soak.add(200)
         tracemalloc.start()
         for _ in range(6):
