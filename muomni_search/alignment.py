@@ -37,7 +37,7 @@ from muomni_search.ingest.examples import cell_text
 from muomni_search.ingest.rows import TEXT_COLUMNS, Row, read_rows
 from muomni_search.ingest.table import find_beside
 from muomni_search.items import DIM, Item, Modality, Problem
-from muomni_search.pipeline import Progress, Silent
+from muomni_search.progress import Progress, Silent
 from muomni_search.projection import (
     Learned,
     Maps,

@@ -45,7 +45,7 @@ from muomni_search.ingest.rows import (
     read_rows,
 )
 from muomni_search.items import Query
-from muomni_search.pipeline import Progress, Silent
+from muomni_search.progress import Progress, Silent
 from muomni_search.query_parts import make_part, parse_part
 from muomni_search.ranked import MODALITIES, RankedLists
 from muomni_search.store.sqlite import disk_errors

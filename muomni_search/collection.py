@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
     from muomni_search.ingest.manifest import Corpus, Skipped
     from muomni_search.ingest.rows import ArrowStream
-    from muomni_search.pipeline import Progress, Report
+    from muomni_search.pipeline import Report
+    from muomni_search.progress import Progress
 
 __all__ = ["Collection", "Limits", "Modalities", "Ranked", "View", "Where"]
 
@@ -603,7 +604,7 @@ def _told(progress: Progress | bool | None, corpus: object) -> Iterator[Progress
     elif not progress:
         yield None
     else:
-        from muomni_search.progress import Bar
+        from muomni_search.bar import Bar
 
         with Bar("items", lambda: len(corpus) if isinstance(corpus, Sized) else None) as bar:
             yield bar

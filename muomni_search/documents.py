@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from muomni_search.errors import InvalidInput
@@ -17,6 +17,7 @@ __all__ = [
     "check_source",
     "check_texts",
     "hash_content",
+    "item_bytes",
     "item_checksum",
     "key_prefix",
     "legible",
@@ -67,9 +68,14 @@ def item_checksum(
         digest: The hash of its content.
         added: When it was first added.
     """
-    # One string, for every new item comes this way.
+    # One string, for every new item comes this way. As ``item_bytes`` does.
     words = f"{key}\0{modality}\0{source}\0{text}\0{document}\0{digest}\0{added}"
     return zlib.crc32(words.encode(errors="surrogateescape"))
+
+
+def item_bytes(columns: Sequence[bytes | None]) -> bytes:
+    """Return what ``item_checksum`` is of, from an item's columns as they lie in the store."""
+    return b"\0".join(b"None" if column is None else column for column in columns)
 
 
 def to_json(metadata: Mapping[str, Any] | Document | None, key: str) -> Document:

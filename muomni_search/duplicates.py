@@ -21,7 +21,7 @@ from muomni_search.collection import Collection, Modalities, Where
 from muomni_search.errors import InvalidInput
 from muomni_search.filters import parse_filter
 from muomni_search.items import Item, Modality
-from muomni_search.pipeline import Progress, Silent
+from muomni_search.progress import Progress, Silent
 from muomni_search.store.rows import are_unit, not_unit
 from muomni_search.store.snapshot import Snapshot
 from muomni_search.view import modalities_of
@@ -146,7 +146,7 @@ class _Vectors:
         return len(self.items)
 
     def are_unit(self) -> bool:
-        """Whether all rows are finite and of length 1."""
+        """Whether the first row of each item is finite and of length 1."""
         return all(
             are_unit(self._vectors[self._first[start : start + BLOCK]]).all()
             for start in range(0, len(self), BLOCK)

@@ -24,7 +24,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count, groupby
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,7 @@ from muomni_search.ingest.manifest import Corpus
 from muomni_search.ingest.read import Limits, decode, read_file
 from muomni_search.ingest.rows import TABLES
 from muomni_search.items import Content, Item, Modality, Problem, Record, Span
+from muomni_search.progress import Progress, Silent
 from muomni_search.store.store import Known, NewItem, Store
 from muomni_search.store.writer import Writer
 
@@ -60,35 +61,6 @@ WAITING_BYTES = 64_000_000
 ITEM_BYTES = 2_000
 # The spans of an item that is one segment.
 WHOLE: Sequence[Span | None] = (None,)
-
-
-class Progress(Protocol):
-    """What is told of a long job's progress."""
-
-    def start(self, total: int | None, label: str) -> None:
-        """Begin a stage of ``total`` steps, or of unknown length."""
-        ...
-
-    def advance(self, steps: int = 1) -> None:
-        """Count ``steps`` steps as done."""
-        ...
-
-    def finish(self) -> None:
-        """End the stage."""
-        ...
-
-
-class Silent:
-    """A progress that says nothing."""
-
-    def start(self, total: int | None, label: str) -> None:
-        """Say nothing."""
-
-    def advance(self, steps: int = 1) -> None:
-        """Say nothing."""
-
-    def finish(self) -> None:
-        """Say nothing."""
 
 
 @dataclass(slots=True)

@@ -35,7 +35,8 @@ from muomni_search.errors import CheckpointError, Conflict, CorruptData, NotFoun
 from muomni_search.ingest.manifest import read_records
 from muomni_search.ingest.read import Limits
 from muomni_search.items import Item, Modality, Problem, Record, Span
-from muomni_search.pipeline import Pipeline, Progress, Silent, is_gone
+from muomni_search.pipeline import Pipeline, is_gone
+from muomni_search.progress import Progress, Silent
 from muomni_search.store.check import whole_blocks
 from muomni_search.store.files import remove_store
 from muomni_search.store.rows import are_unit

@@ -30,7 +30,8 @@ from muomni_search.errors import Conflict, CorruptData, InvalidInput, NotFound
 from muomni_search.garbage import rare_collections
 from muomni_search.ingest.rows import parse_json
 from muomni_search.items import DIM, Item, Modality, Span
-from muomni_search.pipeline import Progress, Report, Silent
+from muomni_search.pipeline import Report
+from muomni_search.progress import Progress, Silent
 from muomni_search.store.check import altered_items, whole_blocks
 from muomni_search.store.salvage import Salvaged, rows_left, salvage
 from muomni_search.store.snapshot import SPAN_UNITS, Snapshot

@@ -29,7 +29,8 @@ from muomni_search.errors import Conflict, InvalidInput, MuomniError, NotFound
 from muomni_search.ingest.folder import IGNORE_FILE, Entry
 from muomni_search.ingest.manifest import Corpus, read_corpus
 from muomni_search.items import Problem, Record
-from muomni_search.pipeline import Progress, Report, Silent
+from muomni_search.pipeline import Report
+from muomni_search.progress import Progress, Silent
 
 __all__ = ["DEBOUNCE_SECONDS", "RESCAN_SECONDS", "TEMPORARY", "watch_folders"]
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from muomni_search import Collection, Item
-    from muomni_search.pipeline import Progress
+    from muomni_search.progress import Progress
 
 # Control characters (also the C1 block, which some terminals obey), line and paragraph
 # separators, overrides and isolates of the text direction, and surrogates, which no encoding
@@ -87,7 +87,7 @@ def progress_bar(
     if not sys.stderr.isatty():
         yield None
         return
-    from muomni_search.progress import Bar
+    from muomni_search.bar import Bar
 
     with Bar(unit, estimate) as bar:
         yield bar

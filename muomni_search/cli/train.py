@@ -12,7 +12,7 @@ from muomni_search.cli.options import DIRECTORY, INPUT_FILE, Command, json_optio
 from muomni_search.cli.output import harmless, note, on_terminal, print_json, print_record
 
 if TYPE_CHECKING:
-    from muomni_search.progress import Bar
+    from muomni_search.bar import Bar
 
 SHOWN_PROBLEMS = 5
 
@@ -44,7 +44,7 @@ def command(
     it stopped.
     """
     from muomni_search import read_recipe, train
-    from muomni_search.progress import Bar
+    from muomni_search.bar import Bar
 
     with Bar("steps", lambda: None) as bar:
         training = train(

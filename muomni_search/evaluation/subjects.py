@@ -21,7 +21,8 @@ from muomni_search.encoders.protocol import Model
 from muomni_search.errors import CheckpointError, MuomniError, NotFound
 from muomni_search.filters import Filter, Test, parse_filter
 from muomni_search.items import Content, Modality, Query
-from muomni_search.pipeline import Progress, Silent, encode_again
+from muomni_search.pipeline import encode_again
+from muomni_search.progress import Progress, Silent
 from muomni_search.view import View, Where, encode_all
 
 __all__ = ["common_items", "embed", "encoded_with", "item_vectors", "labels_of"]

@@ -21,7 +21,7 @@ from muomni_search.extras import load_extra
 from muomni_search.figures import WAVE_BARS, Figures, Picture, Sound, clip, facts
 from muomni_search.items import Modality
 from muomni_search.pages import HTML_HEAD, data_json, write_html
-from muomni_search.pipeline import Progress, Silent
+from muomni_search.progress import Progress, Silent
 from muomni_search.store.sqlite import disk_errors
 
 __all__ = ["SOUNDS", "THUMBNAILS", "check_map_output", "write_map"]

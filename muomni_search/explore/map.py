@@ -21,7 +21,7 @@ from muomni_search.explore.layout import METHODS, MIN_DIST, centred, check_seed,
 from muomni_search.figures import clip
 from muomni_search.filters import parse_filter
 from muomni_search.items import Item, Modality, Query, Span
-from muomni_search.pipeline import Progress, Silent
+from muomni_search.progress import Progress, Silent
 from muomni_search.store.snapshot import Snapshot
 from muomni_search.view import View, modalities_of
 

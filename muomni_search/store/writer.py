@@ -38,6 +38,7 @@ from muomni_search.documents import (
     check_source,
     check_texts,
     hash_content,
+    item_bytes,
     item_checksum,
     legible,
     to_json,
@@ -837,8 +838,7 @@ def _as_written(stored: Sequence[bytes | None], checksum: Any) -> list[Any] | No
         stored: Those of ``SUMMED`` as they lie in the database.
         checksum: What lies there as their checksum.
     """
-    parts = [b"None" if one is None else one for one in stored]
-    data = b"\0".join(parts)
+    data = item_bytes(stored)
     # Where all fits, it was the one that tells a text from bytes.
     if zlib.crc32(data) != checksum:
         # Of longer ones other damage looks like a flipped bit too often.
@@ -846,10 +846,11 @@ def _as_written(stored: Sequence[bytes | None], checksum: Any) -> list[Any] | No
         if bit is None:
             return None
         data = bit.turned_back(data)
-    ends = np.cumsum([len(part) + 1 for part in parts]).tolist()
+    # Cut where they were joined: a text may hold a NUL.
+    ends = [len(item_bytes(stored[: count + 1])) for count in range(len(stored))]
     try:
         return [
-            None if one is None else data[end - 1 - len(one) : end - 1].decode()
+            None if one is None else data[end - len(one) : end].decode()
             for one, end in zip(stored, ends, strict=True)
         ]
     except UnicodeDecodeError:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import pytest
 
-from muomni_search.documents import to_json, value_of
+from muomni_search.documents import item_bytes, item_checksum, to_json, value_of
 
 
 @pytest.mark.parametrize(
@@ -28,3 +29,12 @@ def test_what_is_json_already_stays_as_it_is() -> None:
     document = to_json({"b": 1, "a": "ü"}, "key")
     assert document == '{"a":"ü","b":1}'
     assert to_json(document, "key") is document
+
+
+@pytest.mark.parametrize("blank", [(), (2,), (2, 3), (5,)])
+def test_the_checksum_is_of_the_columns_as_they_lie_in_the_store(blank: tuple[int, ...]) -> None:
+    texts: list[Any] = ["käy", "text", "/a.txt", "words\0and", "{}", "0f", "2026-01-01"]
+    for column in blank:
+        texts[column] = None
+    stored = [None if one is None else one.encode() for one in texts]
+    assert item_checksum(*texts) == zlib.crc32(item_bytes(stored))
