@@ -363,13 +363,27 @@ def _hopeless(snapshot: Snapshot) -> Iterator[Problem]:
     for page in _in_pages(list(snapshot.iter_keys()), PAGE_KEYS):
         known = snapshot.known(page)
         for key, item in sorted(snapshot.find(page).items()):
-            # What came as a ready vector may name a file, and is not what is in it.
-            is_there = (
-                known[key].size is not None and item.source is not None and not is_gone(item.source)
-            )
-            if not is_there and not _is_hashed(item.text, known[key].content_hash):
-                is_ready = known[key].size is None
-                yield _no_source(key, None if is_ready else item.source)
+            if not _is_hashed(item.text, known[key].content_hash) and not _has_file(
+                item, known[key]
+            ):
+                is_there = item.source is not None and not is_gone(item.source)
+                yield _no_source(key, None if is_there else item.source)
+
+
+def _has_file(item: Item, known: Known) -> bool:
+    """Whether an item came from its source, which is still there.
+
+    Of an import nothing is known of the file itself, nor of a ready vector that names one: the hash
+    tells whether it is that of the file.
+    """
+    if item.source is None or is_gone(item.source):
+        return False
+    if known.size is not None:
+        return True
+    try:
+        return hash_content(Path(item.source).read_bytes()) == known.content_hash
+    except (OSError, ValueError):
+        return False
 
 
 def _no_source(key: str, source: str | None) -> Problem:

@@ -25,6 +25,7 @@ from muomni_search.pipeline import Pipeline
 from muomni_search.reembed import reembed_collection
 from muomni_search.store.rows import ROW_BYTES
 from muomni_search.store.store import STAGE
+from muomni_search.transfer import export_collection, import_collection
 from muomni_search.vectors import normalise
 
 TEXT, IMAGE = Modality.TEXT, Modality.IMAGE
@@ -154,6 +155,17 @@ def test_a_file_that_is_gone_is_refused_before_anything_is_encoded(
             reembed_collection(opened, "hashing")
         assert "--drop-missing" in caught.value.hint
     check_alike(vectors(place), before)
+
+
+def test_what_was_imported_is_encoded_from_its_files(
+    place: Path, model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    with moved(place, model) as opened:
+        export_collection(opened, tmp_path / "all.parquet")
+    with Collection.create(tmp_path / "again", model=model) as again:
+        import_collection(again, tmp_path / "all.parquet")
+        assert reembed_collection(again, "hashing").items == 4
+    check_alike(vectors(tmp_path / "again"), encoded(tmp_path / "other", "hashing"))
 
 
 def test_a_ready_vector_that_names_a_file_is_refused_before_anything_is_encoded(
