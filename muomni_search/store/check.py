@@ -397,7 +397,7 @@ def _repair_database(directory: Path, writer: Writer, rescue: Rescue) -> list[st
             done.append(f"{path}: {len(lost)} items were damaged; {GONE}")
     if is_torn:
         writer.connection.execute("REINDEX")
-        writer.forget_ownerless_segments()
+        writer.forget_stray_segments()
         done.append(f"{path}: made its indexes anew and dropped segments without an item")
     # Which of two segments is right, nobody knows.
     return done + _save_or_lose(directory, writer, rescue, torn, "its segments were damaged")

@@ -590,13 +590,13 @@ class Writer(Snapshot):
                 restored += self.connection.execute(RESTORE_ITEM, values).rowcount
         return restored
 
-    def forget_ownerless_segments(self) -> None:
-        """Drop the segments whose items are not there."""
-        table = tables.segments
+    def forget_stray_segments(self) -> None:
+        """Drop the segments whose items are not there, and those of no modality."""
+        columns = tables.segments.c
+        is_stray = columns.item_id.not_in(select(tables.items.c.id))
+        is_none = columns.modality.not_in(list(map(str, Modality)))
         self._changes()
-        self.transaction.execute(
-            delete(table).where(table.c.item_id.not_in(select(tables.items.c.id)))
-        )
+        self.transaction.execute(delete(tables.segments).where(is_stray | is_none))
 
     def set_dead(self, modality: Modality, dead: NDArray[np.int64]) -> None:
         """Let exactly these rows be the dead ones."""

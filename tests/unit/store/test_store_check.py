@@ -566,6 +566,28 @@ def test_an_altered_span_is_found_and_its_item_lost(store: Store, place: Path) -
     assert len(failed(store)) == 1
 
 
+def test_a_segment_of_no_modality_is_found_and_its_item_alone_lost(
+    place: Path,
+) -> None:
+    # As a flipped bit of the table leaves it, whose index is as it was.
+    database = place / "collection.db"
+    data = database.read_bytes()
+    with sqlite3.connect(database) as connection:
+        (root,) = connection.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'segments'"
+        ).fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    connection.close()
+    # Its root has the keys of some rows in it, modality first.
+    at = data.index(b"text", (root - 1) * size, root * size)
+    database.write_bytes(data[: at + 2] + bytes([data[at + 2] ^ 0x80]) + data[at + 3 :])
+    with Store.open(place) as damaged:
+        assert kinds(damaged) == {"database"}
+        assert damaged.repair()
+        assert kinds(damaged) == set()
+        assert len(ALL - texts_left(damaged)) == len(failed(damaged)) == 1
+
+
 def test_a_log_that_is_damaged_in_the_midst_is_found(place: Path, tmp_path: Path) -> None:
     # As a process that was killed leaves it.
     killed = tmp_path / "killed"
