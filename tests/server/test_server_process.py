@@ -7,20 +7,33 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
+from server_helpers import wait_until
+
+from muomni_search import Collection
 
 MUOMNI = [sys.executable, "-m", "muomni_search"]
+HASTY = """
+from muomni_search.cli.main import cli
+from muomni_search.server import jobs
+
+jobs.CLOSE_SECONDS = 0.0
+cli()
+"""
 
 
 @contextmanager
-def serving(*args: str | Path, **env: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def serving(
+    *args: str | Path, program: Sequence[str] = MUOMNI, **env: str
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     process = subprocess.Popen(
-        [*MUOMNI, "serve", "--port", "0", *map(str, args)],
+        [*program, "serve", "--port", "0", *map(str, args)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -72,12 +85,26 @@ def test_a_second_signal_waits_for_no_client_and_ends_a_watch(root: Path, tmp_pa
             assert httpx.get(f"{url}/v1/health").status_code == 200
             process.send_signal(signal.SIGINT)
             # It listens no more when it has heard the first one.
-            while is_open(port):
-                pass
+            wait_until(lambda: not is_open(port))
             process.send_signal(signal.SIGINT)
             code, errors = ended(process)
     assert code == 0
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("delay", [0.1, 0.2, 0.3])
+def test_it_ends_well_while_a_job_loads_its_model(tmp_path: Path, delay: float) -> None:
+    with Collection.create(tmp_path / "c", model="base-offline") as collection:
+        collection.add([{"key": "a", "text": "a dog"}])
+    rows = b'{"text": "a cat"}\n' * 500
+    with serving("-c", tmp_path / "c", program=[sys.executable, "-c", HASTY]) as (process, url):
+        files = {"queries": ("q.jsonl", rows)}
+        assert httpx.post(f"{url}/v1/collections/c/batch", files=files).status_code == 202
+        # Somewhere in the loading; it has no second to end in, as with a slower disk.
+        time.sleep(delay)
+        process.send_signal(signal.SIGTERM)
+        code, errors = ended(process)
+    assert code == 0, errors
 
 
 def is_open(port: int) -> bool:
