@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,6 +23,8 @@ MOST_WAITING = 32
 MOST_KEPT = 100
 # What each job may take, however little all of them may.
 ALWAYS_BYTES = 1_000_000
+# How often a job looks how much that is.
+LOOK_SECONDS = 0.1
 CLOSE_SECONDS = 5.0
 THREAD = "muomni-job"
 
@@ -71,6 +74,7 @@ class Job:
         self._done = 0
         self._total: int | None = None
         self._is_cancelled = False
+        self._looked = 0.0  # at the room that it takes
 
     def as_dict(self) -> dict[str, Any]:
         """Return what clients are told."""
@@ -107,6 +111,9 @@ class Job:
     def advance(self, steps: int = 1) -> None:
         """Count ``steps`` steps as done."""
         self._check()
+        # Some jobs count 50,000 steps in a few seconds.
+        if time.monotonic() - self._looked > LOOK_SECONDS:
+            self._check_room()
         self._done += steps
 
     def finish(self) -> None:
@@ -120,6 +127,7 @@ class Job:
             self.folder.mkdir(exist_ok=True)
             result = self.work(self)
             self._check()
+            self._check_room()
             self.bytes = _bytes_of(self.folder)
             self.result = result
             self.state = "done"
@@ -134,6 +142,14 @@ class Job:
     def _check(self) -> None:
         if self._is_cancelled:
             raise _Cancelled
+
+    def _check_room(self) -> None:
+        """Refuse to take more room than there is for a job.
+
+        Raises:
+            InvalidInput: It takes more.
+        """
+        self._looked = time.monotonic()
         if self.most is not None and _bytes_of(self.folder) > self.most:
             raise InvalidInput(
                 f"the result would take more than {self.most:,} bytes",

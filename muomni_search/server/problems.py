@@ -106,17 +106,11 @@ def without_paths(text: str) -> str:
     kept, start = [], 0
     for end in [*(found.start() for found in END.finditer(text)), len(text)]:
         first = FIRST.search(text, start, end)
-        # The last slash of all: folders may have spaces in their names.
-        last = (
-            None
-            if first is None
-            else max(
-                (found.end() for found in LAST.finditer(text, first.start(), end)), default=None
-            )
-        )
-        if first is not None and last is not None:
+        slashes = [] if first is None else list(LAST.finditer(text, first.start(), end))
+        if first is not None and slashes:
             kept.append(text[start : first.start()])
-            start = last
+            # Behind the last one of all: folders may have spaces in their names.
+            start = slashes[-1].end()
         kept.append(text[start:end])
         start = end
     return "".join(kept)

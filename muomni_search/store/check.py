@@ -390,9 +390,9 @@ def _repair_database(directory: Path, writer: Writer, rescue: Rescue) -> list[st
     with writer.with_torn_indexes():
         restored = writer.restore_items(altered)
         if restored:
-            done.append(f"{path}: turned a flipped bit back in {restored} items")
-        altered = [number for number, _ in altered_items(writer)]
-        lost = writer.lose_items(altered, "what was stored of it was damaged")
+            done.append(f"{path}: turned a flipped bit back in {len(restored)} items")
+        beyond = [number for number in altered if number not in restored]
+        lost = writer.lose_items(beyond, "what was stored of it was damaged")
         if lost:
             done.append(f"{path}: {len(lost)} items were damaged; {GONE}")
     if is_torn:
@@ -466,10 +466,8 @@ def _flipped_bits(snapshot: Snapshot, file: RowFile) -> dict[int, Flipped]:
     with disk_errors(file.path), suppress(FileNotFoundError):
         for start, content, is_whole in _blocks(sums, file):
             block = start // BLOCK_ROWS
-            is_full = len(content) == _block_length(file, start) and block in sums
-            if is_whole or not is_full:
-                continue
-            if (~are_unit(content)).sum() > 1:
+            is_short = len(content) < _block_length(file, start)
+            if is_whole or is_short or block not in sums or (~are_unit(content)).sum() > 1:
                 continue
             bit = flipped_bit(content.data.cast("B"), sums[block])
             if bit is not None and _is_shown(content, bit):

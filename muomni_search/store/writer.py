@@ -579,15 +579,16 @@ class Writer(Snapshot):
         for _, statement in kept:
             self.connection.execute(statement)
 
-    def restore_items(self, item_ids: Iterable[int]) -> int:
-        """Turn back the one bit by which items are not what was written; return of how many."""
-        restored = 0
+    def restore_items(self, item_ids: Iterable[int]) -> set[int]:
+        """Turn back the one bit by which items are not what was written; return of which."""
+        restored = set()
         for item_id, checksum, *stored in list(self._for_values(STORED_BY_ID, item_ids)):
             written = _as_written(stored, checksum)
             if written is not None:
                 self._changes()
                 values = [*written, item_checksum(*written), item_id]
-                restored += self.connection.execute(RESTORE_ITEM, values).rowcount
+                if self.connection.execute(RESTORE_ITEM, values).rowcount:
+                    restored.add(item_id)
         return restored
 
     def forget_stray_segments(self) -> None:
