@@ -18,6 +18,7 @@ from pathlib import Path
 
 from base_model.packages import DRAWINGS, SOUNDS, TINY, TOWERS, unpack
 from muomni_tiny import pictures, sounds, texts
+from own_sound.sounds import played, recordings
 
 from muomni_search import read_recipe, train
 from muomni_search.encoders.muomni.model import tiny_directory
@@ -40,7 +41,10 @@ def write_tables(work: Path) -> None:
     write_table(work / "drawings.jsonl", rows(work, "image", named))
     unnamed = pictures.unnamed_pictures(packages)
     write_table(work / "pictures.jsonl", ({"image": place(work, path)} for path in unnamed))
-    for name, found in sounds.sound_tables(packages, made / "sounds").items():
+    tables = sounds.sound_tables(packages, made / "sounds")
+    tables["presets"] = list(played(packages, made / "fonts"))
+    tables["effects"] = recordings(packages)
+    for name, found in tables.items():
         write_table(work / f"{name}.jsonl", rows(work, "audio", found))
 
 

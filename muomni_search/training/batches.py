@@ -1,12 +1,14 @@
 """What a step sees: examples in an order that the seed decides, altered anew each time.
 
 Everything here is a function of the recipe and the number of the step, so that a training that
-was interrupted goes on as if it had not been.
+was interrupted goes on as if it had not been. Pictures and sounds are altered on the device that
+learns from them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -17,18 +19,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from muomni_search.encoders.muomni.aut import mel_spectrogram
+from muomni_search.encoders.muomni.aut import mel_spectrograms
 from muomni_search.encoders.muomni.encoders import BOS
 from muomni_search.errors import InvalidInput
 from muomni_search.items import Modality
 from muomni_search.training.examples import SAMPLE_RATE, Examples
 from muomni_search.training.recipe import Augmentation, Recipe
 
-__all__ = ["Batches", "Inputs", "tensor"]
+__all__ = ["Ahead", "Batches", "Inputs", "tensor"]
 
 Rows = NDArray[np.int64]
 Tokenise = Callable[[str], Rows]
 WHITE = 255
+CPU = torch.device("cpu")
+# Pictures stay on the device that learns from them where they take less of its free memory.
+KEPT_SHARE = 0.5
+TEXTS_KEPT = 500_000  # whose token ids are remembered
 
 
 @dataclass(frozen=True)
@@ -51,15 +57,24 @@ class Batches:
         recipe: Says how many, of which tables, and how they are altered.
         examples: What there is.
         tokenise: Returns the ids (T,) of a text.
+        device: Where the tensors of pictures and sounds are made.
 
     Raises:
         InvalidInput: A table has nothing to learn from.
     """
 
-    def __init__(self, recipe: Recipe, examples: Examples, tokenise: Tokenise) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        examples: Examples,
+        tokenise: Tokenise,
+        device: torch.device = CPU,
+    ) -> None:
         self._recipe = recipe
         self._examples = examples
-        self._tokenise = tokenise
+        self._device = device
+        self._ids = lru_cache(TEXTS_KEPT)(lambda number: tokenise(examples.texts[number]))
+        self._pictures = _kept(examples.images, device)
         shares = np.array([table.share for table in recipe.data])
         self._counts = apportion(recipe.optimiser.batch, shares)
         self._pools = []
@@ -111,7 +126,7 @@ class Batches:
 
     def _texts(self, numbers: Rows, _: np.random.Generator | None) -> tuple[Tensor, Tensor]:
         room = self._recipe.augmentation.tokens - 1
-        ids = [self._tokenise(self._examples.texts[number])[:room] for number in numbers]
+        ids = [self._ids(int(number))[:room] for number in numbers]
         lengths = np.array([1 + len(one) for one in ids], np.int64)
         padded = np.full((len(ids), int(lengths.max())), BOS, np.int64)
         for place, one in enumerate(ids):
@@ -119,22 +134,44 @@ class Batches:
         return tensor(padded), tensor(lengths)
 
     def _images(self, numbers: Rows, rng: np.random.Generator | None) -> tuple[Tensor]:
-        order = np.argsort(numbers)  # neighbours on the disk
-        pictures = np.empty((len(numbers), *self._examples.images.shape[1:]), np.uint8)
-        pictures[order] = self._examples.images[numbers[order]]
+        if self._pictures is not None:
+            pictures = self._pictures[tensor(numbers).to(self._device)]
+        else:
+            order = np.argsort(numbers)  # neighbours on the disk
+            rows = np.empty((len(numbers), *self._examples.images.shape[1:]), np.uint8)
+            rows[order] = self._examples.images[numbers[order]]
+            pictures = torch.from_numpy(rows).to(self._device)
         return (alter_pictures(pictures, self._recipe.augmentation, rng),)
 
     def _sounds(self, numbers: Rows, rng: np.random.Generator | None) -> tuple[Tensor]:
         most = int(self._recipe.augmentation.seconds * SAMPLE_RATE)
         waves = [self._examples.sound(number) for number in numbers]
         length = min(most, max(map(len, waves)))
-        parts = [part_of(wave, length, rng) for wave in waves]
-        if rng is not None:
-            parts = [alter_sound(part, self._recipe.augmentation, rng) for part in parts]
-        mel = np.stack([mel_spectrogram(part) for part in parts])
-        if rng is not None:
-            mask_bands(mel, self._recipe.augmentation.mask, rng)
-        return (tensor(mel),)
+        parts = tensor(np.stack([part_of(wave, length, rng) for wave in waves])).to(self._device)
+        if rng is None:
+            return (mel_spectrograms(parts),)
+        mel = mel_spectrograms(alter_sounds(parts, self._recipe.augmentation, rng))
+        mask_bands(mel, self._recipe.augmentation.mask, rng)
+        return (mel,)
+
+
+class Ahead:
+    """Draws steps in a thread of its own, each while the one before it is learned from.
+
+    Args:
+        draw: Returns the inputs of a step, by its number.
+    """
+
+    def __init__(self, draw: Callable[[int], dict[Modality, Inputs]]) -> None:
+        self._draw = draw
+        self._thread = ThreadPoolExecutor(1)
+        self._waiting: dict[int, Future[dict[Modality, Inputs]]] = {}
+
+    def __call__(self, step: int) -> dict[Modality, Inputs]:
+        """Return the inputs of a step."""
+        drawn = self._waiting.pop(step, None) or self._thread.submit(self._draw, step)
+        self._waiting = {step + 1: self._thread.submit(self._draw, step + 1)}
+        return drawn.result()
 
 
 def tensor(array: NDArray[Any]) -> Tensor:
@@ -143,6 +180,13 @@ def tensor(array: NDArray[Any]) -> Tensor:
     PyTorch aligns its memory and NumPy does not, and the last bits of a product depend on that.
     """
     return torch.from_numpy(array).clone()
+
+
+def _kept(pictures: NDArray[np.uint8], device: torch.device) -> Tensor | None:
+    """Return all pictures on a device with a memory of its own, where there is room for them."""
+    if device.type != "cuda" or pictures.nbytes > KEPT_SHARE * torch.cuda.mem_get_info(device)[0]:
+        return None
+    return torch.from_numpy(np.asarray(pictures)).to(device)
 
 
 def apportion(count: int, shares: NDArray[np.float64]) -> list[int]:
@@ -168,10 +212,8 @@ def apportion(count: int, shares: NDArray[np.float64]) -> list[int]:
 # ---- pictures --------------------------------------------------------------------------------
 
 
-def alter_pictures(
-    pictures: NDArray[np.uint8], how: Augmentation, rng: np.random.Generator | None
-) -> Tensor:
-    """Return pixels (n, 3, size, size) in [0, 1] of pictures (n, size, size, 4) with alpha.
+def alter_pictures(pictures: Tensor, how: Augmentation, rng: np.random.Generator | None) -> Tensor:
+    """Return pixels (n, 3, size, size) in [0, 1] of pictures (n, size, size, 4) with alpha, uint8.
 
     Without ``rng`` what is transparent becomes white, as in the encoder, and nothing else happens.
     """
@@ -181,16 +223,16 @@ def alter_pictures(
         coloured = rng.random(count) < how.background
         behind[coloured, :, 0, 0] = rng.uniform(0, 1, (int(coloured.sum()), 3))
     # One pass makes planes of numbers of them, and a second one puts the colour behind.
-    planes = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous().float() / WHITE
-    pixels = tensor(behind).lerp(planes[:, :3], planes[:, 3:])
+    planes = pictures.permute(0, 3, 1, 2).contiguous().float() / WHITE
+    pixels = tensor(behind).to(planes.device).lerp(planes[:, :3], planes[:, 3:])
     if rng is None:
         return pixels
     # One bilinear look-up does crop, turn and mirror; what lies outside repeats the border.
-    grid = _grid(_places(count, how, rng), *pixels.shape[2:])
+    grid = _grid(_places(count, how, rng).to(pixels.device), *pixels.shape[2:])
     pixels = functional.grid_sample(
         pixels, grid, mode="bilinear", padding_mode="border", align_corners=False
     )
-    return _colours(pixels, how, rng)
+    return _mixed(_colours(pixels, how, rng), how.mix, rng)
 
 
 def _grid(maps: Tensor, height: int, width: int) -> Tensor:
@@ -198,7 +240,7 @@ def _grid(maps: Tensor, height: int, width: int) -> Tensor:
 
     That multiplies a matrix for each pixel, and a pixel's place is its column's plus its row's.
     """
-    x, y = ((torch.arange(size) * 2 + 1) / size - 1 for size in (width, height))
+    x, y = ((torch.arange(size, device=maps.device) * 2 + 1) / size - 1 for size in (width, height))
     across, down, shift = maps[:, None, None, :].unbind(-1)  # (n, 1, 1, 2) each
     rows = down * y[:, None, None] + shift  # (n, h, 1, 2)
     return torch.addcmul(rows, across, x[:, None])
@@ -230,13 +272,25 @@ def _colours(pixels: Tensor, how: Augmentation, rng: np.random.Generator) -> Ten
     weights = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601
     brightness, contrast, saturation = factors(), factors(), factors()
     saturation[tensor(rng.random(count) < how.grey)] = 0
+    mixing = saturation * torch.eye(3) + (1 - saturation) * weights  # (n, 3, 3)
+    brightness, contrast, mixing = (one.to(pixels.device) for one in (brightness, contrast, mixing))
     # All three mix a pixel's colours, so one matrix a picture does, and one pass over the pixels.
     middle = brightness * pixels.mean(dim=(1, 2, 3))[:, None, None]
-    mixing = saturation * torch.eye(3) + (1 - saturation) * weights  # (n, 3, 3)
     mixed = torch.baddbmm(
         middle * (1 - contrast), brightness * contrast * mixing, pixels.flatten(2)
     )
     return mixed.clamp_(0, 1).view_as(pixels)
+
+
+def _mixed(pixels: Tensor, often: float, rng: np.random.Generator) -> Tensor:
+    """Return pictures through which another one shows now and then, up to as strong (mixup)."""
+    count = len(pixels)
+    shares = rng.uniform(0, 0.5, count) * (rng.random(count) < often)
+    if not shares.any():
+        return pixels
+    others = pixels[tensor(rng.permutation(count)).to(pixels.device)]
+    weights = tensor(shares.astype(np.float32)).to(pixels.device)
+    return pixels.lerp(others, weights[:, None, None, None])
 
 
 # ---- sounds ----------------------------------------------------------------------------------
@@ -259,19 +313,19 @@ def part_of(
     return np.roll(repeated, shift)
 
 
-def alter_sound(
-    wave: NDArray[np.float32], how: Augmentation, rng: np.random.Generator
-) -> NDArray[np.float32]:
-    """Return a sound louder or softer, with noise."""
-    loudness = float(np.sqrt(np.mean(wave**2)))
-    noise = rng.standard_normal(len(wave)).astype(np.float32)
-    level = loudness * rng.uniform(0, how.noise) if how.noise else 0.0
-    gain = 10 ** (rng.uniform(-how.gain, how.gain) / 20)
-    altered: NDArray[np.float32] = ((wave + noise * np.float32(level)) * gain).astype(np.float32)
-    return altered
+def alter_sounds(waves: Tensor, how: Augmentation, rng: np.random.Generator) -> Tensor:
+    """Return sounds (n, samples) louder or softer, with noise."""
+    count = (len(waves), 1)
+    loudness = waves.square().mean(dim=1, keepdim=True).sqrt()
+    levels = rng.uniform(0, how.noise, count).astype(np.float32)
+    gains = (10 ** (rng.uniform(-how.gain, how.gain, count) / 20)).astype(np.float32)
+    drawn = torch.Generator(waves.device).manual_seed(int(rng.integers(2**63)))
+    noise = torch.randn(waves.shape, generator=drawn, device=waves.device)
+    noise *= loudness * tensor(levels).to(waves.device)
+    return (waves + noise) * tensor(gains).to(waves.device)
 
 
-def mask_bands(mel: NDArray[np.float32], widest: float, rng: np.random.Generator) -> None:
+def mask_bands(mel: Tensor, widest: float, rng: np.random.Generator) -> None:
     """Silence one stretch of time and one of frequency of each sound (n, T, bands), in place."""
     for one in mel:
         for axis in (0, 1):

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from muomni_search.documents import hash_content
 from muomni_search.encoders.muomni.encoders import squeeze
-from muomni_search.encoders.protocol import Model, Piece
+from muomni_search.encoders.protocol import Encoder, Model, Piece
 from muomni_search.errors import InvalidInput, MuomniError
 from muomni_search.ingest.examples import read_examples
 from muomni_search.ingest.read import read_content
@@ -41,7 +41,7 @@ from muomni_search.training.groups import draws
 from muomni_search.training.recipe import Recipe
 from muomni_search.vectors import mean_vector
 
-__all__ = ["Examples", "prepare"]
+__all__ = ["Examples", "encode_contents", "prepare"]
 
 Step = Callable[[str, int, int], None]
 # A table's place in the recipe, and what a row of it holds.
@@ -88,7 +88,11 @@ class Examples:
         return self.sounds[start : self.sound_ends[number]].astype(np.float32) / np.float32(32_767)
 
     def targets(
-        self, modality: Modality, rows: NDArray[np.int64], own: float
+        self,
+        modality: Modality,
+        rows: NDArray[np.int64],
+        own: float,
+        said: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
         """Return the unit vectors (n, 256) that examples should become, by what the teacher says.
 
@@ -98,9 +102,10 @@ class Examples:
             modality: What the examples are read as; all of them have it.
             rows: Which examples.
             own: The share of the teacher's vector of this modality; the others share the rest.
+            said: What the teacher said of them anew, unit rows (n, 256).
         """
-        mine = np.zeros((len(rows), DIM), np.float32)
-        if modality in self.teacher:
+        mine = said if said is not None else np.zeros((len(rows), DIM), np.float32)
+        if said is None and modality in self.teacher:
             mine = self.teacher[modality][self.numbers[modality][rows]]
         others, count = np.zeros_like(mine), np.zeros(len(rows), np.float32)
         for other in self.teacher.keys() - {modality}:
@@ -169,6 +174,15 @@ def load(folder: Path) -> Examples:
             for one in json.loads((folder / "problems.json").read_text(encoding="utf-8"))
         ],
     )
+
+
+def encode_contents(
+    encoder: Encoder, contents: Sequence[Sequence[Piece]]
+) -> list[NDArray[np.float32]]:
+    """Return a vector (256,) of each content, given as its pieces: the unit mean of theirs."""
+    rows = encoder.encode([piece for pieces in contents for piece in pieces])
+    ends = np.cumsum([len(pieces) for pieces in contents])[:-1]
+    return [mean_vector(part) for part in np.split(rows, ends)]
 
 
 def _mapped(path: Path) -> NDArray[np.int16]:
@@ -365,13 +379,10 @@ class _Writer:
     def _encode(
         self, modality: Modality, waiting: Sequence[list[Piece]]
     ) -> list[NDArray[np.float32]]:
-        """Return the teacher's vector of each content: the unit mean of its pieces'."""
+        """Return the teacher's vector of each content."""
         if modality not in self._teachers or not waiting:
             return []
-        pieces = [piece for several in waiting for piece in several]
-        rows = self._teachers[modality].encoder(modality).encode(pieces)
-        ends = np.cumsum([len(several) for several in waiting])[:-1]
-        return [mean_vector(part) for part in np.split(rows, ends)]
+        return encode_contents(self._teachers[modality].encoder(modality), waiting)
 
     def _write_texts(self, contents: Iterator[Content], _: int) -> None:
         text = json.dumps(list(contents), ensure_ascii=False)

@@ -73,6 +73,9 @@ class Distillation:
             teacher sees in it.
         reads: What the teacher is asked about; what it does not read learns from what it is
             paired with alone.
+        anew: Whether the teacher is asked in each step about each picture as it was altered, and
+            not once about the picture as it is (Beyer et al. 2022, "Knowledge distillation: a
+            good teacher is patient and consistent").
     """
 
     teacher: str
@@ -80,6 +83,7 @@ class Distillation:
     contrast: float = number(1.0)
     own: float = number(1.0, most=1.0)
     reads: tuple[str, ...] = tuple(Modality)
+    anew: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +135,7 @@ class Augmentation:
         colour: How far brightness, contrast and saturation go.
         grey: How often colours are taken away.
         background: How often what is transparent becomes coloured instead of white.
+        mix: How often another picture shows through, up to as strong (mixup, Zhang et al. 2018).
         seconds: The longest part of a sound that is heard at a time.
         gain: Decibels up or down.
         noise: How loud the noise may be, as a share of the sound.
@@ -147,6 +152,7 @@ class Augmentation:
     colour: float = number(0.3, most=1)
     grey: float = number(0.1, most=1)
     background: float = number(0.5, most=1)
+    mix: float = number(0.0, most=1)
     seconds: float = number(4.0, least=0.1, most=12)
     gain: float = number(6.0, most=60)
     noise: float = number(0.05, most=1)

@@ -170,9 +170,8 @@ def _iconify(packages: Path, scratch: Path, name: str) -> list[tuple[Path, str]]
         if entry is None or entry.get("group") in VAGUE_EMOJI:
             continue
         target = scratch / f"{code}_{icon}.png"
-        if not target.exists():
-            _render(drawing, icons, target)
-        drawings.append((target, entry["label"]))
+        if target.exists() or _render(drawing, icons, target):
+            drawings.append((target, entry["label"]))
     return drawings
 
 
@@ -185,8 +184,11 @@ def _letters(text: str) -> str:
     return re.sub(r"[^a-z0-9]", "", text.lower())
 
 
-def _render(drawing: dict[str, Any], defaults: dict[str, Any], target: Path) -> None:
-    """Write one icon of a set as a picture of 224 pixels."""
+def _render(drawing: dict[str, Any], defaults: dict[str, Any], target: Path) -> bool:
+    """Write one icon of a set as a picture of 224 pixels; return whether it could be drawn.
+
+    Some of a few hundred filters are too much for librsvg 2.54 ("NoMemory").
+    """
     left, top = drawing.get("left", 0), drawing.get("top", 0)
     width = drawing.get("width", defaults.get("width", 16))
     height = drawing.get("height", defaults.get("height", 16))
@@ -195,8 +197,14 @@ def _render(drawing: dict[str, Any], defaults: dict[str, Any], target: Path) -> 
         f'viewBox="{left} {top} {width} {height}" width="{width}" height="{height}">'
         f"{drawing['body']}</svg>"
     )
-    command = ["rsvg-convert", "-w", "224", "-h", "224", "--keep-aspect-ratio", "-o", str(target)]
-    subprocess.run(command, input=svg.encode(), check=True)
+    partial = target.with_suffix(".partial")  # what fails leaves an empty file
+    command = ["rsvg-convert", "-w", "224", "-h", "224", "--keep-aspect-ratio", "-o", str(partial)]
+    drawn = subprocess.run(command, input=svg.encode(), capture_output=True)
+    if drawn.returncode:
+        partial.unlink(missing_ok=True)
+        return False
+    partial.replace(target)
+    return True
 
 
 def _openmoji(packages: Path, scratch: Path) -> list[tuple[Path, str]]:

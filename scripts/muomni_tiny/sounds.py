@@ -1,15 +1,14 @@
-"""Sounds to learn from, with what they are: instruments of soundfonts, speech, tones, effects.
+"""Sounds that are made, with what they are: instruments of soundfonts, speech, tones and noises.
 
-Instruments are played by fluidsynth, speech comes from espeak-ng and flite, tones and noises
-from formulas; the recorded effects are those of packages that name them.
+Instruments are played by fluidsynth, speech comes from espeak-ng and flite, the rest from
+formulas.
 """
 
 from __future__ import annotations
 
-import re
 import struct
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -68,45 +67,18 @@ VOICES = (
     ("en+f2", "a woman speaking"), ("en-us+f3", "a woman talking"), ("en+f5", "a woman reading"),
     ("en+whisper", "whispering"), ("en+croak", "a hoarse voice"),
 )  # fmt: skip
-# Packages of recorded sounds whose names say what they are, where they lie, and what to leave out.
-EFFECTS = (
-    ("scratch", "usr/share/scratch/Media/Sounds", r"/(Vocals|Music Loops|Electronic)/"),
-    ("wesnoth-1.16-data", "usr/share/games/wesnoth/1.16/data/core/sounds", r"miss|ugg|squishy"),
-    ("sound-icons", "usr/share/sounds/sound-icons", r"$^"),
-    ("sonic-pi-samples", "usr/share/sonic-pi/samples", r"$^"),
-    ("sound-theme-freedesktop", "usr/share/sounds/freedesktop", r"channel|window|volume"),
-)
-# What the samples of Sonic Pi call their kinds.
-KINDS = {
-    "ambi": "ambient", "elec": "electronic", "guit": "guitar", "perc": "percussion",
-    "bd": "bass drum", "sn": "snare drum", "hat": "hi-hat", "drum": "drum", "misc": "",
-}  # fmt: skip
 
 Named = tuple[Path, str]
 
 
 def sound_tables(packages: Path, folder: Path) -> dict[str, list[Named]]:
-    """Write what has to be made below ``folder``; return all sounds with what they are."""
+    """Make all of them below ``folder``; return them with what they are."""
     folder.mkdir(parents=True, exist_ok=True)
     return {
-        "effects": list(effects(packages)),
         "instruments": instruments(packages, folder / "instruments"),
         "speech": speech(folder / "speech"),
         "tones": tones(folder / "tones"),
     }
-
-
-def effects(packages: Path) -> Iterator[Named]:
-    """Yield the recorded sounds of packages with their names."""
-    for package, place, left_out in EFFECTS:
-        for path in sorted((packages / package / place).rglob("*")):
-            is_sound = path.suffix.lower() in (".wav", ".ogg", ".oga", ".flac", ".mp3")
-            if is_sound and not re.search(left_out, path.as_posix()):
-                name = re.sub(r"([a-z])([A-Z])", r"\1 \2", path.stem)
-                words = re.sub(r"[-_\d]+", " ", name).lower().split()
-                named = " ".join(KINDS.get(word, word) for word in words).strip()
-                if named:
-                    yield path, named
 
 
 # ---- instruments -----------------------------------------------------------------------------

@@ -23,7 +23,7 @@ FRAMES = (
     *("a {}", "the {}", "a photo of a {}", "a picture of a {}", "a drawing of a {}"),
     *("the sound of a {}", "two {}s", "a small {}", "a {} on a white background"),
 )
-PHRASES, RARE, GLOSSES = 40_000, 45_000, 45_000
+PHRASES = 200_000
 
 
 def text_tables(packages: Path) -> dict[str, list[str]]:
@@ -39,8 +39,8 @@ def text_tables(packages: Path) -> dict[str, list[str]]:
     names = _names(packages)
     return {
         "words": [*common, *(_plural(noun) for noun in nouns[:6000] if noun.isalpha())],
-        "rare": [str(one) for one in rng.choice(rare, RARE, replace=False)],
-        "glosses": [str(one) for one in rng.choice(_glosses(folder), GLOSSES, replace=False)],
+        "rare": rare,
+        "glosses": _glosses(folder),
         "names": names,
         "phrases": sorted(set(_phrases(rng, nouns, adjectives, names))),
     }

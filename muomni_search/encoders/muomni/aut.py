@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from muomni_search.encoders.muomni.layers import RMSNorm, initialise
 
-__all__ = ["AuT", "AuTConfig", "mel_spectrogram"]
+__all__ = ["AuT", "AuTConfig", "mel_spectrogram", "mel_spectrograms"]
 
 SAMPLE_RATE = 16_000  # Hz
 FFT_SAMPLES, WINDOW_SAMPLES, HOP_SAMPLES = 1024, 400, 160
@@ -153,6 +153,24 @@ def mel_spectrogram(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     spectrum = np.fft.rfft(windowed, FFT_SAMPLES, axis=1)
     powers = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
     return powers @ _mel_matrix()
+
+
+def mel_spectrograms(samples: Tensor) -> Tensor:
+    """Return the mel spectrograms (n, T, 128) of waveforms of one length (n, samples).
+
+    What ``mel_spectrogram`` gives, in single precision and on the device of the samples: many at
+    a time, for training.
+    """
+    half = FFT_SAMPLES // 2
+    if samples.shape[1] <= half:
+        samples = functional.pad(samples, (0, half + 1 - samples.shape[1]))
+    mirrored = functional.pad(samples[:, None], (half, half), mode="reflect")[:, 0]
+    before = (FFT_SAMPLES - WINDOW_SAMPLES) // 2
+    frames = mirrored.unfold(1, FFT_SAMPLES, HOP_SAMPLES)  # (n, T, 1024)
+    window = torch.from_numpy(_hann()).to(samples.device)
+    windowed = frames[..., before : before + WINDOW_SAMPLES] * window
+    spectrum = torch.view_as_real(torch.fft.rfft(windowed, FFT_SAMPLES))  # (n, T, 513, 2)
+    return spectrum.square().sum(-1) @ torch.from_numpy(_mel_matrix()).to(samples.device)
 
 
 @cache

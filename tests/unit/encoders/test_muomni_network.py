@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
-from muomni_search.encoders.muomni.aut import AuTConfig, mel_spectrogram
+from muomni_search.encoders.muomni.aut import AuTConfig, mel_spectrogram, mel_spectrograms
 from muomni_search.encoders.muomni.layers import freeze, initialise
 from muomni_search.encoders.muomni.network import MuOmni
 from muomni_search.encoders.muomni.thinker import Thinker, ThinkerConfig
@@ -124,6 +124,16 @@ def test_the_mel_front_end_is_what_an_independent_one_gives(
     assert found.dtype == np.float32
     assert found.shape == expected.shape == (13, 128)
     assert np.abs(found - expected).max() <= 1e-5 * max(1.0, expected.max())
+
+
+def test_many_spectrograms_at_a_time_are_those_of_one(rng):
+    for samples in (100, 512, 4_000, 16_001):
+        waves = rng.standard_normal((3, samples)).astype(np.float32)
+        together = mel_spectrograms(torch.from_numpy(waves)).numpy()
+        for wave, mel in zip(waves, together, strict=True):
+            expected = mel_spectrogram(wave)
+            assert mel.shape == expected.shape
+            assert np.allclose(mel, expected, rtol=1e-4, atol=1e-5 * expected.max())
 
 
 @pytest.mark.parametrize("samples", [0, 1, 512, 513, 16_000])

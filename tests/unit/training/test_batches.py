@@ -7,12 +7,13 @@ from muomni_search.errors import InvalidInput
 from muomni_search.items import Modality
 from muomni_search.training import examples as prepared
 from muomni_search.training.batches import (
+    Ahead,
     Batches,
     _colours,
     _grid,
     _places,
     alter_pictures,
-    alter_sound,
+    alter_sounds,
     apportion,
     mask_bands,
     part_of,
@@ -71,7 +72,7 @@ def test_more_tables_than_a_batch_has_room_for_are_refused():
 
 
 def test_unaltered_pictures_have_white_behind_what_is_transparent():
-    picture = np.zeros((1, 4, 4, 4), np.uint8)
+    picture = torch.zeros(1, 4, 4, 4, dtype=torch.uint8)
     picture[0, :2, :, 3] = 255  # the upper half is black, the lower nothing
     pixels = alter_pictures(picture, Augmentation(), None)
     assert pixels.shape == (1, 3, 4, 4)
@@ -80,14 +81,14 @@ def test_unaltered_pictures_have_white_behind_what_is_transparent():
 
 
 def test_nothing_is_altered_when_everything_is_zero(rng):
-    picture = rng.integers(0, 255, (2, 16, 16, 4), dtype=np.uint8)
+    picture = torch.from_numpy(rng.integers(0, 255, (2, 16, 16, 4), dtype=np.uint8))
     still = Augmentation(crop=0, turn=0, mirror=0, colour=0, grey=0, background=0)
     altered = alter_pictures(picture, still, np.random.default_rng(0))
     assert torch.allclose(altered, alter_pictures(picture, still, None), atol=1e-5)
 
 
 def test_colours_come_behind_what_is_transparent_and_nowhere_else():
-    pictures = np.zeros((40, 4, 4, 4), np.uint8)
+    pictures = torch.zeros(40, 4, 4, 4, dtype=torch.uint8)
     pictures[:, :2, :, 3] = 255  # the upper half is black, the lower nothing
     how = Augmentation(crop=0, turn=0, mirror=0, colour=0, grey=0, background=0.5)
     pixels = alter_pictures(pictures, how, np.random.default_rng(0)).numpy()
@@ -102,7 +103,7 @@ def test_colours_come_behind_what_is_transparent_and_nowhere_else():
 
 
 def test_altered_pictures_stay_pictures_and_differ(rng):
-    picture = rng.integers(0, 255, (3, 16, 16, 4), dtype=np.uint8)
+    picture = torch.from_numpy(rng.integers(0, 255, (3, 16, 16, 4), dtype=np.uint8))
     altered = alter_pictures(picture, Augmentation(), np.random.default_rng(0))
     assert 0 <= float(altered.min()) <= float(altered.max()) <= 1
     assert float((altered - alter_pictures(picture, Augmentation(), None)).abs().mean()) > 0.05
@@ -151,7 +152,7 @@ def test_a_part_of_a_sound_begins_anywhere(rng):
 def test_sounds_become_louder_and_softer_within_their_decibels(rng):
     wave = rng.standard_normal(100).astype(np.float32)
     how = Augmentation(gain=6, noise=0)
-    ratios = np.array([alter_sound(wave, how, rng) / wave for _ in range(200)])
+    ratios = alter_sounds(torch.from_numpy(np.tile(wave, (200, 1))), how, rng).numpy() / wave
     assert np.abs(ratios - ratios[:, :1]).max() < 1e-5
     decibels = 20 * np.log10(ratios[:, 0])
     assert -6 <= decibels.min() < -5
@@ -162,15 +163,16 @@ def test_noise_is_in_proportion_to_a_sound_and_new_each_time(rng):
     how = Augmentation(gain=0, noise=0.5)
     for loudness in (0.01, 1.0):
         wave = loudness * np.sin(np.arange(4_000, dtype=np.float32))
-        noises = np.array([alter_sound(wave, how, rng) - wave for _ in range(100)])
+        waves = torch.from_numpy(np.tile(wave, (100, 1)))
+        noises = (alter_sounds(waves, how, rng) - waves).numpy()
         levels = np.sqrt(np.mean(noises**2, axis=1) / np.mean(wave**2))
         assert levels.min() < 0.1
         assert 0.4 < levels.max() < 0.55
         assert np.abs(np.corrcoef(noises)[np.triu_indices(100, 1)]).max() < 0.1
-    assert not alter_sound(np.zeros(9, np.float32), how, rng).any()
+    assert not alter_sounds(torch.zeros(1, 9), how, rng).any()
 
 
-STILL = ("crop", "turn", "mirror", "colour", "grey", "background", "gain", "noise", "mask")
+STILL = ("crop", "turn", "mirror", "colour", "grey", "background", "mix", "gain", "noise", "mask")
 
 
 @pytest.mark.parametrize(
@@ -182,6 +184,7 @@ STILL = ("crop", "turn", "mirror", "colour", "grey", "background", "gain", "nois
         ("image", {"mirror": 1}),
         ("image", {"colour": 0.5}),
         ("image", {"grey": 1}),
+        ("image", {"mix": 1}),
         ("audio", {"gain": 20}),
         ("audio", {"noise": 0.5}),
         ("audio", {"mask": 0.5}),
@@ -203,10 +206,41 @@ def test_each_alteration_is_in_a_step_and_in_no_measurement(write_recipe, tmp_pa
 
 
 def test_bands_are_silenced_and_no_more_than_asked_for(rng):
-    mel = np.ones((20, 40, 30), np.float32)
+    mel = torch.ones(20, 40, 30)
     mask_bands(mel, 0.5, rng)
-    silent = 1 - mel.mean()
+    silent = 1 - float(mel.mean())
     assert 0.1 < silent < 0.75
-    untouched = np.ones((2, 4, 4), np.float32)
+    untouched = torch.ones(2, 4, 4)
     mask_bands(untouched, 0.0, rng)
-    assert untouched.all()
+    assert bool(untouched.all())
+
+
+def test_another_picture_shows_through_and_no_stronger_than_the_first():
+    pictures = torch.zeros(60, 4, 4, 4, dtype=torch.uint8)
+    pictures[:30, ..., :3] = 255  # half of them white, half black
+    pictures[..., 3] = 255
+    still = {"crop": 0, "turn": 0, "mirror": 0, "colour": 0, "grey": 0, "background": 0}
+    mixed = alter_pictures(pictures, Augmentation(**still, mix=0.5), np.random.default_rng(0))
+    values = mixed[:, 0, 0, 0]
+    assert float((mixed - values[:, None, None, None]).abs().max()) < 1e-5
+    assert bool((values[:30] >= 0.5).all())
+    assert bool((values[30:] <= 0.5).all())
+    shown = ((values > 0.01) & (values < 0.99)).sum()
+    assert 5 <= int(shown) <= 25  # a half, of which a half by one of the same colour
+
+
+def test_steps_are_drawn_ahead_and_come_in_any_order():
+    drawn = []
+
+    def draw(step):
+        drawn.append(step)
+        if step == 9:
+            raise InvalidInput("no such step")
+        return {step: None}
+
+    ahead = Ahead(draw)
+    assert [ahead(step) for step in (0, 1, 2, 7)] == [{0: None}, {1: None}, {2: None}, {7: None}]
+    assert ahead(8) == {8: None}
+    with pytest.raises(InvalidInput, match="no such step"):
+        ahead(9)
+    assert drawn[:8] == [0, 1, 2, 3, 7, 8, 9, 10]

@@ -13,6 +13,7 @@ from muomni_search import Modality, durable, load_model, read_recipe, train
 from muomni_search.encoders.hashing import HashingModel
 from muomni_search.encoders.muomni.network import MuOmni
 from muomni_search.errors import CheckpointError, Conflict, InvalidInput, TrainingError
+from muomni_search.training import examples as prepared
 from muomni_search.training import trainer
 from muomni_search.training.trainer import learning_rate
 
@@ -613,3 +614,65 @@ def test_captions_of_one_picture_are_all_found_by_it(write_recipe, tmp_path, cor
     assert texts == 3 * pictures > 3
     for direction in ("image→text", "text→image"):
         assert found[direction]["success@1"] == found[direction]["mrr"] == 1
+
+
+class Looker(HashingModel):
+    """A teacher that remembers what pictures it was asked about."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def encoder(self, modality):
+        encoder = super().encoder(modality)
+        if modality == Modality.IMAGE:
+            return Watched(encoder, self.seen)
+        return encoder
+
+
+class Watched:
+    def __init__(self, encoder, seen):
+        self._encoder, self._seen = encoder, seen
+
+    def __getattr__(self, name):
+        return getattr(self._encoder, name)
+
+    def prepare(self, picture):
+        self._seen.append(picture)
+        return self._encoder.prepare(picture)
+
+
+def test_a_teacher_is_asked_anew_about_pictures_as_they_were_altered(
+    write_recipe, tmp_path, monkeypatch
+):
+    counts = {}
+    for said in ("anew = true\n", "", 'anew = true\nreads = ["text"]\n'):
+        teacher = Looker()
+        monkeypatch.setattr(trainer, "_teacher", lambda *_, teacher=teacher: teacher)
+        recipe = read_recipe(write_recipe(more=TEACHER + said))
+        training = train(recipe, tmp_path / f"toy{len(counts)}")
+        assert math.isfinite(training.report["last"]["teacher_image"])
+        counts[said] = len(teacher.seen)
+        altered = [picture for picture in teacher.seen if picture.shape == (32, 32, 3)]
+    once = counts[""]  # each picture, when the examples are prepared
+    assert once == 16
+    assert counts['anew = true\nreads = ["text"]\n'] == 0
+    learned = counts["anew = true\n"] - once
+    assert 4 * 3 <= learned <= 4 * 8  # what four steps of eight examples hold of pictures
+    assert not altered
+
+
+def test_what_the_teacher_says_anew_is_learned_with_what_it_says_of_the_text(
+    write_recipe, tmp_path
+):
+    recipe = read_recipe(write_recipe(more=TEACHER + "own = 0.5\n"))
+    train(recipe, tmp_path / "toy")
+    examples = prepared.load(tmp_path / "toy/training/examples")
+    has = {modality: examples.numbers[modality] >= 0 for modality in Modality}
+    rows = np.flatnonzero(has[Modality.IMAGE] & ~has[Modality.AUDIO])[:3]
+    said = np.eye(3, 256, dtype=np.float32)
+    targets = examples.targets(Modality.IMAGE, rows, 0.5, said)
+    texts = examples.teacher[Modality.TEXT][examples.numbers[Modality.TEXT][rows]]
+    wanted = said + texts
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    assert np.allclose(targets, wanted, atol=1e-3)
