@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from base_model.packages import DRAWINGS, SOUNDS, TINY, TOWERS, unpack
-from muomni_tiny import pictures, sounds, texts
+from muomni_tiny import photographs, pictures, sounds, texts
 from own_sound.sounds import played, recordings
 
 from muomni_search import read_recipe, train
@@ -41,6 +41,10 @@ def write_tables(work: Path) -> None:
     write_table(work / "drawings.jsonl", rows(work, "image", named))
     unnamed = pictures.unnamed_pictures(packages)
     write_table(work / "pictures.jsonl", ({"image": place(work, path)} for path in unnamed))
+    things = photographs.things(packages, made / "things")
+    write_table(work / "things.jsonl", rows(work, "image", things))
+    photos = photographs.photographs(packages, made / "photographs")
+    write_table(work / "photographs.jsonl", ({"image": place(work, path)} for path in photos))
     tables = sounds.sound_tables(packages, made / "sounds")
     tables["presets"] = list(played(packages, made / "fonts"))
     tables["effects"] = recordings(packages)

@@ -514,7 +514,7 @@ class Snapshot:
         if file is None or not len(item_ids):
             return np.empty(0, np.int64)
         if len(item_ids) <= LOOKED_UP_SHARE * file.rows:
-            found = self._for_values(ROWS_BY_ID, item_ids.tolist(), modality=modality)
+            found = self.for_values(ROWS_BY_ID, item_ids.tolist(), modality=modality)
             return np.sort(np.fromiter((row.row for row in found), np.int64))
         owners = self.row_items(modality)
         is_wanted = np.zeros(max(int(item_ids.max()), int(owners.max(initial=0))) + 2, bool)
@@ -540,7 +540,7 @@ class Snapshot:
             row.row: Match(
                 row.row, row.item_id, row.key, span_of(modality, row.span_start, row.span_end)
             )
-            for row in self._for_values(MATCHES, rows, modality=modality)
+            for row in self.for_values(MATCHES, rows, modality=modality)
         }
         if len(found) < len(set(rows)):
             lost = next(row for row in rows if row not in found)
@@ -553,31 +553,31 @@ class Snapshot:
 
     def items(self, item_ids: Iterable[int]) -> dict[int, Item]:
         """Return items by their ids."""
-        return {row.id: item_of(row) for row in self._for_values(ITEMS_BY_ID, item_ids)}
+        return {row.id: item_of(row) for row in self.for_values(ITEMS_BY_ID, item_ids)}
 
     def shown(self, item_ids: Iterable[int]) -> dict[int, Shown]:
         """Return what hits show of items, by their ids."""
         return {
             row.id: Shown(row.source, row.text, _metadata_of(row))
-            for row in self._for_values(SHOWN_BY_ID, item_ids)
+            for row in self.for_values(SHOWN_BY_ID, item_ids)
         }
 
     def find(self, keys: Iterable[str]) -> dict[str, Item]:
         """Return items by their keys."""
-        return {row.key: item_of(row) for row in self._for_values(ITEMS_BY_KEY, keys)}
+        return {row.key: item_of(row) for row in self.for_values(ITEMS_BY_KEY, keys)}
 
     def keys_of(self, item_ids: Iterable[int]) -> dict[int, str]:
         """Return the keys of items."""
-        return {row.id: row.key for row in self._for_values(KEYS_BY_ID, item_ids)}
+        return {row.id: row.key for row in self.for_values(KEYS_BY_ID, item_ids)}
 
     def item_ids(self, keys: Iterable[str]) -> dict[str, int]:
         """Return the ids of the keys that there are."""
-        return {row.key: row.id for row in self._for_values(IDS_BY_KEY, keys)}
+        return {row.key: row.id for row in self.for_values(IDS_BY_KEY, keys)}
 
     def item_rows(self, keys: Iterable[str]) -> dict[str, tuple[Modality, NDArray[np.int64]]]:
         """Return the modality and the rows of the items of ``keys``, segments in order."""
         found: dict[str, tuple[Modality, list[int]]] = {}
-        for row in self._for_values(ROWS_BY_KEY, keys):
+        for row in self.for_values(ROWS_BY_KEY, keys):
             found.setdefault(row.key, (Modality(row.modality), []))[1].append(row.row)
         return {key: (one, np.array(own, np.int64)) for key, (one, own) in found.items()}
 
@@ -629,7 +629,7 @@ class Snapshot:
 
     def known(self, keys: Iterable[str]) -> dict[str, Known]:
         """Return what is known of the keys that there are."""
-        return {row.key: _known(row) for row in self._for_values(KNOWN_BY_KEY, keys)}
+        return {row.key: _known(row) for row in self.for_values(KNOWN_BY_KEY, keys)}
 
     def known_under(self, root: str) -> Iterator[Known]:
         """Yield what is known of the items of a folder, by key."""
@@ -639,7 +639,7 @@ class Snapshot:
     def by_hash(self, hashes: Iterable[str]) -> dict[str, list[Known]]:
         """Return the items whose files have a content of these hashes, by key."""
         found: dict[str, list[Known]] = {}
-        for row in self._for_values(KNOWN_BY_HASH, hashes):
+        for row in self.for_values(KNOWN_BY_HASH, hashes):
             found.setdefault(row.content_hash, []).append(_known(row))
         return found
 
@@ -704,7 +704,8 @@ class Snapshot:
         self._cursors.add(cursor)
         return cursor
 
-    def _for_values(self, query: Lookup, values: Iterable[Any], **more: Any) -> Iterable[Any]:
+    def for_values(self, query: Lookup, values: Iterable[Any], **more: Any) -> Iterable[Any]:
+        """Return what a query finds for values, in its order; nothing for none."""
         wanted = list(values)
         return query.run(self.connection, wanted, **more) if wanted else ()
 

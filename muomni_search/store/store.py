@@ -375,7 +375,7 @@ class Store(Closing):
             rescue: Given the items whose vectors are damaged, returns those that it could encode
                 again. The others are deleted and listed as failures.
         """
-        from muomni_search.store.check import repair
+        from muomni_search.store.repair import repair
 
         with self.write() as writer:
             return repair(self.directory, writer, rescue)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -38,7 +37,6 @@ from muomni_search.documents import (
     check_source,
     check_texts,
     hash_content,
-    item_bytes,
     item_checksum,
     legible,
     to_json,
@@ -46,7 +44,6 @@ from muomni_search.documents import (
 from muomni_search.errors import Conflict, CorruptData, InvalidInput, MuomniError
 from muomni_search.items import DIM, Modality, Problem, Record, Span
 from muomni_search.store import rows, tables
-from muomni_search.store.bits import flipped_bit
 from muomni_search.store.engine import driver_connection, stamp_schema
 from muomni_search.store.records import IndexFile, Job, NewItem, RowFile, Settings, now
 from muomni_search.store.snapshot import (
@@ -62,7 +59,7 @@ from muomni_search.store.sql_filter import field_expressions
 from muomni_search.store.sqlite import disk_errors
 from muomni_search.store.tables import SUMMED
 
-__all__ = ["Writer"]
+__all__ = ["Writer", "quoted"]
 
 # ---- statements ----------------------------------------------------------------------------------
 
@@ -71,20 +68,6 @@ CHANGE_ITEM = update(tables.items).where(tables.items.c.key == bindparam("old_ke
 WANTED = select(func.json_each(bindparam("values")).table_valued("value", name="wanted").c.value)
 SUMMED_BY_KEY = Lookup(
     f"SELECT checksum, {tables.SUMMED_BYTES} FROM items WHERE items.key IN ({{wanted}})"  # noqa: S608
-)
-STORED_BY_ID = Lookup(
-    f"SELECT id, checksum, {', '.join(f'CAST({name} AS BLOB)' for name in SUMMED)}"  # noqa: S608
-    " FROM items WHERE id IN ({wanted})"
-)
-FIELD_STATEMENTS = (
-    "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND name LIKE 'field %'"
-)
-# Of so many bytes one damage of 8,000 that is no flipped bit looks like one.
-SURE_BYTES = 2**16
-# Nothing where another item has the key.
-RESTORE_ITEM = (
-    f"UPDATE OR IGNORE items SET {', '.join(f'{name} = ?' for name in SUMMED)}, checksum = ?"  # noqa: S608
-    " WHERE id = ?"
 )
 NAMES_BY_ID = Lookup(
     "SELECT id, CAST(key AS BLOB) AS key, CAST(source AS BLOB) AS source"
@@ -202,7 +185,7 @@ class Writer(Snapshot):
             self._is_stale = False
         return self._state
 
-    def _changes(self, *, items: bool = True) -> None:
+    def changes(self, *, items: bool = True) -> None:
         """Say that the next statement changes something."""
         self._is_stale = True
         self._items_changed |= items
@@ -231,7 +214,7 @@ class Writer(Snapshot):
             for modality in sorted({item.modality for item in newest.values()})
         }
         stacked = {modality: _stack(group) for modality, group in groups.items()}
-        self._changes()
+        self.changes()
         starts = {modality: self._append(modality, stacked[modality]) for modality in groups}
         ids = self._store_items(newest, documents)
         for modality, group in groups.items():
@@ -298,7 +281,7 @@ class Writer(Snapshot):
 
     def _summed(self, keys: Iterable[str]) -> Iterator[tuple[dict[str, Any], bool]]:
         """Yield for each key that there is what its checksum is of, and whether it fits."""
-        for checksum, *values in self._for_values(SUMMED_BY_KEY, keys):
+        for checksum, *values in self.for_values(SUMMED_BY_KEY, keys):
             old: dict[str, Any] = {
                 name: None if value is None else value.decode(errors="surrogateescape")
                 for name, value in zip(SUMMED, values, strict=True)
@@ -351,7 +334,7 @@ class Writer(Snapshot):
 
     def _change(self, key: str, values: dict[str, Any]) -> None:
         """Change columns of an item; a checksum that does not fit before does not fit after."""
-        self._changes()
+        self.changes()
         for old, is_whole in list(self._summed([key])):
             checksum = _checksum({**old, **values}) if is_whole else None
             self.transaction.execute(CHANGE_ITEM, {"old_key": key, **values, "checksum": checksum})
@@ -364,7 +347,7 @@ class Writer(Snapshot):
 
     def _delete(self, item_ids: Sequence[int]) -> None:
         if item_ids:
-            self._changes()
+            self.changes()
             self._bury(item_ids)
             self.transaction.execute(DELETE_ITEMS, {"values": json.dumps(list(item_ids))})
 
@@ -386,7 +369,7 @@ class Writer(Snapshot):
         if not problems:
             return
         stamp = now()
-        self._changes(items=False)
+        self.changes(items=False)
         self.transaction.execute(
             FAIL_AGAIN,
             [
@@ -406,7 +389,7 @@ class Writer(Snapshot):
     def clear_failures(self, sources: Sequence[str]) -> None:
         """Forget the failures of inputs that are mended or gone."""
         if sources:
-            self._changes(items=False)
+            self.changes(items=False)
             self.transaction.execute(
                 DELETE_FAILURES, {"values": json.dumps([legible(source) for source in sources])}
             )
@@ -431,7 +414,7 @@ class Writer(Snapshot):
 
     def forget_stray_failures(self) -> None:
         """Forget the failures whose key, or source where no key is known, is no item's."""
-        self._changes(items=False)
+        self.changes(items=False)
         self.transaction.execute(STRAY_FAILURES)
 
     def set_index(self, index: IndexFile) -> bool:
@@ -478,7 +461,7 @@ class Writer(Snapshot):
         name = self.transaction.execute(select(table.c.name).where(own)).scalar()
         if name is None:
             return
-        self._changes(items=False)
+        self.changes(items=False)
         self.transaction.execute(delete(table).where(own))
         if name != keep:
             self._useless.append(self._directory / INDEX / name)
@@ -489,7 +472,7 @@ class Writer(Snapshot):
         if index is not None:
             table = tables.index_files
             params = json.dumps({**index.params, "promise": promise}, sort_keys=True)
-            self._changes(items=False)
+            self.changes(items=False)
             self.transaction.execute(
                 update(table).where(table.c.modality == modality).values(params=params)
             )
@@ -497,7 +480,7 @@ class Writer(Snapshot):
     def set_settings(self, settings: Settings) -> None:
         """Write down what the collection has to keep to."""
         chosen = {name: value for name, value in asdict(settings).items() if value is not None}
-        self._changes(items=False)
+        self.changes(items=False)
         self.transaction.execute(
             update(tables.collection).values(settings=json.dumps(chosen, sort_keys=True))
         )
@@ -516,8 +499,8 @@ class Writer(Snapshot):
             return
         spelt = json.dumps(list(names))
         name = f"{FIELD_INDEX}{hash_content(spelt.encode())[:8]} {spelt}"
-        self._changes(items=False)
-        self.transaction.exec_driver_sql(f"CREATE INDEX {_quoted(name)} ON items ({expressions})")
+        self.changes(items=False)
+        self.transaction.exec_driver_sql(f"CREATE INDEX {quoted(name)} ON items ({expressions})")
         stamp_schema(self.transaction)
 
     def drop_field_index(self, names: tuple[str, ...]) -> None:
@@ -525,8 +508,8 @@ class Writer(Snapshot):
         name = self._field_indexes().get(names)
         if name is None:
             return
-        self._changes(items=False)
-        self.transaction.exec_driver_sql(f"DROP INDEX {_quoted(name)}")
+        self.changes(items=False)
+        self.transaction.exec_driver_sql(f"DROP INDEX {quoted(name)}")
         stamp_schema(self.transaction)
 
     def set_job(self, job: Job) -> None:
@@ -539,7 +522,7 @@ class Writer(Snapshot):
             "updated": now(),
         }
         statement = upsert(tables.jobs).values(output=job.output, **values)
-        self._changes(items=False)
+        self.changes(items=False)
         self.transaction.execute(
             statement.on_conflict_do_update(index_elements=["output"], set_=values)
         )
@@ -551,7 +534,7 @@ class Writer(Snapshot):
         # As bytes, for what is damaged may be no text any more.
         lost = [
             (row.id, *(value and legible(value.decode(errors="replace")) for value in row[1:]))
-            for row in self._for_values(NAMES_BY_ID, item_ids)
+            for row in self.for_values(NAMES_BY_ID, item_ids)
         ]
         # A lost sector leaves items without even a key.
         named = [(key or f"item {number}", source) for number, key, source in lost]
@@ -560,49 +543,10 @@ class Writer(Snapshot):
         self._delete([number for number, _, _ in lost])
         return [key for key, _ in named]
 
-    @contextmanager
-    def with_torn_indexes(self) -> Iterator[None]:
-        """Change items as long as this lasts though SQLite's indexes of them may not fit.
-
-        It takes an entry that is not there for damage else, and cannot compute the field of what is
-        no JSON: fields are indexed anew at the end.
-        """
-        kept = self.connection.execute(FIELD_STATEMENTS).fetchall()
-        for name, _ in kept:
-            self.connection.execute(f"DROP INDEX {_quoted(name)}")
-        # What lets the schema be changed also lets indexes be torn; it is not changed.
-        self.connection.execute("PRAGMA writable_schema = ON")
-        try:
-            yield
-        finally:
-            self.connection.execute("PRAGMA writable_schema = OFF")
-        for _, statement in kept:
-            self.connection.execute(statement)
-
-    def restore_items(self, item_ids: Iterable[int]) -> set[int]:
-        """Turn back the one bit by which items are not what was written; return of which."""
-        restored = set()
-        for item_id, checksum, *stored in list(self._for_values(STORED_BY_ID, item_ids)):
-            written = _as_written(stored, checksum)
-            if written is not None:
-                self._changes()
-                values = [*written, item_checksum(*written), item_id]
-                if self.connection.execute(RESTORE_ITEM, values).rowcount:
-                    restored.add(item_id)
-        return restored
-
-    def forget_stray_segments(self) -> None:
-        """Drop the segments whose items are not there, and those of no modality."""
-        columns = tables.segments.c
-        is_stray = columns.item_id.not_in(select(tables.items.c.id))
-        is_none = columns.modality.not_in(list(map(str, Modality)))
-        self._changes()
-        self.transaction.execute(delete(tables.segments).where(is_stray | is_none))
-
     def set_dead(self, modality: Modality, dead: NDArray[np.int64]) -> None:
         """Let exactly these rows be the dead ones."""
         table = tables.dead_rows
-        self._changes()
+        self.changes()
         self.transaction.execute(delete(table).where(table.c.modality == modality))
         self._insert(table, [(str(modality), row) for row in dead.tolist()])
         self._set_row_file(modality, dead=len(dead))
@@ -617,7 +561,7 @@ class Writer(Snapshot):
         old = self.state.row_files[modality]
         generation, start = old.generation + 1, 0
         path = row_path(self._directory, modality, generation)
-        self._changes(items=False)
+        self.changes(items=False)
         self.drop_index(modality)
         table = tables.row_blocks
         self.transaction.execute(delete(table).where(table.c.modality == modality))
@@ -653,7 +597,7 @@ class Writer(Snapshot):
         # Read twice, for damage would else be found by each addition after all the numbering.
         for _ in read():
             pass
-        self._changes(items=False)
+        self.changes(items=False)
         for statement in NUMBER_ANEW:
             self.transaction.execute(statement, {"own": modality, "first": int(dead[0])})
         self.replace_row_file(modality, _live(read(), dead))
@@ -676,7 +620,7 @@ class Writer(Snapshot):
 
     def set_model(self, model: str, fingerprint: str) -> None:
         """Say that all vectors come from another model from now on."""
-        self._changes()
+        self.changes()
         self.transaction.execute(
             update(tables.collection).values(model=model, fingerprint=fingerprint)
         )
@@ -696,7 +640,7 @@ class Writer(Snapshot):
         if self.row_file(modality) is None:
             return
         table, name = tables.segments, str(modality)
-        self._changes()
+        self.changes()
         self.transaction.execute(delete(table).where(table.c.modality == modality))
 
         def blocks() -> Iterator[NDArray[np.float32]]:
@@ -832,32 +776,6 @@ def _checksum(row: Mapping[Any, Any]) -> int:
     return item_checksum(*(row[name] for name in SUMMED))
 
 
-def _as_written(stored: Sequence[bytes | None], checksum: Any) -> list[Any] | None:
-    """Return an item's texts as they were before one bit flipped; None for other damage.
-
-    Args:
-        stored: Those of ``SUMMED`` as they lie in the database.
-        checksum: What lies there as their checksum.
-    """
-    data = item_bytes(stored)
-    # Where all fits, it was the one that tells a text from bytes.
-    if zlib.crc32(data) != checksum:
-        # Of longer ones other damage looks like a flipped bit too often.
-        bit = flipped_bit(data, checksum) if len(data) < SURE_BYTES else None
-        if bit is None:
-            return None
-        data = bit.turned_back(data)
-    # Cut where they were joined: a text may hold a NUL.
-    ends = [len(item_bytes(stored[: count + 1])) for count in range(len(stored))]
-    try:
-        return [
-            None if one is None else data[end - len(one) : end].decode()
-            for one, end in zip(stored, ends, strict=True)
-        ]
-    except UnicodeDecodeError:
-        return None
-
-
 def _check(item: NewItem) -> None:
     check_key(item.key)
     check_source(item.key, item.source)
@@ -884,7 +802,8 @@ def _stack(items: Sequence[NewItem]) -> NDArray[np.float32]:
     return vectors
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """Return a name as SQL writes it."""
     return '"' + name.replace('"', '""') + '"'
 
 

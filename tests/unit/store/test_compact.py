@@ -186,7 +186,7 @@ def test_damage_is_found_before_anything_is_numbered_or_written(
         monkeypatch.setattr(owner, name, note)
 
     noted(rows, "append_rows")
-    noted(Writer, "_changes")
+    noted(Writer, "changes")
     noted(Writer, "drop_dead_rows")
     monkeypatch.setattr(planner, "is_compaction_due", lambda **_: True)
     assert collection.add([]).removed == 0
