@@ -4,7 +4,7 @@
     python scripts/build_muomni_tiny.py                # everything; replaces what is shipped
 
 Needs pip, npm, apt-get, dpkg, rsvg-convert, fluidsynth, espeak-ng and flite (Debian: npm,
-librsvg2-bin, fluidsynth, espeak-ng, flite), 700 MB of downloads and 6 GB of disk. The hours are
+librsvg2-bin, fluidsynth, espeak-ng, flite), 6 GB of downloads and 30 GB of disk. The hours are
 in `docs/models/muomni-tiny.md`. Each training goes on where it stopped.
 """
 
