@@ -1,7 +1,7 @@
 """Photographs to learn from, and pictures of things with their names: what drawings do not show.
 
-The photographs are those of wallpapers, of examples, and of templates for pages. Of a large one there
-are cuts too. The things are those of a catalogue of furniture: rendered, cut out and named.
+The photographs are those of wallpapers, of examples, and of templates for pages. Of a large one
+there are cuts too. The things are those of a catalogue of furniture: rendered, cut out and named.
 """
 
 from __future__ import annotations
