@@ -32,7 +32,7 @@ Rows = NDArray[np.int64]
 Tokenise = Callable[[str], Rows]
 WHITE = 255
 CPU = torch.device("cpu")
-# Pictures stay on the device that learns from them where they take less of its free memory.
+# Pictures stay on the device that learns from them where they take no more of its free memory.
 KEPT_SHARE = 0.5
 TEXTS_KEPT = 500_000  # whose token ids are remembered
 
@@ -73,7 +73,11 @@ class Batches:
         self._recipe = recipe
         self._examples = examples
         self._device = device
-        self._ids = lru_cache(TEXTS_KEPT)(lambda number: tokenise(examples.texts[number]))
+        room = recipe.augmentation.tokens - 1
+        # A copy, for a part of a long text would keep all of it.
+        self._ids = lru_cache(TEXTS_KEPT)(
+            lambda number: tokenise(examples.texts[number])[:room].copy()
+        )
         self._pictures = _kept(examples.images, device)
         shares = np.array([table.share for table in recipe.data])
         self._counts = apportion(recipe.optimiser.batch, shares)
@@ -125,8 +129,7 @@ class Batches:
         return found
 
     def _texts(self, numbers: Rows, _: np.random.Generator | None) -> tuple[Tensor, Tensor]:
-        room = self._recipe.augmentation.tokens - 1
-        ids = [self._ids(int(number))[:room] for number in numbers]
+        ids = [self._ids(int(number)) for number in numbers]
         lengths = np.array([1 + len(one) for one in ids], np.int64)
         padded = np.full((len(ids), int(lengths.max())), BOS, np.int64)
         for place, one in enumerate(ids):
@@ -160,17 +163,20 @@ class Ahead:
 
     Args:
         draw: Returns the inputs of a step, by its number.
+        steps: How many there are: none is drawn behind them.
     """
 
-    def __init__(self, draw: Callable[[int], dict[Modality, Inputs]]) -> None:
+    def __init__(self, draw: Callable[[int], dict[Modality, Inputs]], steps: int) -> None:
         self._draw = draw
+        self._steps = steps
         self._thread = ThreadPoolExecutor(1)
         self._waiting: dict[int, Future[dict[Modality, Inputs]]] = {}
 
     def __call__(self, step: int) -> dict[Modality, Inputs]:
         """Return the inputs of a step."""
         drawn = self._waiting.pop(step, None) or self._thread.submit(self._draw, step)
-        self._waiting = {step + 1: self._thread.submit(self._draw, step + 1)}
+        more = range(step + 1, min(step + 2, self._steps))
+        self._waiting = {one: self._thread.submit(self._draw, one) for one in more}
         return drawn.result()
 
 
@@ -186,7 +192,7 @@ def _kept(pictures: NDArray[np.uint8], device: torch.device) -> Tensor | None:
     """Return all pictures on a device with a memory of its own, where there is room for them."""
     if device.type != "cuda" or pictures.nbytes > KEPT_SHARE * torch.cuda.mem_get_info(device)[0]:
         return None
-    return torch.from_numpy(np.asarray(pictures)).to(device)
+    return torch.from_numpy(np.array(pictures)).to(device)
 
 
 def apportion(count: int, shares: NDArray[np.float64]) -> list[int]:

@@ -47,7 +47,7 @@ Step = Callable[[str, int, int], None]
 # A table's place in the recipe, and what a row of it holds.
 Rows = list[tuple[int, Mapping[Modality, str | Path]]]
 # Counted up when what is written changes.
-VERSION = 2
+VERSION = 3
 LONGEST_SECONDS, SAMPLE_RATE = 30, 16_000
 DECODERS = 3
 WAITING = 64  # contents that are decoded ahead
@@ -104,9 +104,11 @@ class Examples:
             own: The share of the teacher's vector of this modality; the others share the rest.
             said: What the teacher said of them anew, unit rows (n, 256).
         """
-        mine = said if said is not None else np.zeros((len(rows), DIM), np.float32)
-        if said is None and modality in self.teacher:
+        mine = said
+        if mine is None and modality in self.teacher:
             mine = self.teacher[modality][self.numbers[modality][rows]]
+        if mine is None:
+            mine = np.zeros((len(rows), DIM), np.float32)
         others, count = np.zeros_like(mine), np.zeros(len(rows), np.float32)
         for other in self.teacher.keys() - {modality}:
             there = self.numbers[other][rows] >= 0
@@ -198,7 +200,9 @@ def _key(recipe: Recipe, rows: Rows, size: int, teacher: Model | None) -> str:
     facts = (
         VERSION,
         size,
-        (teacher.fingerprint(), recipe.distillation) if teacher else None,
+        (teacher.fingerprint(), recipe.distillation.reads)
+        if teacher and recipe.distillation
+        else None,
         sorted(recipe.towers),
         recipe.seed,
         recipe.held_out,

@@ -136,6 +136,7 @@ class Augmentation:
         grey: How often colours are taken away.
         background: How often what is transparent becomes coloured instead of white.
         mix: How often another picture shows through, up to as strong (mixup, Zhang et al. 2018).
+            What a picture should become stays what it was, but for what a teacher says anew.
         seconds: The longest part of a sound that is heard at a time.
         gain: Decibels up or down.
         noise: How loud the noise may be, as a share of the sound.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -137,7 +138,7 @@ def train(
                 torch.set_num_threads(count)
                 if restart:
                     durable.unlink(work / CHECKPOINT)
-                with _deterministic(), _fast_products(place):
+                with _deterministic(place), _fast_products(place):
                     run.go(finish=finish)
                 report = run.report()
                 trained = Trained(
@@ -241,14 +242,20 @@ class _Run:
         self._weights = self._network.state_dict()
         self._mean = {name: value.clone() for name, value in self._weights.items()}
         self._optimiser = _adamw(self._network, self._scale, recipe.optimiser)
-        self._batches = Batches(recipe, self.examples, tokenise, device)
+        # MPS lacks some of what alters pictures.
+        altering = device if device.type == "cuda" else torch.device("cpu")
+        self._batches = Batches(recipe, self.examples, tokenise, altering)
         self._made_from = {
             "the data": self.examples.digest,
             "the teacher": teacher.fingerprint() if teacher else "",
             "a start": [start.fingerprint() for start in starts],
         }
         # Beside another device the CPU draws the next step while it computes this one.
-        self._draw = self._batches.draw if device.type == "cpu" else Ahead(self._batches.draw)
+        self._draw = (
+            self._batches.draw
+            if device.type == "cpu"
+            else Ahead(self._batches.draw, recipe.optimiser.steps)
+        )
         self._done = 0
         self._seconds = 0.0
         self._last: dict[str, Any] = {}
@@ -637,8 +644,10 @@ def _device(name: str) -> str:
 
 
 @contextmanager
-def _deterministic() -> Iterator[None]:
-    """Let PyTorch choose only ways that give the same bits again."""
+def _deterministic(device: torch.device) -> Iterator[None]:
+    """Let PyTorch choose only ways that give the same bits again, where it knows any."""
+    if device.type == "cuda":  # https://docs.nvidia.com/cuda/cublas/#results-reproducibility
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:

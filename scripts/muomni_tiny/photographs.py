@@ -250,5 +250,7 @@ def things(packages: Path, folder: Path) -> Iterator[tuple[Path, str]]:
                 target = folder / f"{archive.stem}-{number}.png"
                 if not target.exists():
                     picture = Image.open(io.BytesIO(pack.read(entry["icon"].lstrip("/"))))
-                    picture.convert("RGBA").save(target)
+                    partial = target.with_suffix(".partial")
+                    picture.convert("RGBA").save(partial, "PNG")
+                    partial.replace(target)
                 yield target, re.sub(r"\s*[\d#]+$", "", entry["name"].lower())

@@ -238,9 +238,19 @@ def test_steps_are_drawn_ahead_and_come_in_any_order():
             raise InvalidInput("no such step")
         return {step: None}
 
-    ahead = Ahead(draw)
+    ahead = Ahead(draw, 10)
     assert [ahead(step) for step in (0, 1, 2, 7)] == [{0: None}, {1: None}, {2: None}, {7: None}]
     assert ahead(8) == {8: None}
     with pytest.raises(InvalidInput, match="no such step"):
         ahead(9)
-    assert drawn[:8] == [0, 1, 2, 3, 7, 8, 9, 10]
+    assert drawn == [0, 1, 2, 3, 7, 8, 9]  # none behind the last
+
+
+def test_no_more_of_a_long_text_is_kept_than_is_read(write_recipe, tmp_path):
+    recipe = read_recipe(write_recipe())
+    prepared.prepare(recipe, tmp_path, size=32, teacher=None, step=lambda *_: None)
+    draws = Batches(recipe, prepared.load(tmp_path), lambda _: np.zeros(100_000, np.int64))
+    ids, lengths = draws.inputs(np.arange(4))[Modality.TEXT].tensors
+    assert ids.shape == (4, 48)
+    assert lengths.tolist() == [48] * 4
+    assert draws._ids(0).base is None

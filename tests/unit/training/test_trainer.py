@@ -15,6 +15,7 @@ from muomni_search.encoders.muomni.network import MuOmni
 from muomni_search.errors import CheckpointError, Conflict, InvalidInput, TrainingError
 from muomni_search.training import examples as prepared
 from muomni_search.training import trainer
+from muomni_search.training.batches import Ahead
 from muomni_search.training.trainer import learning_rate
 
 
@@ -645,21 +646,51 @@ class Watched:
 def test_a_teacher_is_asked_anew_about_pictures_as_they_were_altered(
     write_recipe, tmp_path, monkeypatch
 ):
-    counts = {}
-    for said in ("anew = true\n", "", 'anew = true\nreads = ["text"]\n'):
+    seen = {}
+    anew, words_alone = "anew = true\n", 'anew = true\nreads = ["text"]\n'
+    for said in (anew, "", words_alone):
         teacher = Looker()
         monkeypatch.setattr(trainer, "_teacher", lambda *_, teacher=teacher: teacher)
         recipe = read_recipe(write_recipe(more=TEACHER + said))
-        training = train(recipe, tmp_path / f"toy{len(counts)}")
+        training = train(recipe, tmp_path / f"toy{len(seen)}")
         assert math.isfinite(training.report["last"]["teacher_image"])
-        counts[said] = len(teacher.seen)
-        altered = [picture for picture in teacher.seen if picture.shape == (32, 32, 3)]
-    once = counts[""]  # each picture, when the examples are prepared
+        seen[said] = teacher.seen
+    once = len(seen[""])  # each picture, when the examples are prepared
     assert once == 16
-    assert counts['anew = true\nreads = ["text"]\n'] == 0
-    learned = counts["anew = true\n"] - once
-    assert 4 * 3 <= learned <= 4 * 8  # what four steps of eight examples hold of pictures
-    assert not altered
+    assert not seen[words_alone]
+    altered = seen[anew][once:]
+    assert 4 * 3 <= len(altered) <= 4 * 8  # what four steps of eight examples hold of pictures
+    assert {picture.shape for picture in altered} == {(32, 32, 3)}
+    assert len({picture.tobytes() for picture in altered}) == len(altered)
+
+
+def test_steps_that_are_drawn_ahead_give_the_same_weights(write_recipe, tmp_path, monkeypatch):
+    recipe = read_recipe(write_recipe())
+    train(recipe, tmp_path / "toy")
+    begin = trainer._Run.__init__
+
+    def ahead(run, *args):
+        begin(run, *args)
+        run._draw = Ahead(run._batches.draw, recipe.optimiser.steps)
+
+    monkeypatch.setattr(trainer._Run, "__init__", ahead)
+    train(recipe, tmp_path / "ahead")
+    assert weights(tmp_path / "ahead") == weights(tmp_path / "toy")
+
+
+def test_how_much_a_teacher_counts_leaves_the_examples_as_they_are(
+    stopped, write_recipe, monkeypatch
+):
+    def written(*_):
+        raise AssertionError("the examples were written again")
+
+    monkeypatch.setattr(prepared._Writer, "write", written)
+    more = TEACHER + "weight = 0.5\nown = 0.5\ncontrast = 0.5\nanew = true\n"
+    assert train(read_recipe(write_recipe(more=more)), stopped, restart=True).report["steps"] == 4
+    shutil.rmtree(stopped)
+    other = read_recipe(write_recipe(more=TEACHER + 'reads = ["text"]\n'))
+    with pytest.raises(AssertionError, match="again"):
+        train(other, stopped)
 
 
 def test_what_the_teacher_says_anew_is_learned_with_what_it_says_of_the_text(
