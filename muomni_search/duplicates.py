@@ -146,8 +146,8 @@ class _Vectors:
         return len(self.items)
 
     def are_unit(self) -> bool:
-        """Whether the first row of each item is finite and of length 1."""
-        return all(
+        """Whether the first row of each item is of length 1, and the mean of several a number."""
+        return bool(np.isfinite(self._means).all()) and all(
             are_unit(self._vectors[self._first[start : start + BLOCK]]).all()
             for start in range(0, len(self), BLOCK)
         )
@@ -172,7 +172,7 @@ def _connected(
             products = own @ vectors.take(slice(other, other + BLOCK)).T
             if other == start:
                 # A pair once, and none with itself.
-                products[np.tril_indices(len(own), m=products.shape[1])] = -1
+                products[np.tri(*products.shape, dtype=np.bool_)] = -1
             for one, two, cosines in _pairs(products, above):
                 one += start
                 two += other

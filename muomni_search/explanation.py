@@ -39,7 +39,7 @@ CELLS, MOST_CELLS = 8, 32
 COVER = 2
 # Encoders look at 224 pixels: covering and scaling down a hundred times what a camera gives
 # would take minutes.
-SHORTER_PIXELS = 448
+SHORTER_PIXELS, LONGER_PIXELS = 448, 2048
 # A window of a sound: YAMNet's 0.96 s, rounded up, so that each has one of its patches.
 WINDOW_MS, HOP_MS = 1_000, 250
 PER_MS = SAMPLE_RATE // 1000
@@ -434,14 +434,14 @@ def _cells(side: int, shorter: int) -> int:
 
 
 def _scaled(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return a picture of which the shorter side has no more than ``SHORTER_PIXELS``."""
+    """Return a picture of which neither side has more pixels than are looked at."""
     from PIL import Image
 
     height, width = picture.shape[:2]
-    share = SHORTER_PIXELS / min(height, width)
+    share = min(SHORTER_PIXELS / min(height, width), LONGER_PIXELS / max(height, width))
     if share >= 1:
         return picture
-    size = (round(width * share), round(height * share))
+    size = (max(1, round(width * share)), max(1, round(height * share)))
     return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
 
 

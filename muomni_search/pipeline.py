@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 import sys
 import threading
 import time
@@ -691,14 +692,16 @@ def _table_of(source: str) -> str | None:
 
 
 def is_gone(path: str) -> bool:
-    """Whether no file has this name; one that may merely not be looked at is still there."""
+    """Whether no file has this name, or a folder has it now.
+
+    One that may merely not be looked at is still there.
+    """
     try:
-        os.lstat(path)
+        return stat.S_ISDIR(os.lstat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):
         return True
     except OSError:
         return False
-    return False
 
 
 def _write(writer: Writer, staged: _Staged) -> None:

@@ -12,7 +12,6 @@ an event that got lost is made up for, and no rule is told twice.
 from __future__ import annotations
 
 import math
-import os
 import stat
 import time
 from collections import OrderedDict
@@ -29,13 +28,14 @@ from muomni_search.errors import Conflict, InvalidInput, MuomniError, NotFound
 from muomni_search.ingest.folder import IGNORE_FILE, Entry
 from muomni_search.ingest.manifest import Corpus, read_corpus
 from muomni_search.items import Problem, Record
-from muomni_search.pipeline import Report
+from muomni_search.pipeline import Report, is_gone
 from muomni_search.progress import Progress, Silent
 
 __all__ = ["DEBOUNCE_SECONDS", "RESCAN_SECONDS", "TEMPORARY", "watch_folders"]
 
 DEBOUNCE_SECONDS = 1.0
 RESCAN_SECONDS = 3600.0
+LONGEST_DEBOUNCE = 86_400  # seconds
 # What editors and downloads write beside the file that is meant, and rename or remove when it is
 # whole. Names with a dot in front are left out anyway.
 TEMPORARY = (
@@ -118,8 +118,11 @@ def watch_folders(
                 f"{root} is no folder, and only folders are watched",
                 hint="`muomni add` takes files and tables",
             )
-    if not debounce > 0 or not rescan > 0:
-        raise InvalidInput("debounce and rescan must be more than 0 seconds")
+    if not 0 < debounce <= LONGEST_DEBOUNCE or not rescan > 0:
+        raise InvalidInput(
+            f"debounce and rescan must be more than 0 seconds, and debounce at most "
+            f"{LONGEST_DEBOUNCE:,}"
+        )
     read_corpus((), exclude=exclude)  # a pattern that is none is told now
     _ = collection.model  # and so is a model that is not here
     return _Watch(
@@ -426,7 +429,7 @@ class _Watch:
             limits=self._limits,
             progress=self._progress,
         )
-        gone = [path for path in paths if not os.path.lexists(path)]
+        gone = [path for path in paths if is_gone(str(path))]
         for root in roots:
             if root in paths or any(path.is_relative_to(root) for path in gone):
                 self._unpruned.setdefault(root, _PutOff())

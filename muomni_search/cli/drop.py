@@ -53,17 +53,18 @@ def _question(directory: Path) -> str:
 def _drop(directory: Path) -> int:
     """Remove a collection; return how many files went that were uploaded to it."""
     from muomni_search.store.store import INDEX, STAGE, VECTORS, Store
-    from muomni_search.store.uploads import remove_uploads
+    from muomni_search.store.uploads import own_uploads, remove_uploads, uploads_of
 
     # Under the write lock, so that nobody is adding. The database goes first: what a kill leaves
     # behind is then no collection any more.
     with Store.open(directory) as store, store.write():
+        places = list(own_uploads(store))
         for suffix in ("", "-wal", "-shm"):
             Path(f"{store.database}{suffix}").unlink(missing_ok=True)
         for name in (VECTORS, INDEX, STAGE):
             with suppress(FileNotFoundError):
                 shutil.rmtree(store.directory / name)
-        uploads = remove_uploads(directory)
+        uploads = remove_uploads(places, uploads_of(directory))
     with suppress(OSError):  # other files in it, or a link to it
         directory.rmdir()
     return uploads

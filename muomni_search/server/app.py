@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from starlette.staticfiles import StaticFiles
 
-from muomni_search.server import leaving, metrics, problems, schemas, security
+from muomni_search.server import heads, leaving, metrics, problems, schemas, security
 from muomni_search.server.context import only_known
 from muomni_search.server.routes import exploring, front, jobs, media, reading, uploads, writing
 from muomni_search.server.served import Served
@@ -59,6 +59,7 @@ def create_app(settings: Settings, port: int) -> FastAPI:
     app.mount("/page", StaticFiles(directory=front.PAGE), name="page")
     app.state.sessions = security.Sessions(settings.token, port)
     # The last is the outermost.
+    app.add_middleware(heads.Heads)
     app.add_middleware(leaving.Leaving)
     app.add_middleware(security.Guard, settings=settings, sessions=app.state.sessions)
     app.add_middleware(metrics.Meter)

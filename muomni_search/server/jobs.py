@@ -73,7 +73,7 @@ class Job:
         self._stage = ""
         self._done = 0
         self._total: int | None = None
-        self._is_cancelled = False
+        self.is_cancelled = False
         self._looked = 0.0  # at the room that it takes
 
     def as_dict(self) -> dict[str, Any]:
@@ -101,7 +101,11 @@ class Job:
 
     def cancel(self) -> None:
         """Have it end at its next step."""
-        self._is_cancelled = True
+        self.is_cancelled = True
+
+    def give_up(self) -> None:
+        """End it before it has begun; whoever calls it has set its state."""
+        self._end("cancelled", None)
 
     def start(self, total: int | None, label: str) -> None:
         """Begin a stage of ``total`` steps, or of unknown length."""
@@ -120,10 +124,9 @@ class Job:
         """End the stage."""
 
     def run(self) -> None:
-        """Do the work, in the thread for it."""
+        """Do the work, in the thread for it; whoever calls it has set its state."""
         try:
             self._check()
-            self.state = "running"
             self.folder.mkdir(exist_ok=True)
             result = self.work(self)
             self._check()
@@ -140,7 +143,7 @@ class Job:
             self._end("failed", f"an unexpected error, job {self.id} in the server's log")
 
     def _check(self) -> None:
-        if self._is_cancelled:
+        if self.is_cancelled:
             raise _Cancelled
 
     def _check_room(self) -> None:
@@ -195,7 +198,8 @@ class Jobs:
         """
         with self._lock:
             for one in reversed(self._jobs.values()):
-                if job.subject is not None and job.is_same(one) and one.state not in OVER[1:]:
+                is_wanted = one.state not in OVER[1:] and not one.is_cancelled
+                if job.subject is not None and job.is_same(one) and is_wanted:
                     return one
             if sum(one.state == "queued" for one in self._jobs.values()) >= MOST_WAITING:
                 raise Refused(
@@ -218,6 +222,10 @@ class Jobs:
 
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
+            with self._lock:
+                if job.is_over:  # it was cancelled while it waited
+                    continue
+                job.state = "running"
             job.run()
 
     def _forget_old(self, most: int) -> list[Job]:
@@ -274,9 +282,15 @@ class Jobs:
             NotFound: There is none, or not any more.
         """
         job = self.get(number)
-        if job.is_over:
+        with self._lock:
+            was_over, waited = job.is_over, job.state == "queued"
+            job.cancel()
+            if waited:
+                job.state = "cancelled"
+        if was_over:
             self.forget(job)
-        job.cancel()
+        if waited:
+            job.give_up()
         return job
 
     def counts(self) -> dict[str, int]:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -35,7 +36,9 @@ __all__ = ["Collections", "Served"]
 NAME = re.compile(r"\w[\w. -]{0,98}\w|\w")
 
 # Each may hold one decoded file.
-FIGURES = 4
+FIGURES, EXPLANATIONS = 4, 2
+# Collections that stay open though nobody uses them: each takes three files of SQLite and maps.
+MOST_OPEN = 64
 WRITERS = 4
 WRITE_SECONDS = 60.0
 
@@ -66,7 +69,7 @@ class Collections:
         self._models = models
         # For the books alone: nothing is opened or closed under it.
         self._lock = threading.Lock()
-        self._held: dict[str, _Held] = {}
+        self._held: OrderedDict[str, _Held] = OrderedDict()  # those used last at the end
         # Who opens a collection holds up those of its name.
         self._opening: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
 
@@ -120,12 +123,20 @@ class Collections:
                 held = self._held.get(name)
                 if held is not None and held.identity == identity:
                     held.users += 1
+                    self._held.move_to_end(name)
                     return held
             self._let_go(name)
             held = _Held(identity, Collection.open(directory, load=self._models.load), users=1)
             with self._lock:
                 self._held[name] = held
-            return held
+                excess = len(self._held) - MOST_OPEN
+                unused = [name for name, one in self._held.items() if not one.users]
+                over = [self._held.pop(name) for name in unused[: max(0, excess)]]
+                for one in over:
+                    one.is_over = True
+        for one in over:
+            one.collection.close()
+        return held
 
     def _let_go(self, name: str) -> None:
         """Forget an open collection, and close it if nobody uses it."""
@@ -183,7 +194,7 @@ class Collections:
 
         And remove the uploads that are no item's.
         """
-        for name in self.names():
+        for name in self.names()[:MOST_OPEN]:
             if stop.is_set():
                 return
             with suppress(MuomniError, OSError), self.open(name) as collection:
@@ -238,6 +249,13 @@ class Served:
             waiting=settings.waiting,
             deadline=settings.deadline,
         )
+        # Apart, for one takes seconds, and pictures are to be seen meanwhile.
+        self.explanations = Workers(
+            "explanations",
+            running=EXPLANATIONS,
+            waiting=settings.waiting,
+            deadline=settings.deadline,
+        )
         self.writes = Workers(
             "changes", running=WRITERS, waiting=settings.waiting, deadline=WRITE_SECONDS
         )
@@ -255,7 +273,7 @@ class Served:
 
     def workers(self) -> Iterator[Workers]:
         """Yield the kinds of workers."""
-        yield from (self.searches, self.figures, self.writes)
+        yield from (self.searches, self.figures, self.explanations, self.writes)
 
     @staticmethod
     def json(told: Any, status: int = 200) -> Response:

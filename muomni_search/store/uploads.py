@@ -15,12 +15,21 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
 
 from muomni_search.store.store import Store
 
-__all__ = ["UPLOADS", "Replaced", "new_upload", "remove_uploads", "sweep_uploads", "uploads_of"]
+__all__ = [
+    "UPLOADS",
+    "Replaced",
+    "new_upload",
+    "own_uploads",
+    "remove_uploads",
+    "sweep_uploads",
+    "uploads_of",
+]
 
 UPLOADS = "-uploads"
 NAME_BYTES = 8
@@ -48,38 +57,51 @@ def new_upload(folder: Path) -> Path:
     return place
 
 
+def own_uploads(store: Store) -> dict[Path, bool]:
+    """Return the folders of single files that are a collection's, and whether it still names them.
+
+    Those that it does not name are its own when they were made after it was: the ones before are of
+    a collection that was there earlier, and may have been moved away without them.
+    """
+    places = list(_places(uploads_of(store.directory)))
+    if not places:
+        return {}
+    with store.snapshot() as snapshot:
+        # Whatever the folder is called in them: it may have moved with its collection.
+        held = {Path(source).parent.name for (source,) in snapshot.ask(HELD, [UPLOADS])}
+        made = datetime.fromisoformat(snapshot.state.created).timestamp()
+    own = {}
+    for place in places:
+        with suppress(FileNotFoundError):  # it went by itself
+            if place.name in held or place.stat().st_mtime >= made:
+                own[place] = place.name in held
+    return own
+
+
 def sweep_uploads(store: Store) -> list[Path]:
     """Remove the files that are no item's, which a process that died has left, or a deletion.
 
     Returns:
         Those that stay: they are so young that somebody may be adding them, or cannot be removed.
     """
-    places = list(_places(uploads_of(store.directory)))
-    if not places:
-        return []
-    with store.snapshot() as snapshot:
-        # Whatever the folder is called in them: it may have moved with its collection.
-        found = snapshot.ask(HELD, [UPLOADS])
-        held = {Path(source).parent.name for (source,) in found}
     remains = []
-    for place in places:
-        if place.name in held:
+    for place, is_held in own_uploads(store).items():
+        if is_held:
             continue
-        with suppress(FileNotFoundError):  # it went by itself
+        with suppress(FileNotFoundError):
             is_young = time.time() - place.stat().st_mtime <= STALE_SECONDS
             if is_young or not _is_removed(place):
                 remains.append(place)
     return remains
 
 
-def remove_uploads(directory: Path) -> int:
-    """Remove all uploads of a collection, and their folder when nothing else is in it.
+def remove_uploads(places: Iterable[Path], folder: Path) -> int:
+    """Remove uploads, and their folder when nothing else is in it.
 
     Returns:
         How many were removed; one that cannot be stays.
     """
-    folder = uploads_of(directory)
-    removed = sum(_is_removed(place) for place in list(_places(folder)))
+    removed = sum(map(_is_removed, places))
     with suppress(OSError):
         folder.rmdir()
     return removed

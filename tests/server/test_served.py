@@ -133,3 +133,22 @@ def open_files() -> list[str]:
         with suppress(OSError):
             found.append(str(one.readlink()))
     return found
+
+
+def test_no_more_collections_stay_open_than_files_allow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("muomni_search.server.served.MOST_OPEN", 2)
+    for name in "abcde":
+        make(tmp_path / name, name)
+    collections = Collections(Settings(root=tmp_path), Models())
+    with collections.open("a") as first:
+        for name in "bcdeb":
+            with collections.open(name) as one:
+                assert [item.key for item in one.items()] == [name]
+        # The one that is used stays, and of the others the last.
+        assert [item.key for item in first.items()] == ["a"]
+        assert sorted(collections._held) == ["a", "b"]
+        with collections.open("a") as again:
+            assert again is first
+    collections.close()

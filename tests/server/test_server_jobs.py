@@ -188,6 +188,32 @@ def test_a_job_is_cancelled_at_its_next_step(held: tuple[Running, Job, threading
         assert list(server.served.jobs.folder.iterdir()) == []
 
 
+def test_a_job_that_is_cancelled_while_it_waits_is_over_at_once(
+    held: tuple[Running, Job, threading.Event],
+) -> None:
+    server, running_job, may_go = held
+    jobs = server.served.jobs
+    wait_until(lambda: jobs.counts()["running"])
+
+    def ask(subject: object) -> Job:
+        job = Job("map", "small", subject, jobs.folder, running_job.work, size=9)
+        job.folder.mkdir()
+        return jobs.submit(job)
+
+    doomed = ask("this")
+    assert jobs.drop(doomed.id).state == "cancelled"
+    assert not doomed.folder.exists()
+    assert jobs.counts()["queued"] == 0
+    wanted = ask("this")
+    assert wanted is not doomed
+    # One that runs and is about to hear of it makes nothing for others either.
+    jobs.drop(running_job.id)
+    assert ask("held") is not running_job
+    may_go.set()
+    wait_until(lambda: wanted.is_over)
+    assert (wanted.state, doomed.state) == ("done", "cancelled")
+
+
 def test_too_many_jobs_are_told_to_wait(held: tuple[Running, Job, threading.Event]) -> None:
     server, _, may_go = held
     with httpx.Client(base_url=server.url, timeout=30) as http:

@@ -44,6 +44,47 @@ def test_an_original_is_the_file_as_what_it_is(
     assert (again.status_code, again.content) == (304, b"")
 
 
+def test_a_file_that_was_replaced_under_its_old_time_is_another(
+    http: httpx.Client, corpus: Path, tmp_path: Path
+) -> None:
+    path = corpus / "red.png"
+    answer = original(http, "red.png")
+    facts = path.stat()
+    other = tmp_path / "other.png"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    other.write_bytes(content)
+    os.utime(other, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    other.replace(path)
+    assert path.stat().st_mtime_ns == facts.st_mtime_ns
+    again = original(http, "red.png", **{"If-None-Match": answer.headers["etag"]})
+    assert again.headers["etag"] != answer.headers["etag"]
+
+
+@pytest.mark.parametrize("form", ["{}", "W/{}", '"other", W/{}', "*"])
+def test_what_a_client_has_is_not_sent_again(http: httpx.Client, form: str) -> None:
+    for path in ("original", "thumbnail"):
+        url = f"{C}/{path}"
+        answer = http.get(url, params={"key": "red.png"})
+        known = {"If-None-Match": form.format(answer.headers["etag"])}
+        assert http.get(url, params={"key": "red.png"}, headers=known).status_code == 304
+        other = {"If-None-Match": '"other"'}
+        assert http.get(url, params={"key": "red.png"}, headers=other).status_code == 200
+
+
+def test_a_range_of_an_unknown_unit_is_ignored(http: httpx.Client, corpus: Path) -> None:
+    answer = original(http, "low.wav", Range="items=0-1")
+    assert (answer.status_code, answer.content) == (200, (corpus / "low.wav").read_bytes())
+
+
+def test_a_head_is_told_without_a_body(http: httpx.Client) -> None:
+    for path in ("/v1/health", "/", f"{C}/original?key=low.wav", f"{C}/items"):
+        got, head = http.get(path), http.head(path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-length"] == str(len(got.content)), path
+    assert http.head(f"{C}/original?key=nobody").status_code == 404
+
+
 def test_a_text_is_sent_as_plain_text(http: httpx.Client) -> None:
     answer = original(http, "notes/owl.md")
     assert answer.text == "# Owls\n\nAn owl calls in the night."

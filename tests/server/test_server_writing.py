@@ -309,7 +309,9 @@ def send_files(http: httpx.Client, *names: str) -> None:
     assert http.post(ITEMS, files=files).json()["added"] == len(names)
 
 
-def test_a_purge_leaves_no_byte_of_an_uploaded_file(http: httpx.Client, tmp_path: Path) -> None:
+def test_a_purge_leaves_no_byte_of_an_uploaded_file(
+    http: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     send_files(http, "a.txt", "b.txt", "c.txt")
     with Collection.open(tmp_path / "indexes/small") as small:
         assert small.purge("a.txt").remains == []
@@ -319,13 +321,15 @@ def test_a_purge_leaves_no_byte_of_an_uploaded_file(http: httpx.Client, tmp_path
         small.delete("b.txt")
         [remains] = small.purge().remains
         assert [one.name for one in remains.iterdir()] == ["b.txt"]
-        os.utime(remains, (0, 0))
+        monkeypatch.setattr("muomni_search.store.uploads.STALE_SECONDS", -1.0)
         assert small.purge().remains == []
     assert uploads(tmp_path) == ["c.txt"]
     assert keys(http) == ["c.txt"]
 
 
-def test_what_a_dead_server_has_left_of_an_upload_goes_at_the_next_start(tmp_path: Path) -> None:
+def test_what_a_dead_server_has_left_of_an_upload_goes_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     directory, folder = tmp_path / "indexes/small", tmp_path / "indexes/small-uploads"
     Collection.create(directory, model="hashing").close()
     settings = Settings(root=tmp_path / "indexes")
@@ -336,9 +340,8 @@ def test_what_a_dead_server_has_left_of_an_upload_goes_at_the_next_start(tmp_pat
         (folder / name).mkdir()
         (folder / name / "half.txt").write_text("half")
     (folder / "mine").mkdir()
-    for place in folder.iterdir():
-        if place.name != "1" * 16:
-            os.utime(place, (0, 0))
+    os.utime(folder / ("1" * 16), (4e9, 4e9))
+    monkeypatch.setattr("muomni_search.store.uploads.STALE_SECONDS", -1.0)
     readers = Settings(root=tmp_path / "indexes", read_only=True)
     for one, gone in ((readers, False), (settings, True)):
         with running(one) as server, httpx.Client(base_url=server.url) as http:
@@ -349,6 +352,27 @@ def test_what_a_dead_server_has_left_of_an_upload_goes_at_the_next_start(tmp_pat
             assert (folder / "mine").exists()
             sent = http.get(f"{C}/original", params={"key": "kept.txt"})
             assert sent.text == "the words of kept.txt"
+
+
+def test_uploads_of_a_collection_that_moved_away_without_them_stay(tmp_path: Path) -> None:
+    root, folder = tmp_path / "indexes", tmp_path / "indexes/small-uploads"
+    Collection.create(root / "small", model="hashing").close()
+    settings = Settings(root=root)
+    with running(settings) as server, httpx.Client(base_url=server.url) as http:
+        send_files(http, "theirs.txt")
+    (root / "small").rename(root / "theirs")
+    for place in folder.iterdir():
+        os.utime(place, (0, 0))
+    with Collection.create(root / "small", model="hashing") as small:
+        assert small.purge().remains == []
+    with running(settings) as server, httpx.Client(base_url=server.url) as http:
+        server.served.collections.warm_up(threading.Event())
+        send_files(http, "own.txt")
+        own = "/v1/collections/theirs/original"
+        assert http.get(own, params={"key": "theirs.txt"}).text == "the words of theirs.txt"
+    told = CliRunner().invoke(cli, ["drop", "-fc", str(root / "small")])
+    assert told.exit_code == 0
+    assert [one.name for one in folder.rglob("*.txt")] == ["theirs.txt"]
 
 
 def test_uploads_that_moved_with_their_collection_stay(tmp_path: Path) -> None:
@@ -400,16 +424,18 @@ def test_a_collection_that_is_dropped_takes_its_uploads_along(
     assert uploads(tmp_path) == ["mine.txt"]
 
 
-def test_an_upload_that_cannot_be_removed_is_told(http: httpx.Client, tmp_path: Path) -> None:
+def test_an_upload_that_cannot_be_removed_is_told(
+    http: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if it was so long ago that nobody could be about to add it.
+    monkeypatch.setattr("muomni_search.store.uploads.STALE_SECONDS", -1.0)
     send_files(http, "a.txt", "b.txt", "c.txt")
     directory = tmp_path / "indexes/small"
     [place] = (one.parent for one in tmp_path.rglob("a.txt"))
     # A mounted disk: nobody may remove that, not even root.
     with mounted_disk(place / "disk", 100_000):
-        os.utime(place, (0, 0))
         with Collection.open(directory) as small:
             assert small.purge("a.txt").remains == [place]
-            os.utime(place, (0, 0))  # as long ago as if nobody could be about to add it
             assert small.purge().remains == [place]
         told = CliRunner().invoke(cli, ["drop", "-f", "-c", str(directory)])
         assert told.exit_code == 0

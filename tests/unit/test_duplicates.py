@@ -142,3 +142,11 @@ def test_limits_that_are_none_are_refused(above: float, collection: Collection) 
 
 def test_an_empty_collection_has_none(collection: Collection) -> None:
     assert find_duplicates(collection) == []
+
+
+def test_a_later_segment_that_is_no_number_is_damage() -> None:
+    rows = np.eye(3, 256, dtype=np.float32)
+    owners = np.array([7, 7, 8])
+    assert duplicates._Vectors(rows, owners, np.arange(3)).are_unit()
+    rows[1] = np.nan
+    assert not duplicates._Vectors(rows, owners, np.arange(3)).are_unit()

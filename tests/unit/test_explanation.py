@@ -166,6 +166,14 @@ def test_squares_cover_a_picture_and_keep_its_shape(hashed: Collection, tmp_path
     }
 
 
+def test_a_panorama_is_looked_at_small() -> None:
+    for shape in ((449, 20_000, 3), (30_000, 3, 4), (1, 90_000, 3)):
+        small = explanation._scaled(np.zeros(shape, np.uint8))
+        assert max(small.shape[:2]) == 2048
+        assert min(small.shape[:2]) >= 1
+    assert explanation._scaled(np.zeros((500, 1_000, 3), np.uint8)).shape == (448, 896, 3)
+
+
 def test_what_a_model_cannot_see_has_no_share(base: Collection, tmp_path: Path) -> None:
     cut_out = np.zeros((200, 200, 4), np.uint8)
     cut_out[60:140, 60:140] = (200, 30, 30, 255)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -180,3 +181,34 @@ def test_only_what_is_named_is_read(folder: Path) -> None:
     assert keys("a", "a/x.txt") == ["a/x.txt"]
     assert len(keys(".")) == 602
     assert read_corpus([folder], only=[folder / "a"]).roots == (str(folder / "a"),)
+
+
+@pytest.mark.parametrize("debounce", [0, -1, math.nan, 1e300, 9e18, 86_401])
+def test_a_wait_that_is_none_is_refused(debounce: float, folder: Path, tmp_path: Path) -> None:
+    with (
+        Collection.create(tmp_path / "c", model="hashing") as collection,
+        pytest.raises(InvalidInput, match="debounce at most 86,400"),
+    ):
+        next(watch_folders(collection, folder, debounce=debounce, once=True))
+
+
+@pytest.mark.parametrize("by", ["add", "watch"])
+def test_a_file_that_a_folder_replaces_is_gone(tmp_path: Path, by: str) -> None:
+    folder = tmp_path / "few"
+    folder.mkdir()
+    (folder / "a.txt").write_text("one")
+    (folder / "b.txt").write_text("two")
+
+    def look(collection: Collection) -> None:
+        if by == "add":
+            collection.add(read_corpus([folder]), prune_roots=[folder])
+        else:
+            list(watch_folders(collection, folder, debounce=0.01, once=True))
+
+    with Collection.create(tmp_path / "c", model="hashing") as collection:
+        look(collection)
+        (folder / "a.txt").unlink()
+        (folder / "a.txt").mkdir()
+        (folder / "a.txt/z.txt").write_text("three")
+        look(collection)
+        assert sorted(item.key for item in collection.items()) == ["a.txt/z.txt", "b.txt"]

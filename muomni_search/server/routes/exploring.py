@@ -53,7 +53,7 @@ async def explain_item(context: Context, name: Name, asked: schemas.ExplainReque
         with context.collections.open(name) as collection:
             return explained(collection, query, asked.key, context.scratch)
 
-    return context.json(await context.figures.run(look))
+    return context.json(await context.explanations.run(look))
 
 
 # ---- a map -------------------------------------------------------------------------------------

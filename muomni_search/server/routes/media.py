@@ -124,6 +124,10 @@ class SentFile(FileResponse):
         """Send it."""
         head: Message | None = None
         refused: Message | None = None
+        asked = Headers(scope=scope).get("range", "bytes=")
+        if not asked.lower().startswith("bytes="):  # RFC 9110, 14.2: another unit is ignored
+            others = [one for one in scope["headers"] if one[0] != b"range"]
+            scope = {**scope, "headers": others}
 
         # The head comes first and the file is opened then: it waits for what is in it.
         async def send_what_is_good(message: Message) -> None:
@@ -176,7 +180,7 @@ def send_file(request: Request, path: Path, *, name: str, modality: Modality) ->
     if kind is None or not kind.startswith(str(modality)):
         raise NotFound(f"{name}: its file is no {modality} any more", hint="add it again")
     headers = {"ETag": _etag(path, facts), "Cache-Control": "private, no-cache"}
-    if request.headers.get("if-none-match") == headers["ETag"]:
+    if _is_known(request, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     is_displayed = kind in DISPLAYED
     return SentFile(
@@ -194,9 +198,15 @@ def _at_once(path: str, flags: int) -> int:
 
 
 def _etag(path: Path, facts: os.stat_result, *more: object) -> str:
-    spoken = f"{path}\0{facts.st_size}\0{facts.st_mtime_ns}\0{more}"
+    spoken = f"{path}\0{facts.st_ino}\0{facts.st_size}\0{changed_ns(facts)}\0{more}"
     digest = hashlib.blake2b(spoken.encode(errors="surrogateescape"), digest_size=12)
     return f'"{digest.hexdigest()}"'
+
+
+def _is_known(request: Request, tag: str) -> bool:
+    """Whether a client has what the tag is of: RFC 9110, 13.1.2, where weak ones count too."""
+    known = [one.strip() for one in request.headers.get("if-none-match", "").split(",")]
+    return "*" in known or tag in [one.removeprefix("W/") for one in known]
 
 
 # ---- routes ----------------------------------------------------------------------------------
@@ -287,7 +297,7 @@ def _made(
     """Send what is made of a file, made once and known again."""
     tag = _etag(path, _facts(path), what)
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
-    if request.headers.get("if-none-match") == tag:
+    if _is_known(request, tag):
         return Response(status_code=304, headers=headers)
     return Response(context.cache.get(tag, make), headers=headers, media_type=kind)
 

@@ -285,7 +285,7 @@ async def failures(context: Context, name: Name) -> Response:
              responses=problems(400, 404))  # fmt: skip
 async def search(context: Context, name: Name, request: schemas.SearchRequest) -> Response:
     """Find what is nearest to a query, a weighted sum of words, items, uploads and vectors."""
-    workers = context.figures if request.explain else context.searches
+    workers = context.explanations if request.explain else context.searches
     return context.json(await workers.run(lambda: _answer(context, name, request)))
 
 

@@ -24,7 +24,7 @@ from muomni_search.server.problems import Refused
 from muomni_search.server.routes.media import send_file
 from muomni_search.store.uploads import new_upload
 
-__all__ = ["files_of", "keep_file", "router"]
+__all__ = ["content_type", "files_of", "keep_file", "router"]
 
 router = APIRouter(tags=["search"])
 
@@ -39,6 +39,11 @@ NAME_BYTES = 160
 SUFFIX_CHARACTERS = 10
 
 
+def content_type(request: Request) -> str:
+    """Return what a body says that it is, without parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 @asynccontextmanager
 async def files_of(request: Request) -> AsyncIterator[FormData]:
     """Give the parts of a multipart body; what is large waits on the disk.
@@ -46,7 +51,7 @@ async def files_of(request: Request) -> AsyncIterator[FormData]:
     Raises:
         Refused: It is no such body.
     """
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if content_type(request) != "multipart/form-data":
         raise Refused("unsupported-media", "no multipart/form-data", hint="send a form with files")
     async with request.form(
         max_files=MOST_FILES, max_fields=MOST_FIELDS, max_part_size=FIELD_BYTES

@@ -31,7 +31,7 @@ from muomni_search.server import schemas
 from muomni_search.server.context import Context, Key, Name, problems
 from muomni_search.server.problems import Refused, at_fault, without_paths
 from muomni_search.server.routes.reading import filter_of
-from muomni_search.server.routes.uploads import files_of, keep_file
+from muomni_search.server.routes.uploads import content_type, files_of, keep_file
 from muomni_search.server.served import Served
 from muomni_search.store.sqlite import disk_errors
 from muomni_search.store.uploads import Replaced, uploads_of
@@ -117,7 +117,7 @@ async def add(context: Context, request: Request, name: Name) -> Response:
     """
     _check_writable(context)
     context.collections.find(name)  # before all of the body is here
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = content_type(request)
     if kind == "multipart/form-data":
         async with files_of(request) as form:
             told = await context.change(name, lambda: _add_files(context, name, form))
