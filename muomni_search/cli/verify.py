@@ -25,7 +25,7 @@ def command(repair: bool, as_json: bool, directory: Path) -> None:
     """
     from muomni_search import Collection
     from muomni_search.errors import CorruptData
-    from muomni_search.store.sqlite import BEYOND_REPAIR
+    from muomni_search.store.sqlite import BEYOND_REPAIR, MAYBE_BEYOND
 
     with Collection.open(directory) as collection:
         if repair:
@@ -49,8 +49,11 @@ def command(repair: bool, as_json: bool, directory: Path) -> None:
     else:
         click.echo("everything fits together")
     if faults:
-        # What SQLite itself finds damaged, nothing here can derive.
-        is_beyond = repair or any(fault.kind in ("database", "log") for fault in faults)
-        mend = BEYOND_REPAIR if is_beyond else "muomni verify --repair"
+        kinds = {fault.kind for fault in faults}
+        mend = "muomni verify --repair"
+        if repair or "log" in kinds:  # of a log that is cut short nothing tells what it held
+            mend = BEYOND_REPAIR
+        elif "database" in kinds:
+            mend = MAYBE_BEYOND
         count = "1 problem" if len(faults) == 1 else f"{len(faults)} problems"
         raise CorruptData(f"{directory}: {count}", hint=mend)

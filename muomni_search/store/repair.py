@@ -5,9 +5,11 @@ What cannot be had back is deleted and listed as a failure, so that the collecti
 
 from __future__ import annotations
 
+import sqlite3
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from sqlalchemy import delete, select
 
 from muomni_search import durable
 from muomni_search.documents import item_bytes, item_checksum
+from muomni_search.errors import CorruptData
 from muomni_search.items import DIM, Item, Modality
 from muomni_search.store import tables
 from muomni_search.store.bits import Flipped, flipped_bit
@@ -66,6 +69,8 @@ RESTORE_ITEM = (
     f"UPDATE OR IGNORE items SET {', '.join(f'{name} = ?' for name in SUMMED)}, checksum = ?"  # noqa: S608
     " WHERE id = ?"
 )
+# By the table's own tree: without the condition SQLite may read an index in its place.
+ALL_ITEMS = f"SELECT id FROM items NOT INDEXED WHERE id >= {-(2**63)}"  # noqa: S608
 GONE = "they are gone and listed by `muomni failures`: add them again"
 # Returns those of some items that could be encoded again from what is left of them.
 Rescue = Callable[[Sequence[tuple[Item, Known]]], list[NewItem]]
@@ -101,6 +106,7 @@ def _repair_database(directory: Path, writer: Writer, rescue: Rescue) -> list[st
     if not is_torn and not altered:
         return []
     path, done = directory / DATABASE, []
+    there = _items(path, writer) if is_torn else set()
     torn = [number for (number,) in writer.connection.execute(TORN)] if is_torn else []
     # Before indexes are made of what is damaged: two keys may be the same now.
     with _torn_indexes(writer):
@@ -114,9 +120,35 @@ def _repair_database(directory: Path, writer: Writer, rescue: Rescue) -> list[st
     if is_torn:
         writer.connection.execute("REINDEX")
         _forget_stray_segments(writer)
+        if _items(path, writer) != there.difference(beyond):
+            raise _beyond(path, "items would be lost that can be read")
+        for fault in database_faults(directory, writer):
+            raise _beyond(path, fault.detail)
         done.append(f"{path}: made its indexes anew and dropped segments without an item")
     # Which of two segments is right, nobody knows.
     return done + _save_or_lose(directory, writer, rescue, torn, "its segments were damaged")
+
+
+def _items(path: Path, writer: Writer) -> set[int]:
+    """Return the ids of all items.
+
+    SQLite makes an index anew, and no table: where a page of one is damaged, what is changed in it
+    may take what is whole along.
+
+    Raises:
+        CorruptData: The table cannot be read from end to end, or is not in the order of the ids.
+    """
+    try:
+        found = [number for (number,) in writer.connection.execute(ALL_ITEMS)]
+    except sqlite3.Error as error:
+        raise _beyond(path, str(error)) from error
+    if any(one >= other for one, other in pairwise(found)):
+        raise _beyond(path, "the table of the items is not in its order")
+    return set(found)
+
+
+def _beyond(path: Path, why: str) -> CorruptData:
+    return CorruptData(f"{path} cannot be mended, and nothing was changed: {why}")
 
 
 @contextmanager

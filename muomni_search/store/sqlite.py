@@ -28,6 +28,7 @@ __all__ = [
     "DATABASE",
     "HEAD",
     "LOCK_SECONDS",
+    "MAYBE_BEYOND",
     "check_schema",
     "database_errors",
     "disk_errors",
@@ -41,6 +42,10 @@ LOCK_SECONDS = 30.0
 # The newest revision: what a collection must be at to be read.
 HEAD = "0005"
 BEYOND_REPAIR = "restore it from a copy, or save what is whole with muomni export --salvage"
+# A repair of a database is done wholly or not at all.
+MAYBE_BEYOND = (
+    f"muomni verify --repair, which changes nothing where it cannot mend; else {BEYOND_REPAIR}"
+)
 # In SQLite's header of every collection, so that no other database is taken for one: "muom".
 APPLICATION_ID = 0x6D756F6D
 

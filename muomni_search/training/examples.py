@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,7 +34,7 @@ from numpy.typing import NDArray
 from muomni_search.documents import hash_content
 from muomni_search.encoders.muomni.encoders import squeeze
 from muomni_search.encoders.protocol import Encoder, Model, Piece
-from muomni_search.errors import InvalidInput, MuomniError
+from muomni_search.errors import CheckpointError, InvalidInput, MuomniError
 from muomni_search.ingest.examples import read_examples
 from muomni_search.ingest.read import read_content
 from muomni_search.items import DIM, Content, Modality, Problem
@@ -145,24 +146,44 @@ def prepare(recipe: Recipe, folder: Path, *, size: int, teacher: Model | None, s
             else:
                 rows.append((place, entry.contents))
     key = _key(recipe, rows, size, teacher)
-    if (folder / "key").exists() and (folder / "key").read_text(encoding="utf-8") == key:
+    if (folder / "key").exists() and (folder / "key").read_bytes() == key.encode():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "key").unlink(missing_ok=True)
+    forget(folder)
     _Writer(recipe, folder, size, teacher, step).write(rows, problems)
     (folder / "key").write_text(key, encoding="utf-8")
 
 
 def load(folder: Path) -> Examples:
-    """Return the examples that ``prepare`` wrote; pictures and sounds stay on the disk."""
-    with np.load(folder / "rows.npz", allow_pickle=False) as arrays:
+    """Return the examples that ``prepare`` wrote; pictures and sounds stay on the disk.
+
+    Raises:
+        CheckpointError: A file of theirs is damaged or gone.
+    """
+    try:
+        return _load(folder)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{folder} is damaged ({error})", hint="remove it") from error
+
+
+def forget(folder: Path) -> None:
+    """Have examples written again the next time."""
+    (folder / "key").unlink(missing_ok=True)
+
+
+def _load(folder: Path) -> Examples:
+    # Opened here, for NumPy leaves a damaged archive open.
+    with (folder / "rows.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         rows = {name: arrays[name] for name in arrays.files}
-    with np.load(folder / "teacher.npz", allow_pickle=False) as arrays:
+    with (folder / "teacher.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         teacher = {Modality(name): arrays[name].astype(np.float32) for name in arrays.files}
+    sounds = _mapped(folder / "sounds.pcm")
+    if len(sounds) != (rows["sound_ends"][-1] if len(rows["sound_ends"]) else 0):
+        raise ValueError(f"sounds.pcm has {len(sounds)} samples")
     return Examples(
         texts=json.loads((folder / "texts.json").read_text(encoding="utf-8")),
         images=np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False),
-        sounds=_mapped(folder / "sounds.pcm"),
+        sounds=sounds,
         sound_ends=rows["sound_ends"],
         table=rows["table"],
         numbers={modality: rows[modality] for modality in Modality},

@@ -281,6 +281,11 @@ def read_recipe(path: Path) -> Recipe:
             f"{path}: distillation: reads is {list(recipe.distillation.reads)}",
             hint="it may hold text, image and audio",
         )
+    if recipe.distillation and not recipe.distillation.reads:
+        raise InvalidInput(
+            f"{path}: distillation: reads is [], so the teacher is asked nothing",
+            hint="leave the section out, or let it read text, image or audio",
+        )
     if recipe.distillation is None and not recipe.loss.contrastive:
         raise InvalidInput(
             f"{path}: nothing to learn", hint="give [distillation], or loss.contrastive above 0"

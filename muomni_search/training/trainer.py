@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -13,6 +14,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any, Protocol
 from warnings import catch_warnings, simplefilter
+from zipfile import ZipFile
 
 import numpy as np
 import torch
@@ -201,14 +203,7 @@ class _Run:
         starts = load_starts(recipe)
         towers = plan_towers(recipe, starts)
         vision = towers.get(Modality.IMAGE)
-        prepared.prepare(
-            recipe,
-            work / "examples",
-            size=vision.config.size if vision else 1,
-            teacher=teacher,
-            step=progress.stage,
-        )
-        self.examples: Examples = prepared.load(work / "examples")
+        self.examples = self._prepared(vision.config.size if vision else 1, teacher)
         for modality in recipe.towers:
             if not (self.examples.numbers[Modality(modality)] >= 0).any():
                 raise InvalidInput(
@@ -259,6 +254,24 @@ class _Run:
         self._done = 0
         self._seconds = 0.0
         self._last: dict[str, Any] = {}
+
+    def _prepared(self, size: int, teacher: Model | None) -> Examples:
+        """Return the examples, written anew where what was written is damaged."""
+        folder = self._work / "examples"
+
+        def prepare() -> None:
+            prepared.prepare(
+                self._recipe, folder, size=size, teacher=teacher, step=self._progress.stage
+            )
+
+        prepare()
+        try:
+            return prepared.load(folder)
+        except CheckpointError as error:
+            self._progress.note(f"{error.what}: it is written again")
+            prepared.forget(folder)
+            prepare()
+            return prepared.load(folder)
 
     def _tokenizer(self, tower: Tower) -> Path:
         """Return the tokenizer: of the start that has the tower, else trained on the texts.
@@ -496,8 +509,10 @@ class _Run:
             "optimiser": self._optimiser.state_dict(),
             "last": json.dumps(self._last),
         }
+        written = io.BytesIO()  # what PyTorch writes itself ends on a full disk without saying so
+        torch.save(state, written)
         with durable.whole_file(self._work / CHECKPOINT) as partial:
-            torch.save(state, partial)
+            partial.write_bytes(written.getbuffer())
 
     def _resume(self) -> None:
         """Go on from the checkpoint, where there is one.
@@ -512,6 +527,9 @@ class _Run:
             log.unlink(missing_ok=True)
             return
         try:
+            with ZipFile(path) as parts:  # PyTorch holds them against no checksum
+                if part := parts.testzip():
+                    raise ValueError(f"{part} is not what was written")
             with catch_warnings():  # an error says what there is to say
                 simplefilter("ignore")
                 state = torch.load(path, map_location=self._device, weights_only=True)

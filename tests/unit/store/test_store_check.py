@@ -18,11 +18,13 @@ import numpy as np
 import pytest
 from file_helpers import flip_span
 
-from muomni_search.errors import CorruptData
+from muomni_search.collection import Collection
+from muomni_search.errors import CorruptData, MuomniError
 from muomni_search.items import DIM, Modality, Record
 from muomni_search.store.check import _check_log
 from muomni_search.store.fields import summarise_fields
 from muomni_search.store.rows import BLOCK_ROWS, ROW_BYTES
+from muomni_search.store.salvage import salvage
 from muomni_search.store.store import IndexFile, NewItem, Store
 from muomni_search.vectors import normalise
 
@@ -705,3 +707,41 @@ def test_what_is_written_after_a_check_is_there_though_others_came_and_went(plac
         with store.snapshot() as snapshot:
             assert "late" in snapshot.find(["late"])
         assert kinds(store) == set()
+
+
+def test_a_repair_loses_nothing_that_can_be_read_before_it(tmp_path: Path) -> None:
+    """Whatever 512 bytes of the database are zeroed: it mends them, or it changes nothing."""
+    whole = tmp_path / "whole"
+    with Collection.create(whole, model="hashing") as made:
+        made.add(
+            Record(f"key {n}", TEXT, "here", text=f"text {n} " * 20, source=f"/{n}")
+            for n in range(300)
+        )
+    content = (whole / "collection.db").read_bytes()
+
+    def readable(place: Path) -> set[str]:
+        try:
+            with Collection.open(place, salvage=True) as damaged, damaged.store.snapshot() as seen:
+                return {found.item.key for found in salvage(seen)[0]}
+        except MuomniError:
+            return set()
+
+    refused = mended = 0
+    for start in range(3 * 4096, len(content), 4096 * 3):
+        place = tmp_path / f"at-{start}"
+        shutil.copytree(whole, place)
+        damaged = bytearray(content)
+        damaged[start + 200 : start + 712] = bytes(512)
+        (place / "collection.db").write_bytes(damaged)
+        before = readable(place)
+        try:
+            with Collection.open(place) as collection:
+                collection.repair()
+                assert not list(collection.verify())
+                told = {failure.key for failure in collection.failures()}
+            mended += 1
+        except MuomniError:
+            refused, told = refused + 1, set()
+        assert before <= readable(place) | told, start
+    assert refused >= 3
+    assert mended >= 3

@@ -1,10 +1,12 @@
 import json
 import math
 import shutil
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
 import torch
+from file_helpers import mounted_disk
 from model_helpers import train_tokenizer
 from PIL import Image
 from training_helpers import TEACHER
@@ -12,7 +14,13 @@ from training_helpers import TEACHER
 from muomni_search import Modality, durable, load_model, read_recipe, train
 from muomni_search.encoders.hashing import HashingModel
 from muomni_search.encoders.muomni.network import MuOmni
-from muomni_search.errors import CheckpointError, Conflict, InvalidInput, TrainingError
+from muomni_search.errors import (
+    CheckpointError,
+    Conflict,
+    InvalidInput,
+    MuomniError,
+    TrainingError,
+)
 from muomni_search.training import examples as prepared
 from muomni_search.training import trainer
 from muomni_search.training.batches import Ahead
@@ -180,6 +188,49 @@ def test_a_damaged_checkpoint_is_named(write_recipe, tmp_path):
     (tmp_path / "toy/training/checkpoint.pt").write_bytes(b"rubbish")
     with pytest.raises(CheckpointError, match=r"checkpoint\.pt cannot be read: it is .*begin anew"):
         train(read_recipe(write_recipe()), tmp_path / "toy")
+
+
+def test_a_flipped_bit_of_a_checkpoint_is_noticed(stopped, write_recipe):
+    path = stopped / "training/checkpoint.pt"
+    content = bytearray(path.read_bytes())
+    with ZipFile(path) as parts:
+        largest = max(parts.infolist(), key=lambda part: part.file_size)
+    # Behind the head of the part, and before its end: 64 bytes at most are padding.
+    content[largest.header_offset + 30 + len(largest.filename) + 64 + 8] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt cannot be read: it is damaged"):
+        train(read_recipe(write_recipe(more=TEACHER)), stopped)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["images.npy", "sounds.pcm", "rows.npz", "teacher.npz", "texts.json", "problems.json", "key"],
+)
+@pytest.mark.parametrize("damage", ["cut", "gone", "other bytes"])
+def test_damaged_examples_are_written_again(stopped, write_recipe, name, damage):
+    path = stopped / "training/examples" / name
+    content = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(content[: len(content) // 2 // 2 * 2])
+    elif name not in ("images.npy", "sounds.pcm"):  # of which a byte is a pixel
+        path.write_bytes(b"\xff" * len(content))
+    assert train(read_recipe(write_recipe(more=TEACHER)), stopped).report["steps"] == 4
+    assert path.read_bytes() == content or name.endswith(".npz")
+
+
+def test_a_full_disk_is_told(write_recipe, tmp_path):
+    with (
+        mounted_disk(tmp_path / "small", 700_000),
+        pytest.raises(MuomniError, match="No space left"),
+    ):
+        train(read_recipe(write_recipe()), tmp_path / "small/toy")
+
+
+def test_a_teacher_that_is_asked_nothing_is_refused(write_recipe):
+    with pytest.raises(InvalidInput, match=r"reads is \[\]"):
+        read_recipe(write_recipe(more=TEACHER + "reads = []\n"))
 
 
 def test_parts_that_are_frozen_stay_as_they_began(write_recipe, tmp_path):
