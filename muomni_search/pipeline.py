@@ -662,9 +662,12 @@ def _check_root(record: Record, known: Known) -> None:
         InvalidInput: It is taken.
     """
     if record.root is not None and known.root is not None and record.root != known.root:
+        is_away = not os.path.lexists(known.root)
         raise InvalidInput(
             f"the key {record.key!r} is taken by {known.source}",
-            hint="add one of the two folders with --prefix",
+            hint=f"bring {known.root} back if it was only renamed or moved away, or delete its items"
+            if is_away
+            else "add one of the two folders with --prefix",
         )
 
 

@@ -117,14 +117,20 @@ def open_or_create(
     directory: Path, model: str | None, *, dry_run: bool = False
 ) -> Iterator[Collection]:
     """Open the collection, or make it; a dry run makes it elsewhere, to be forgotten."""
-    from muomni_search import Collection, NotFound
+    from muomni_search import Collection, Conflict, NotFound
+    from muomni_search.store.sqlite import DATABASE
 
     with TemporaryDirectory() as scratch:
         try:
             collection = Collection.open(directory, model=model)
         except NotFound:
             place = Path(scratch, "collection") if dry_run else directory
-            collection = Collection.create(place, model=model or "base")
+            try:
+                collection = Collection.create(place, model=model or "base")
+            except Conflict:  # somebody else has made one meanwhile, or what is there is none
+                if not (place / DATABASE).exists():
+                    raise
+                collection = Collection.open(place, model=model)
         with collection:
             yield collection
 

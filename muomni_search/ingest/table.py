@@ -1,8 +1,8 @@
 """Tables: a record a row, from JSONL, CSV or Parquet, with content inline, in files or as vectors.
 
 Columns: ``key``, ``modality``, one of ``text``, ``image``, ``audio`` (an inline text, or the path
-of a file relative to the table's folder) or ``path`` with a modality, or ``vector``; ``source``
-and ``text`` may go with a vector. A column ``metadata`` that holds an object, and every other
+of a file relative to the table's folder), or ``path`` or ``source`` with a modality, or ``vector``;
+``source`` and ``text`` may go with a vector. A column ``metadata`` that holds an object, and every other
 column, is metadata: JSON values, with times as ISO 8601 and a NaN, which is how tables spell a
 gap, as nothing.
 """
@@ -162,10 +162,12 @@ class _Batch:
             raise InvalidInput(f"the key {key!r} holds a NUL", hint="give it a name without NUL")
         key = self._prefix + key
         has_vector = row.get("vector") is not None
-        metadata = _metadata(row, RESERVED_BESIDE_VECTORS if has_vector else RESERVED)
         if has_vector:
+            metadata = _metadata(row, RESERVED_BESIDE_VECTORS)
             return self._vector_record(number, row, key, origin, metadata)
         column, modality = _content_column(row)
+        # Beside a content it says where that comes from, and nothing is read there.
+        metadata = _metadata(row, RESERVED if column == "source" else RESERVED - {"source"})
         value = row[column]
         if not isinstance(value, str):
             raise InvalidInput(f"{column} is {value!r}, no text", hint="give a text")

@@ -63,7 +63,11 @@ def lacking_fields(snapshot: Snapshot, condition: Filter) -> dict[str, list[str]
     # An index is no field: one may be kept of what no item has.
     fields = summarise_fields(snapshot, most=PAGE)
     known = [name for name, one in fields.items() if one["items"]]
-    return {name: get_close_matches(name, known) for name in lacking}
+    return {
+        name: get_close_matches(name, known)
+        or [one for one in known if one.casefold() == name.casefold()]
+        for name in lacking
+    }
 
 
 def _count(counter: Counter[Any], value: Any) -> None:

@@ -156,6 +156,7 @@ def test_a_filter_on_a_field_that_nothing_has_is_told_of(
     assert lacking.exit_code == 0
     assert "no item has the field nn: did you mean n?" in told
     assert "no item has the field zebra: see: muomni fields" in told
+    assert "did you mean n?" in muomni(*command, "--where", "N = 3", "-c", hostile).stderr
     # A field that items have is no mistake, nor one of an item itself.
     for where in ("n > 1000", "key = 'nobody' and source is null"):
         assert "no item has" not in muomni(*command, "--where", where, "-c", hostile).stderr

@@ -57,6 +57,29 @@ def test_a_day_in_the_life_of_a_collection(corpus: Path, tmp_path: Path) -> None
                 json.loads(line)
 
 
+def test_two_that_begin_a_collection_together_both_add_to_it(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.jsonl").write_text('{"text": "a dog"}\n' * 3)
+    adding = [
+        subprocess.Popen(
+            [*MUOMNI, "add", f"{name}.jsonl", "-c", "new", "--model", "hashing"],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in "ab"
+    ]
+    for one in adding:
+        told, said = one.communicate(timeout=100)
+        assert (one.returncode, json.loads(told)["added"]) == (0, 3), said
+    assert len(start("list", "-c", "new", cwd=tmp_path).stdout.splitlines()) == 6
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/letter.txt").write_text("mine")
+    refused = start("add", "a.jsonl", "-c", "mine", "--model", "hashing", cwd=tmp_path)
+    assert "is not empty" in refused.stderr
+
+
 def test_the_installed_command_is_the_same() -> None:
     script = Path(sys.executable).parent / "muomni"
     done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)

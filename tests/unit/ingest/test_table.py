@@ -256,7 +256,7 @@ def test_a_row_says_one_content_of_one_kind(folder: Path, row: dict[str, Any], r
         ({"metadata": None, "a": None, "b": 0, "c": False}, {"b": 0, "c": False}),
         ({"metadata": "null"}, {}),
         ({"source": "x", "a": {"b": [None, {"c": 12345678901234567890}]}},
-         {"a": {"b": [None, {"c": 12345678901234567890}]}}),
+         {"source": "x", "a": {"b": [None, {"c": 12345678901234567890}]}}),
     ],
     ids=str,
 )  # fmt: skip
