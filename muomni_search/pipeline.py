@@ -662,13 +662,10 @@ def _check_root(record: Record, known: Known) -> None:
         InvalidInput: It is taken.
     """
     if record.root is not None and known.root is not None and record.root != known.root:
-        is_away = not os.path.lexists(known.root)
-        raise InvalidInput(
-            f"the key {record.key!r} is taken by {known.source}",
-            hint=f"bring {known.root} back if it was only renamed or moved away, or delete its items"
-            if is_away
-            else "add one of the two folders with --prefix",
-        )
+        mend = "add one of the two folders with --prefix"
+        if not os.path.lexists(known.root):
+            mend = f"{known.root} is not there: bring it back, or delete its items"
+        raise InvalidInput(f"the key {record.key!r} is taken by {known.source}", hint=mend)
 
 
 def _is_unchanged(record: Record, content_hash: str, known: Known | None) -> bool:

@@ -2,9 +2,9 @@
 
 Columns: ``key``, ``modality``, one of ``text``, ``image``, ``audio`` (an inline text, or the path
 of a file relative to the table's folder), or ``path`` or ``source`` with a modality, or ``vector``;
-``source`` and ``text`` may go with a vector. A column ``metadata`` that holds an object, and every other
-column, is metadata: JSON values, with times as ISO 8601 and a NaN, which is how tables spell a
-gap, as nothing.
+``source`` and ``text`` may go with a vector. A column ``metadata`` that holds an object, and every
+other column, is metadata: JSON values, with times as ISO 8601 and a NaN, which is how tables spell
+a gap, as nothing.
 """
 
 from __future__ import annotations

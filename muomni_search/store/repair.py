@@ -122,8 +122,9 @@ def _repair_database(directory: Path, writer: Writer, rescue: Rescue) -> list[st
         _forget_stray_segments(writer)
         if _items(path, writer) != there.difference(beyond):
             raise _beyond(path, "items would be lost that can be read")
-        for fault in database_faults(directory, writer):
-            raise _beyond(path, fault.detail)
+        (found,) = writer.connection.execute("PRAGMA integrity_check(1)").fetchone()
+        if found != "ok":
+            raise _beyond(path, found)
         done.append(f"{path}: made its indexes anew and dropped segments without an item")
     # Which of two segments is right, nobody knows.
     return done + _save_or_lose(directory, writer, rescue, torn, "its segments were damaged")
