@@ -161,28 +161,36 @@ class Damage:
         self.counts[kind, "seen at opening" if error else "seen by verify"] += 1
         if kind in ("row files", "index files"):
             assert any(path.name in where for _, where in told["faults"]), (self._said, told)
-        self._check_saved(place, kind)
-        self._check_mended(place, kind)
+        saved = self._check_saved(place, kind)
+        self._check_mended(place, kind, saved)
 
-    def _check_saved(self, place: Path, kind: str) -> None:
-        saved = place.with_name("saved.parquet")
-        saved.unlink(missing_ok=True)
-        told, error = self._run("save", place)
-        if error:
+    def _check_saved(self, place: Path, kind: str) -> set[str]:
+        """Check what is whole of what is saved; return its keys."""
+        rows, told = self._save(place)
+        if told is None:
             self.counts[kind, "nothing saved"] += 1
-            return
-        rows = read_export(saved)
+            return set()
         older = kind == "collection.db-wal"
         for key, row in rows.items():
             assert older or row == self._rows.get(key), f"{self._said}: {key} is not what it was"
         missing = self._rows.keys() - rows.keys()
         assert not missing or told["left_out"] or older, f"{self._said}: {sorted(missing)}"
         self.counts[kind, "all saved" if not missing else "some saved"] += 1
+        return set(rows)
 
-    def _check_mended(self, place: Path, kind: str) -> None:
+    def _save(self, place: Path) -> tuple[dict[str, Any], Any]:
+        """Return the rows of each item that is saved, and what was told; None for an error."""
+        saved = place.with_name("saved.parquet")
+        saved.unlink(missing_ok=True)
+        told, error = self._run("save", place)
+        return ({}, None) if error else (read_export(saved), told)
+
+    def _check_mended(self, place: Path, kind: str, saved: set[str]) -> None:
         told, error = self._run("mend", place)
         if error or told["faults"]:
             assert kind not in ("row files", "index files"), (self._said, error, told)
+            lost = saved - self._save(place)[0].keys()
+            assert not lost, f"{self._said}: {sorted(lost)} could be saved before the repair"
             self.counts[kind, "not mended"] += 1
             return
         items, whole = told["state"]["items"], self._states[-1]["items"]
