@@ -124,7 +124,7 @@ def _repair_database(directory: Path, writer: Writer, rescue: Rescue) -> list[st
             raise _beyond(path, "items would be lost that can be read")
         (found,) = writer.connection.execute("PRAGMA integrity_check(1)").fetchone()
         if found != "ok":
-            raise _beyond(path, found)
+            raise _beyond(path, found.splitlines()[-1])  # before it: "*** in database main ***"
         done.append(f"{path}: made its indexes anew and dropped segments without an item")
     # Which of two segments is right, nobody knows.
     return done + _save_or_lose(directory, writer, rescue, torn, "its segments were damaged")
