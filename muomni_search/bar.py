@@ -62,6 +62,7 @@ class Bar(Closing):
             disable=not (console.is_interactive or in_notebook),
         )
         self._task = self._bars.add_task("", start=False, visible=False)
+        self._left: int | None = None
         self._pending = 0
         self._drawn = 0.0
 
@@ -75,12 +76,16 @@ class Bar(Closing):
         # Only now: a bar that never drew anything would leave an empty line.
         self._bars.start()
         self._bars.remove_task(self._task)
-        self._task = self._bars.add_task(label, total=self._estimate() if total is None else total)
+        self._left = self._estimate() if total is None else total
+        self._task = self._bars.add_task(label, total=self._left)
 
     def advance(self, steps: int = 1) -> None:
         """Count ``steps`` steps as done."""
         self._pending += steps
-        if time.monotonic() - self._drawn > REDRAW_SECONDS:
+        if self._left is not None:
+            self._left -= steps
+        # The last one too, for what comes behind it may take a while.
+        if self._left == 0 or time.monotonic() - self._drawn > REDRAW_SECONDS:
             self._draw()
 
     def label(self, label: str) -> None:
