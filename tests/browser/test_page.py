@@ -171,16 +171,16 @@ FILES = """files => {
   return transfer;
 }"""
 # Only what is in sight under the mouse is told of it.
-DROP = """async ([transfer, zone]) => {
+DROP = """([transfer, zone]) => {
   const send = (name, target) => target.dispatchEvent(
     new DragEvent(name, {dataTransfer: transfer, bubbles: true, cancelable: true}));
-  send("dragenter", document.body);
-  await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
   const box = document.querySelector(`[data-drop=${zone}]`).getBoundingClientRect();
   const target = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
   send("dragover", target);
   send("drop", target);
 }"""
+ENTER = """transfer => document.body.dispatchEvent(
+  new DragEvent("dragenter", {dataTransfer: transfer, bubbles: true, cancelable: true}))"""
 PASTE = """transfer => document.body.dispatchEvent(
   new ClipboardEvent("paste", {clipboardData: transfer, bubbles: true, cancelable: true}))"""
 
@@ -195,8 +195,10 @@ def carried(page: Any, *files: tuple[Path, str]) -> Any:
 
 
 def drop(page: Any, zone: str, *files: tuple[Path, str]) -> None:
-    # Kept by the page: a promise that nothing there holds may be collected before it is kept.
-    page.evaluate(f"told => window.dropping = ({DROP})(told)", [carried(page, *files), zone])
+    transfer = carried(page, *files)
+    page.evaluate(ENTER, transfer)
+    page.locator(f"[data-drop={zone}]").wait_for()
+    page.evaluate(DROP, [transfer, zone])
 
 
 # ---- searching ---------------------------------------------------------------------------------
