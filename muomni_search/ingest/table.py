@@ -161,8 +161,7 @@ class _Batch:
         if "\0" in key:
             raise InvalidInput(f"the key {key!r} holds a NUL", hint="give it a name without NUL")
         key = self._prefix + key
-        has_vector = row.get("vector") is not None
-        if has_vector:
+        if row.get("vector") is not None:
             metadata = _metadata(row, RESERVED_BESIDE_VECTORS)
             return self._vector_record(number, row, key, origin, metadata)
         column, modality = _content_column(row)

@@ -131,11 +131,8 @@ class Collections:
                 self._held[name] = held
                 excess = len(self._held) - MOST_OPEN
                 unused = [name for name, one in self._held.items() if not one.users]
-                over = [self._held.pop(name) for name in unused[: max(0, excess)]]
-                for one in over:
-                    one.is_over = True
-        for one in over:
-            one.collection.close()
+        for one in unused[: max(0, excess)]:
+            self._let_go(one)
         return held
 
     def _let_go(self, name: str) -> None:

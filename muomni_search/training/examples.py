@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from muomni_search.documents import hash_content
 from muomni_search.encoders.muomni.encoders import squeeze
-from muomni_search.encoders.protocol import Encoder, Model, Piece
+from muomni_search.encoders.protocol import Model, Piece
 from muomni_search.errors import CheckpointError, InvalidInput, MuomniError
 from muomni_search.ingest.examples import read_examples
 from muomni_search.ingest.read import read_content
@@ -42,7 +42,7 @@ from muomni_search.training.groups import draws
 from muomni_search.training.recipe import Recipe
 from muomni_search.vectors import mean_vector
 
-__all__ = ["Examples", "encode_contents", "prepare"]
+__all__ = ["Examples", "prepare"]
 
 Step = Callable[[str, int, int], None]
 # A table's place in the recipe, and what a row of it holds.
@@ -197,15 +197,6 @@ def _load(folder: Path) -> Examples:
             for one in json.loads((folder / "problems.json").read_text(encoding="utf-8"))
         ],
     )
-
-
-def encode_contents(
-    encoder: Encoder, contents: Sequence[Sequence[Piece]]
-) -> list[NDArray[np.float32]]:
-    """Return a vector (256,) of each content, given as its pieces: the unit mean of theirs."""
-    rows = encoder.encode([piece for pieces in contents for piece in pieces])
-    ends = np.cumsum([len(pieces) for pieces in contents])[:-1]
-    return [mean_vector(part) for part in np.split(rows, ends)]
 
 
 def _mapped(path: Path) -> NDArray[np.int16]:
@@ -404,10 +395,13 @@ class _Writer:
     def _encode(
         self, modality: Modality, waiting: Sequence[list[Piece]]
     ) -> list[NDArray[np.float32]]:
-        """Return the teacher's vector of each content."""
+        """Return the teacher's vector of each content: the unit mean of its pieces'."""
         if modality not in self._teachers or not waiting:
             return []
-        return encode_contents(self._teachers[modality].encoder(modality), waiting)
+        pieces = [piece for several in waiting for piece in several]
+        rows = self._teachers[modality].encoder(modality).encode(pieces)
+        ends = np.cumsum([len(several) for several in waiting])[:-1]
+        return [mean_vector(part) for part in np.split(rows, ends)]
 
     def _write_texts(self, contents: Iterator[Content], _: int) -> None:
         text = json.dumps(list(contents), ensure_ascii=False)

@@ -36,12 +36,13 @@ from muomni_search.metrics import first_relevant_ranks, mean_reciprocal_rank, su
 from muomni_search.store.sqlite import disk_errors
 from muomni_search.training import examples as prepared
 from muomni_search.training.batches import Ahead, Batches, Inputs, tensor
-from muomni_search.training.examples import Examples, encode_contents
+from muomni_search.training.examples import Examples
 from muomni_search.training.groups import shared
 from muomni_search.training.losses import contrastive, distillation
 from muomni_search.training.recipe import Optimiser, Recipe
 from muomni_search.training.result import Trained, read_log, write_model
 from muomni_search.training.towers import Tower, build_network, load_starts, plan_towers
+from muomni_search.view import encode_all
 
 __all__ = ["Progress", "Training", "train"]
 
@@ -408,8 +409,7 @@ class _Run:
             return None
         encoder = self._teacher.encoder(Modality.IMAGE)
         pixels = (inputs.tensors[0] * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-        pieces = [encoder.prepare(picture) for picture in pixels.cpu().numpy()]
-        return np.stack(encode_contents(encoder, pieces))
+        return encode_all(encoder, list(pixels.cpu().numpy()))
 
     def _embed(self, modality: Modality, inputs: Inputs) -> Tensor:
         """Return unit vectors (n, 256) of a batch."""
