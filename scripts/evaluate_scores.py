@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from base_model.drawings import read_drawings
 from base_model.evaluation_sets import tux_paint
-from base_model.heads import read_drawings
 from base_model.packages import DRAWINGS, SOUNDS, TINY, unpack
 from muomni_tiny.pictures import scratch
-from muomni_tiny.sounds import effects
 from numpy.typing import NDArray
+from own_sound.packages import RECORDED
+from own_sound.sounds import recordings
 
 from muomni_search import ranking
 from muomni_search.encoders.model import fetch_model, load_model
@@ -95,12 +96,12 @@ def held_out(model: Model, work: Path) -> Corpus:
 
 
 def for_choosing(model: Model, work: Path) -> Corpus:
-    for package in [*DRAWINGS, *SOUNDS, *TINY]:
+    for package in [*DRAWINGS, *SOUNDS, *TINY, *RECORDED]:
         unpack(package, work)
     rng = np.random.default_rng(0)
     drawings = read_drawings(work)
     pictures = some([*scratch(work), *drawings["twemoji"], *drawings["fxemoji"]], 550, rng)
-    sounds = some(list(effects(work)), 200, rng)
+    sounds = some(recordings(work), 200, rng)
     texts = sorted({name for _, name in [*pictures, *sounds]})
     return Corpus(
         "training packages",

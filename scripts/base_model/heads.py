@@ -1,7 +1,7 @@
 """Learn the heads: what brings the towers' outputs into one space.
 
-In closed form, in a minute: class texts from WordNet, one kernel ridge regression from the features
-of drawings to the embeddings of their names, one principal component analysis.
+In closed form: class texts from WordNet, one kernel ridge regression from the features of drawings
+to the embeddings of their names, one projection from the words and glosses of WordNet.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 import csv
 import json
 import re
-import subprocess
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +26,10 @@ Embed = Callable[[Sequence[str]], Array]
 DIM = 256
 # Of the kernel ridge regression; the jitter keeps its matrix from being singular.
 PENALTY, JITTER = 0.2, 1e-3
-NAMED_IN_COMMON = 0.5
+NAMED_IN_COMMON = 0.75
+# Words nearer to their glosses: see `fit_projection`.
+LEAST_SEEN, MOST_SYNONYMS = 3, 4
+LEAST_SPREAD, SPREAD_POWER = 0.1, -0.25
 # How much a class's synonyms, hypernyms and gloss count beside its name.
 SYNONYMS, HYPERNYMS, GLOSS = 0.5, 0.3, 0.3
 # Sound classes that fit too much to say anything: they count less.
@@ -54,7 +56,7 @@ class Synset:
 
 
 def read_wordnet(path: Path) -> dict[str, Synset]:
-    """Return the nouns of ``data.noun`` by offset (the format is in wndb(5WN))."""
+    """Return the meanings of a file ``data.noun`` by offset (the format is in wndb(5WN))."""
     synsets = {}
     for line in path.read_text(encoding="latin1").splitlines():
         if line.startswith(" "):
@@ -108,144 +110,6 @@ def audio_classes(packages: Path, embed: Embed) -> tuple[list[str], Array, Array
     return names, normalise(embeddings - embeddings.mean(axis=0)), weights
 
 
-# ---- drawings and their names ----------------------------------------------------------------
-
-CLIPART = [
-    "transportation",
-    "food",
-    "people",
-    "animals",
-    "tools",
-    "office",
-    "plants",
-    "buildings",
-    "education",
-    "electronics",
-    "decorations",
-    "science",
-    "containers",
-]
-
-
-ICONIFY = [
-    "twemoji",
-    "fluent-emoji",
-    "noto-v1",
-    "emojione",
-    "emojione-v1",
-    "fxemoji",
-    "streamline-emojis",
-]
-# Drawings whose licence asks for nothing but its own text: rows of numbers of these are shipped.
-FREE = {"google", "openclipart", "fluent-emoji", "noto-v1", "fxemoji"}
-VAGUE_EMOJI = {None, 2, 8, 9}  # components, symbols, flags
-
-
-def read_drawings(packages: Path) -> dict[str, list[tuple[Path, str]]]:
-    """Return the drawings of each package with their names, in a fixed order."""
-    return {
-        "openmoji": _openmoji(packages, packages / "openmoji-png"),
-        "google": _google_emoji(packages),
-        "openclipart": _openclipart(packages),
-        **{name: _iconify(packages, packages / "iconify-png" / name, name) for name in ICONIFY},
-    }
-
-
-def _iconify(packages: Path, scratch: Path, name: str) -> list[tuple[Path, str]]:
-    """Return the emoji of one style, found by their code point or by their name."""
-    folder = packages / "@iconify-json" / name / "package"
-    icons = json.loads((folder / "icons.json").read_text(encoding="utf-8"))
-    characters = json.loads((folder / "chars.json").read_text(encoding="utf-8"))
-    path = packages / "emojibase-data/package/en/data.json"
-    emoji = {
-        _plain(entry["hexcode"]): entry for entry in json.loads(path.read_text(encoding="utf-8"))
-    }
-    codes = {_letters(entry["label"]): code for code, entry in reversed(emoji.items())}
-    by_icon = {icon: _plain(code) for code, icon in reversed(characters.items())}
-    scratch.mkdir(parents=True, exist_ok=True)
-    drawings = []
-    for icon, drawing in sorted(icons["icons"].items()):
-        code = by_icon.get(icon) or codes.get(_letters(re.sub(r"-\d+$", "", icon)))
-        entry: Any = emoji.get(code or "")
-        if entry is None or entry.get("group") in VAGUE_EMOJI:
-            continue
-        target = scratch / f"{code}_{icon}.png"
-        if target.exists() or _render(drawing, icons, target):
-            drawings.append((target, entry["label"]))
-    return drawings
-
-
-def _plain(code: str) -> str:
-    """Return a code point without the marks that choose a coloured picture."""
-    return "-".join(part for part in code.upper().split("-") if part != "FE0F")
-
-
-def _letters(text: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", text.lower())
-
-
-def _render(drawing: dict[str, Any], defaults: dict[str, Any], target: Path) -> bool:
-    """Write one icon of a set as a picture of 224 pixels; return whether it could be drawn.
-
-    Some of a few hundred filters are too much for librsvg 2.54 ("NoMemory").
-    """
-    left, top = drawing.get("left", 0), drawing.get("top", 0)
-    width = drawing.get("width", defaults.get("width", 16))
-    height = drawing.get("height", defaults.get("height", 16))
-    svg = (
-        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'viewBox="{left} {top} {width} {height}" width="{width}" height="{height}">'
-        f"{drawing['body']}</svg>"
-    )
-    partial = target.with_suffix(".partial")  # what fails leaves an empty file
-    command = ["rsvg-convert", "-w", "224", "-h", "224", "--keep-aspect-ratio", "-o", str(partial)]
-    drawn = subprocess.run(command, input=svg.encode(), capture_output=True)
-    if drawn.returncode:
-        partial.unlink(missing_ok=True)
-        return False
-    partial.replace(target)
-    return True
-
-
-def _openmoji(packages: Path, scratch: Path) -> list[tuple[Path, str]]:
-    folder = packages / "openmoji/package"
-    scratch.mkdir(parents=True, exist_ok=True)
-    drawings = []
-    for entry in json.loads((folder / "data/openmoji.json").read_text(encoding="utf-8")):
-        vague = entry.get("group") in ("flags", "symbols", "extras-openmoji", "extras-unicode")
-        source = folder / "color/svg" / f"{entry['hexcode']}.svg"
-        if entry.get("skintone") or vague or not source.exists():
-            continue
-        target = scratch / f"{entry['hexcode']}.png"
-        if not target.exists():
-            subprocess.run(["rsvg-convert", "-w", "256", "-o", target, source], check=True)
-        drawings.append((target, entry["annotation"]))
-    return drawings
-
-
-def _google_emoji(packages: Path) -> list[tuple[Path, str]]:
-    path = packages / "emojibase-data/package/en/data.json"
-    named = {entry["hexcode"]: entry for entry in json.loads(path.read_text(encoding="utf-8"))}
-    folder = packages / "emoji-datasource-google/package/img/google/64"
-    drawings = []
-    for source in sorted(folder.glob("*.png")):
-        code = source.stem.upper()
-        entry: Any = named.get(code) or named.get(code.replace("-FE0F", ""))
-        if entry and entry.get("group") not in VAGUE_EMOJI:
-            drawings.append((source, entry["label"]))
-    return drawings
-
-
-def _openclipart(packages: Path) -> list[tuple[Path, str]]:
-    folder = packages / "openclipart-png/usr/share/openclipart/png"
-    drawings = []
-    for group in CLIPART:
-        for source in sorted((folder / group).rglob("*.png")):
-            words = re.sub(r"_\d+$", "", source.stem).split("_")[:3]
-            drawings.append((source, " ".join(words).replace("-", " ")))
-    return drawings
-
-
 # ---- closed-form learning --------------------------------------------------------------------
 
 
@@ -253,8 +117,8 @@ def _openclipart(packages: Path) -> list[tuple[Path, str]]:
 class Learned:
     """The learned half of pictures: drawings to compare with, and what follows from each."""
 
-    feature_mean: Array  # (1280,)
-    landmarks: NDArray[np.int8]  # (3072, 1280), of any length
+    feature_mean: Array  # (3104,)
+    landmarks: NDArray[np.int8]  # (3072, 3104), of any length
     coefficients: Array  # (3072, 384)
 
     def __call__(self, features: Array) -> Array:
@@ -277,7 +141,8 @@ def fit_learned(
     mean = root(features).mean(axis=0).astype(np.float16).astype(np.float32)
     rows = unit_roots(features, mean)
     chosen = np.random.RandomState(0).permutation(np.flatnonzero(free))[:landmarks]
-    codes = np.rint(rows[chosen] * (127 / np.abs(rows[chosen]).max())).astype(np.int8)
+    largest = np.abs(rows[chosen]).max(axis=1, keepdims=True)
+    codes = np.rint(rows[chosen] * (127 / largest)).astype(np.int8)
     marks = normalise(codes)
     near = nearness(rows, marks).astype(np.float64)
     gram = near.T @ near + PENALTY * nearness(marks, marks)
@@ -287,16 +152,64 @@ def fit_learned(
 
 
 def fit_common(logits: Array, features: Array, classes: Array, learned: Learned) -> Array:
-    """Return what drawings have in common (384,): of the named half, half of it."""
+    """Return what drawings have in common (384,): of the named half, a part of it."""
     named = named_half(logits, classes).mean(axis=0)
     common: Array = NAMED_IN_COMMON * named + learned(features).mean(axis=0)
     return common
 
 
-def fit_projection(rows: Array) -> Array:
-    """Return the first 256 principal directions (384, 256) of centred rows."""
-    _, _, directions = np.linalg.svd(rows.astype(np.float64), full_matrices=False)
+def fit_projection(packages: Path, embed: Embed) -> Array:
+    """Return the projection (384, 256) of all modalities.
+
+    Directions in which words differ from their own glosses and synonyms say little about what they
+    mean and count less, by the fourth root of that variance (within-class covariance normalisation,
+    Hatch et al. 2006); then the first principal directions of words and glosses.
+
+    Args:
+        packages: Where WordNet lies.
+        embed: Gives centred unit rows.
+    """
+    synsets = common_synsets(packages)
+    known = sorted({word for synset in synsets for word in synset.words})
+    word = dict(zip(known, embed(known), strict=True))
+    glosses = embed([synset.gloss for synset in synsets])
+    apart = []
+    for synset, gloss in zip(synsets, glosses, strict=True):
+        rows = np.stack([word[one] for one in synset.words])
+        apart += [rows - gloss, rows[1:] - rows[0]]
+    off = np.concatenate(apart).astype(np.float64)
+    values, axes = np.linalg.eigh(off.T @ off / len(off))
+    weights = (values + LEAST_SPREAD * values.mean()) ** SPREAD_POWER
+    less = (axes * weights) @ axes.T
+    every = np.concatenate([np.stack(list(word.values())), glosses]).astype(np.float64)
+    return np.asarray(less @ principal_directions(every @ less), np.float32)
+
+
+def common_synsets(packages: Path) -> list[Synset]:
+    """Return the meanings of nouns, verbs and adjectives with a word that people use.
+
+    Such a word was seen three times or more in the texts in which WordNet counted its meanings.
+    """
+    folder = packages / "wordnet-base/usr/share/wordnet"
+    seen: Counter[str] = Counter()
+    for line in (folder / "cntlist.rev").read_text(encoding="latin1").splitlines():
+        sense, _, times = line.split(" ")
+        seen[sense.partition("%")[0]] += int(times)
+    found = []
+    for part in ("noun", "verb", "adj"):
+        for synset in read_wordnet(folder / f"data.{part}").values():
+            words = [word.partition("(")[0] for word in synset.words][:MOST_SYNONYMS]
+            gloss = re.sub(r"\(.*?\)", "", synset.gloss).strip()
+            often = any(seen[word.lower().replace(" ", "_")] >= LEAST_SEEN for word in words)
+            if gloss and often:
+                found.append(Synset(words, synset.hypernyms, gloss))
+    return found
+
+
+def principal_directions(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the first 256 principal directions (384, 256) of centred rows (n, 384)."""
+    _, _, directions = np.linalg.svd(rows, full_matrices=False)
     chosen = directions[:DIM].T
     # A direction's sign is free: fix it, so that two machines give the same matrix.
     signs = np.sign(chosen[np.abs(chosen).argmax(axis=0), np.arange(DIM)])
-    return (chosen * signs).astype(np.float32)
+    return chosen * signs

@@ -17,6 +17,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from muomni_search.encoders.base.image import FEATURES
+
 Array = NDArray[Any]
 OPSET = 17
 IMAGE_SIZE = 224
@@ -90,10 +92,15 @@ STAGES = [
     (6, 320, 3, 1, 1),
 ]
 BATCH_NORM_EPS = 1e-3
+TAPPED = (15, 11)  # blocks
 
 
 def export_image_tower(state: dict[str, Array], path: Path) -> None:
-    """Write EfficientNet-Lite0: (n, 3, 224, 224) → features (n, 1280), logits (n, 1000)."""
+    """Write EfficientNet-Lite0: (n, 3, 224, 224) → features (n, 3104), logits (n, 1000).
+
+    The features are the means over the picture of the last layer and of what the depthwise
+    convolutions of ``TAPPED`` give.
+    """
     graph = Graph()
     zero = graph.constant("zero", np.float32(0))
     six = graph.constant("six", np.float32(6))
@@ -123,6 +130,7 @@ def export_image_tower(state: dict[str, Array], path: Path) -> None:
 
     x, size = convolve("image", "_conv_stem", "_bn0", IMAGE_SIZE, stride=2, relu=True)
     channels, number = 32, 0
+    tapped: dict[int, str] = {}
     for expansion, out_channels, _, stage_stride, repeats in STAGES:
         for repeat in range(repeats):
             block = f"_blocks.{number}"
@@ -139,15 +147,20 @@ def export_image_tower(state: dict[str, Array], path: Path) -> None:
                 groups=channels * expansion,
                 relu=True,
             )
+            tapped[number] = x
             x, size = convolve(x, f"{block}._project_conv", f"{block}._bn2", size, relu=False)
             if stride == 1 and channels == out_channels:
                 x = graph.add("Add", x, entry)
             channels, number = out_channels, number + 1
     x, size = convolve(x, "_conv_head", "_bn1", size, relu=True)
-    features = graph.add("Flatten", graph.add("GlobalAveragePool", x), axis=1)
+    last, *earlier = (
+        graph.add("Flatten", graph.add("GlobalAveragePool", layer), axis=1)
+        for layer in (x, *(tapped[number] for number in TAPPED))
+    )
+    features = graph.add("Concat", last, *earlier, axis=1)
     logits = graph.add(
         "Gemm",
-        features,
+        last,
         graph.weight("_fc.weight", state["_fc.weight"], axis=0),
         graph.constant("_fc.bias", state["_fc.bias"]),
         transB=1,
@@ -156,7 +169,7 @@ def export_image_tower(state: dict[str, Array], path: Path) -> None:
         "image", TensorProto.FLOAT, ["n", 3, IMAGE_SIZE, IMAGE_SIZE]
     )
     rename(graph, {features: "features", logits: "logits"})
-    graph.save(path, [picture], {"features": ["n", 1280], "logits": ["n", 1000]})
+    graph.save(path, [picture], {"features": ["n", FEATURES], "logits": ["n", 1000]})
 
 
 # ---- the text tower: MiniLM-L6 ---------------------------------------------------------------

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from base_model.heads import read_drawings
+from base_model.drawings import read_drawings
 
 # The drawings that are learned from, by their package or style.
 STYLES = (

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from base_model.heads import read_drawings
+from base_model.drawings import read_drawings
 
 # The drawings whose names are read; those of other styles have the same.
 NAMED = ("openmoji", "google", "openclipart")

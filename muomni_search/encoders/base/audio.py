@@ -12,8 +12,10 @@ classes: for each class half the highest and half the mean probability over its 
 classes ("Noise", "Vehicle") counting 0.3, times the text embeddings of the class names,
 projected to 256 dimensions and scaled to unit length.
 
-To this the model `base` adds the unit vector of its own sound tower (`own_sound.py`), and scales
-again: each knows sounds that the other mistakes.
+The model `base` hears a sound in three ways and adds them: this mixture, the vector of its
+own sound tower (`own_sound.py`), and that of a network that takes what both towers give, the own
+one's features of each part of 4 s and the log odds of the segment's classes, highest and mean. Each
+knows sounds that the others mistake.
 """
 
 from __future__ import annotations
@@ -26,12 +28,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muomni_search.encoders.base.session import Tower, load_head
-from muomni_search.encoders.protocol import Encoder, Piece
+from muomni_search.encoders.protocol import Piece
 from muomni_search.encoders.segments import windows
 from muomni_search.items import DIM, Modality
 from muomni_search.vectors import normalise
 
-__all__ = ["AudioEncoder", "SummedEncoder", "class_strengths", "htk_bands", "log_mel", "patches"]
+__all__ = ["AudioEncoder", "class_strengths", "htk_bands", "log_mel", "log_odds", "patches"]
 
 SAMPLE_RATE = 16_000  # Hz
 WINDOW_SAMPLES, HOP_SAMPLES, FFT_SAMPLES = 400, 160, 512
@@ -42,6 +44,7 @@ PATCH_SAMPLES = WINDOW_SAMPLES + HOP_SAMPLES * (PATCH_FRAMES - 1)
 
 CLASSES, TOP_CLASSES = 521, 20
 WIDTH = 384  # of the text embeddings of class names
+LEAST = np.float32(1e-4)  # probability that counts in odds
 # Patches in one run of the tower.
 BATCH = 64
 
@@ -82,16 +85,22 @@ class AudioEncoder:
         """Return (n, 256) float32 unit rows."""
         if not batch:
             return np.empty((0, DIM), np.float32)
-        counts = [len(piece.data) for piece in batch]
-        probabilities = self.class_probabilities([piece.data for piece in batch])
-        ends = np.cumsum(counts)
-        strengths = np.stack(
+        return self.project(self.pooled([piece.data for piece in batch]))
+
+    def pooled(self, sounds: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Return the highest and the mean probability of each class in each sound, (n, 2, 521)."""
+        probabilities = self.class_probabilities(sounds)
+        ends = np.cumsum([len(sound) for sound in sounds])
+        return np.stack(
             [
-                class_strengths(probabilities[end - count : end], self._weights)
-                for end, count in zip(ends, counts, strict=True)
+                np.stack([part.max(axis=0), part.mean(axis=0)])
+                for part in np.split(probabilities, ends[:-1])
             ]
         )
-        return normalise(strengths @ self._classes @ self._projection)
+
+    def project(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the unit vectors (n, 256) of pooled probabilities (n, 2, 521)."""
+        return normalise(class_strengths(pooled, self._weights) @ self._classes @ self._projection)
 
     def class_probabilities(self, sounds: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """Return the probability of each class in each patch, (patches, 521)."""
@@ -104,48 +113,20 @@ class AudioEncoder:
         return np.asarray(1 / (1 + np.exp(-clipped)), np.float32)
 
 
-class SummedEncoder:
-    """Two encoders of sounds as one: the unit sum of their unit vectors.
-
-    Args:
-        first: One.
-        second: Another that cuts sounds into the same segments.
-    """
-
-    modality = Modality.AUDIO
-    dim = DIM
-
-    def __init__(self, first: Encoder, second: Encoder) -> None:
-        self.towers = (first, second)
-
-    def fingerprint(self) -> str:
-        """Return the fingerprint of the model that this encoder belongs to."""
-        return self.towers[0].fingerprint()
-
-    def prepare(self, content: NDArray[np.float32]) -> list[Piece]:
-        """Return a piece for each window of a waveform (samples,): what both make of it."""
-        pieces = zip(*(encoder.prepare(content) for encoder in self.towers), strict=True)
-        return [Piece((one, other), one.span) for one, other in pieces]
-
-    def encode(self, batch: Sequence[Piece]) -> NDArray[np.float32]:
-        """Return (n, 256) float32 unit rows."""
-        if not batch:
-            return np.empty((0, DIM), np.float32)
-        one, other = (
-            encoder.encode([piece.data[place] for piece in batch])
-            for place, encoder in enumerate(self.towers)
-        )
-        return normalise(one + other)
-
-
 def class_strengths(
-    probabilities: NDArray[np.float32], class_weights: NDArray[np.float32]
+    pooled: NDArray[np.float32], class_weights: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Pool (patches, 521) probabilities to (521,): the strongest classes, zero for all others."""
-    pooled = (0.5 * probabilities.max(axis=0) + 0.5 * probabilities.mean(axis=0)) * class_weights
-    threshold = np.partition(pooled, -TOP_CLASSES)[-TOP_CLASSES]
-    kept: NDArray[np.float32] = np.where(pooled >= threshold, pooled, np.float32(0))
+    """Return (n, 521) of pooled probabilities (n, 2, 521): the strongest, zero for all others."""
+    strengths = pooled.mean(axis=1) * class_weights
+    threshold = np.partition(strengths, -TOP_CLASSES, axis=1)[:, -TOP_CLASSES, None]
+    kept: NDArray[np.float32] = np.where(strengths >= threshold, strengths, np.float32(0))
     return kept
+
+
+def log_odds(pooled: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the log odds (n, 1042) of pooled probabilities (n, 2, 521), within ±9.2."""
+    odds = (pooled + LEAST) / (1 - pooled + LEAST)
+    return np.log(odds).reshape(len(pooled), -1)
 
 
 def patches(samples: NDArray[np.float32]) -> NDArray[np.float32]:

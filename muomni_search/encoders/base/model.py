@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from muomni_search.encoders.description import (
     DESCRIPTION,
@@ -25,14 +25,17 @@ from muomni_search.encoders.protocol import Encoder, Model
 from muomni_search.errors import CheckpointError, NotFound
 from muomni_search.items import Modality
 
+if TYPE_CHECKING:
+    from muomni_search.encoders.base.own_sound import OwnSoundEncoder
+
 __all__ = ["KIND", "PREPROCESSING", "SOUND_TOWER", "BaseModel", "packaged_directory"]
 
 KIND = "base"
 # Counted up when a step from a content to its vector changes while the weights stay.
-PREPROCESSING = 3
+PREPROCESSING = 4
 FILES = {
-    "audio.head.npz", "image.head.npz", "image.onnx", "own_sound.head.npz", "own_sound.onnx",
-    "text.head.npz", "text.onnx", "tokenizer.json",
+    "audio.head.npz", "image.head.npz", "image.onnx", "joint_sound.head.npz",
+    "own_sound.head.npz", "own_sound.onnx", "text.head.npz", "text.onnx", "tokenizer.json",
 }  # fmt: skip
 SOUND_TOWER = "audio.onnx"
 
@@ -133,17 +136,18 @@ class BaseModel(Model):
                 fingerprint,
                 threads=threads,
             )
-        from muomni_search.encoders.base.audio import AudioEncoder, SummedEncoder
-
         if self._offline:
             return self._own_sound()
+        from muomni_search.encoders.base.audio import AudioEncoder
+        from muomni_search.encoders.base.sound import SoundEncoder
+
         # The fetched one first: what is not there is told before anything is loaded.
         fetched = AudioEncoder(
             self._whole_sound_tower(), self._file("audio.head.npz"), fingerprint, threads=threads
         )
-        return SummedEncoder(fetched, self._own_sound())
+        return SoundEncoder(fetched, self._own_sound(), self._file("joint_sound.head.npz"))
 
-    def _own_sound(self) -> Encoder:
+    def _own_sound(self) -> OwnSoundEncoder:
         from muomni_search.encoders.base.own_sound import OwnSoundEncoder
 
         return OwnSoundEncoder(

@@ -31,7 +31,7 @@ from muomni_search.encoders.segments import windows
 from muomni_search.items import DIM, Modality
 from muomni_search.vectors import normalise
 
-__all__ = ["OwnSoundEncoder", "features", "parts", "spectrogram", "statistics"]
+__all__ = ["Network", "OwnSoundEncoder", "features", "parts", "spectrogram", "statistics"]
 
 Array = NDArray[np.float32]
 
@@ -68,15 +68,7 @@ class OwnSoundEncoder:
     def __init__(self, tower: Path, head: Path, fingerprint: str, *, threads: int) -> None:
         self._tower = Tower(tower, inputs=["spectrogram"], widths=[TOWER_WIDTH], threads=threads)
         self._fingerprint = fingerprint
-        self._head = load_head(
-            head,
-            mean=(WIDTH,),
-            scale=(WIDTH,),
-            w1=(WIDTH, HIDDEN),
-            b1=(HIDDEN,),
-            w2=(HIDDEN, DIM),
-            b2=(DIM,),
-        )
+        self._network = Network(head, WIDTH)
 
     def fingerprint(self) -> str:
         """Return the fingerprint of the model that this encoder belongs to."""
@@ -93,16 +85,49 @@ class OwnSoundEncoder:
         """Return (n, 256) float32 unit rows."""
         if not batch:
             return np.empty((0, DIM), np.float32)
-        heard = np.stack([features(self._tower, one) for piece in batch for one in piece.data])
-        vectors = normalise(self._through_head(heard))
-        starts = np.cumsum([0, *(len(piece.data) for piece in batch[:-1])])
-        return normalise(np.add.reduceat(vectors, starts, axis=0))
+        heard = self.features([part for piece in batch for part in piece.data])
+        return self.project(heard, [len(piece.data) for piece in batch])
 
-    def _through_head(self, heard: Array) -> Array:
-        head = self._head
-        inputs = np.clip((heard - head["mean"]) / head["scale"], -FURTHEST, FURTHEST)
-        hidden = inputs @ head["w1"] + head["b1"]
-        return np.asarray(_gelu(hidden) @ head["w2"] + head["b2"], np.float32)
+    def features(self, spectrograms: Sequence[Array]) -> Array:
+        """Return what the head takes, (parts, 2056), of the spectrograms of parts."""
+        return np.stack([features(self._tower, one) for one in spectrograms])
+
+    def project(self, heard: Array, counts: Sequence[int]) -> Array:
+        """Return unit rows (n, 256) of segments of so many parts each."""
+        return mean_of_parts(self._network(heard), counts)
+
+
+class Network:
+    """A head of one hidden layer, from features of sounds to vectors.
+
+    Args:
+        path: The file with ``mean`` and ``scale`` of the features, ``w1``, ``b1``, ``w2``, ``b2``.
+        width: How many features it takes.
+    """
+
+    def __init__(self, path: Path, width: int) -> None:
+        self._arrays = load_head(
+            path,
+            mean=(width,),
+            scale=(width,),
+            w1=(width, HIDDEN),
+            b1=(HIDDEN,),
+            w2=(HIDDEN, DIM),
+            b2=(DIM,),
+        )
+
+    def __call__(self, heard: Array) -> Array:
+        """Return unit rows (n, 256) of features (n, width)."""
+        own = self._arrays
+        inputs = np.clip((heard - own["mean"]) / own["scale"], -FURTHEST, FURTHEST)
+        hidden = _gelu(inputs @ own["w1"] + own["b1"])
+        return normalise(np.asarray(hidden @ own["w2"] + own["b2"], np.float32))
+
+
+def mean_of_parts(vectors: Array, counts: Sequence[int]) -> Array:
+    """Return the unit mean (n, 256) of the vectors of each segment's parts, so many each."""
+    starts = np.cumsum([0, *counts[:-1]])
+    return normalise(np.add.reduceat(vectors, starts, axis=0))
 
 
 def parts(samples: Array) -> list[Array]:

@@ -137,7 +137,9 @@ def test_a_window_is_encoded_as_its_samples_alone_are(rng: np.random.Generator) 
 def test_the_twenty_strongest_classes_are_kept(rng: np.random.Generator) -> None:
     probabilities = rng.random((7, 521), np.float32)
     weights = rng.choice(np.array([0.3, 1.0], np.float32), 521)
-    found = audio.class_strengths(probabilities, weights)
+    both = np.stack([probabilities.max(axis=0), probabilities.mean(axis=0)])
+    # Another sound beside it changes nothing.
+    found = audio.class_strengths(np.stack([both, both[::-1] * 2]), weights)[0]
     pooled = [
         (max(column) + sum(column) / 7) / 2 * weight
         for column, weight in zip(probabilities.T.tolist(), weights.tolist(), strict=True)
@@ -145,6 +147,16 @@ def test_the_twenty_strongest_classes_are_kept(rng: np.random.Generator) -> None
     strongest = sorted(range(521), key=lambda number: -pooled[number])[:20]
     assert sorted(np.flatnonzero(found)) == sorted(strongest)
     assert found[strongest] == pytest.approx([pooled[number] for number in strongest], rel=1e-5)
+
+
+def test_log_odds_are_of_the_highest_then_of_the_mean_and_finite() -> None:
+    pooled = np.zeros((2, 2, 521), np.float32)
+    pooled[0, 0, 3], pooled[0, 1, 5] = 1, 0.5
+    found = audio.log_odds(pooled)
+    assert found.shape == (2, 1042)
+    assert found[0, 3] == pytest.approx(math.log(1.0001 / 0.0001), rel=1e-3)
+    assert found[0, 521 + 5] == pytest.approx(0, abs=1e-6)
+    assert found[1] == pytest.approx(math.log(0.0001 / 1.0001), rel=1e-3)
 
 
 def test_sounds_are_near_the_words_for_them(rng: np.random.Generator) -> None:

