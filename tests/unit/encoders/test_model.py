@@ -267,7 +267,7 @@ def last(arrays: dict[str, Any]) -> str:
         lambda arrays: npz(**dict(list(arrays.items())[1:])),
         lambda arrays: npz(**arrays | {last(arrays): np.eye(384, 512)}),
         lambda arrays: npz(**arrays | {last(arrays): arrays[last(arrays)] * np.nan}),
-        lambda arrays: npz(**arrays | {last(arrays): np.full_like(arrays[last(arrays)], "word", str)}),
+        lambda arrays: npz(**arrays | {last(arrays): np.array(["word"])}),
         lambda arrays: npz(**arrays)[:-100],
     ],
     ids=["foreign", "missing", "shape", "nan", "words", "cut"],
