@@ -26,6 +26,7 @@ import torch
 from common import SEED, describe_machine, seconds, table
 from onnx import helper, numpy_helper
 
+from muomni_search.encoders.base.image import FEATURES
 from muomni_search.encoders.base.model import packaged_directory
 from muomni_search.encoders.base.session import Tower
 from muomni_search.encoders.model import load_model
@@ -77,6 +78,7 @@ OPERATORS: dict[str, Callable[..., torch.Tensor]] = {
     "Add": torch.add,
     "Cast": lambda x, **_: x.float(),
     "Clip": lambda x, low, high: x.clamp(low, high),
+    "Concat": lambda *parts, axis: torch.cat(parts, axis),
     "Conv": convolve,
     "Div": torch.div,
     "Erf": torch.erf,
@@ -137,13 +139,13 @@ def towers(threads: int) -> Iterator[Sequence[str]]:
     tokens = rng.integers(1000, 20_000, (64, 32))
     sound = load_model("base").sound_tower
     tasks: list[tuple[str, Path, Sequence[int], int, Arrays]] = [
-        ("16 pictures", weights / "image.onnx", (1280, 1000), 16,
+        ("16 pictures", weights / "image.onnx", (FEATURES, 1000), 16,
          {"image": rng.standard_normal((16, 3, 224, 224)).astype(np.float32)}),
         ("64 texts of 32 tokens", weights / "text.onnx", (384,), 64,
          {"ids": tokens, "mask": np.ones_like(tokens)}),
         ("64 patches of sound", sound, (521,), 64,
          {"patches": rng.standard_normal((64, 1, 96, 64)).astype(np.float32)}),
-        ("1 picture", weights / "image.onnx", (1280, 1000), 1,
+        ("1 picture", weights / "image.onnx", (FEATURES, 1000), 1,
          {"image": rng.standard_normal((1, 3, 224, 224)).astype(np.float32)}),
         ("1 text of 8 tokens", weights / "text.onnx", (384,), 1,
          {"ids": tokens[:1, :8], "mask": np.ones((1, 8), np.int64)}),

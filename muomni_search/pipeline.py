@@ -108,13 +108,20 @@ class _Read:
     @property
     def bytes(self) -> int:
         """About how much memory it holds."""
-        pieces = sum(getattr(piece.data, "nbytes", ITEM_BYTES) for piece in self.pieces or ())
+        pieces = sum(_size(piece.data) for piece in self.pieces or ())
         return ITEM_BYTES + pieces + _length(self.text) + _length(self.record.text)
 
     @property
     def is_unchanged(self) -> bool:
         """Whether this is the content that the item has already."""
         return _is_unchanged(self.record, self.content_hash, self.known)
+
+
+def _size(data: Any) -> int:
+    """Return about how many bytes a piece's data holds: an array, or several."""
+    if isinstance(data, list | tuple):
+        return sum(map(_size, data))
+    return int(getattr(data, "nbytes", ITEM_BYTES))
 
 
 class _Budget:

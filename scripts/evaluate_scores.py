@@ -3,9 +3,9 @@
     python scripts/evaluate_scores.py [--model base]
 
 Two corpora: the pictures, sounds and captions of Tux Paint together, which nothing was tuned on;
-and, to choose by, pictures and sounds of packages for training. A query is left out of its own
-answer; what has its name is relevant (in the second corpus: what has the last word of its name).
-Prints Markdown.
+and, to choose by, pictures and sounds of packages for training, which heads of `base` know. A
+query is left out of its own answer; what has its name is relevant (in the second corpus: what has
+the last word of its name). Prints Markdown.
 """
 
 # ruff: noqa: ARG001  the ways to merge share one signature

@@ -6,31 +6,29 @@ Emoji of many styles, icons, clip art, and pictures of furniture: each package's
 from __future__ import annotations
 
 import html
+import io
 import json
 import re
 import subprocess
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from muomni_tiny.photographs import things
+from PIL import Image
 
 CLIPART = [
     "transportation", "food", "people", "animals", "tools", "office", "plants", "buildings",
     "education", "electronics", "decorations", "science", "containers", "recreation", "geography",
     "unsorted",
 ]  # fmt: skip
-# Words of a title that say who drew it, and how, not what.
-NOT_OF_A_TITLE = {
-    "architetto",
-    "francesco",
-    "rollandin",
-    "clipart",
-    "icon",
-    "svg",
-    "remix",
-    "outline",
+# Words that say who drew it, and how, not what.
+NOT_SHOWN = {
+    *("architetto", "francesco", "rollandin", "aiga", "symbol", "signs"),
+    *("clipart", "icon", "svg", "remix", "outline"),
 }
 TITLE_WORDS, FILE_WORDS = 6, 3
+DECKS = "/recreation/games/cards/"  # four times the same 52
 # Sets of emoji, drawn again and again: found by their code points or their names.
 EMOJI = [
     "twemoji", "fluent-emoji", "noto-v1", "emojione", "emojione-v1", "fxemoji",
@@ -185,16 +183,20 @@ def _fluent_3d(packages: Path) -> list[tuple[Path, str]]:
 
 
 def _openclipart(packages: Path) -> list[tuple[Path, str]]:
-    """Return clip art by its title, or by its file's name where no title is about it."""
+    """Return clip art that can be told what it shows, in a fixed order."""
     folder = packages / "openclipart-png/usr/share/openclipart/png"
     titled = packages / "openclipart-svg/usr/share/openclipart/svg"
+    sources = [
+        source
+        for group in CLIPART
+        for source in sorted((folder / group).rglob("*.png"))
+        if DECKS not in source.as_posix()
+    ]
     drawings = []
-    for group in CLIPART:
-        for source in sorted((folder / group).rglob("*.png")):
-            place = source.relative_to(folder).with_suffix(".svg")
-            stem = re.sub(r"_\d+$", "", source.stem)
-            name = clipart_name(stem, _title(titled / place))
-            drawings.append((source, name or " ".join(stem.split("_")[:FILE_WORDS])))
+    for source in sources:
+        title = _title(titled / source.relative_to(folder).with_suffix(".svg"))
+        if name := clipart_name(source.stem, title):
+            drawings.append((source, name))
     return drawings
 
 
@@ -208,17 +210,41 @@ def _title(drawing: Path) -> str:
 
 
 def clipart_name(stem: str, title: str) -> str:
-    """Return what clip art shows: file names end in their author's, titles may be a series'.
+    """Return what clip art shows by its file's name and its title; empty where neither says it.
 
-    A title counts that shares a word with the file's name.
+    File names end in their author's, and titles may be those of a series: one counts that shares a
+    word with the file's name.
     """
     of_file = _words(stem)
     of_title = _words(re.split(r"\bby\b|,| - ", re.sub(r"\(.*?\)", "", title))[0])
-    if not set(of_title) & set(of_file):
+    if of_file and not set(of_title) & set(of_file):
         return " ".join(of_file[:FILE_WORDS])
-    kept = [word for word in of_title if word not in NOT_OF_A_TITLE]
-    return " ".join(kept[:TITLE_WORDS])
+    return " ".join(of_title[:TITLE_WORDS])
 
 
 def _words(text: str) -> list[str]:
-    return [word for word in re.findall(r"[a-z']+", text.lower()) if len(word) > 1]
+    """Return words of three letters and more, without those that say who drew it, and how."""
+    words = re.findall(r"[a-z']+", text.lower())
+    return [word for word in words if len(word) > 2 and word not in NOT_SHOWN]
+
+
+def things(packages: Path, folder: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the pictures of a catalogue of furniture with the names of what they show."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for archive in sorted((packages / "sweethome3d-furniture").rglob("*.sh3f")):
+        with zipfile.ZipFile(archive) as pack:
+            entries: dict[str, dict[str, str]] = {}
+            said = pack.read("PluginFurnitureCatalog.properties").decode("latin-1")
+            for line in said.splitlines():
+                if found := re.match(r"(name|icon)#(\d+)=(.*)", line.strip()):
+                    entries.setdefault(found[2], {})[found[1]] = found[3]
+            for number, entry in entries.items():
+                if len(entry) < 2:
+                    continue
+                target = folder / f"{archive.stem}-{number}.png"
+                if not target.exists():
+                    picture = Image.open(io.BytesIO(pack.read(entry["icon"].lstrip("/"))))
+                    partial = target.with_suffix(".partial")
+                    picture.convert("RGBA").save(partial, "PNG")
+                    partial.replace(target)
+                yield target, re.sub(r"\s*[\d#]+$", "", entry["name"].lower())

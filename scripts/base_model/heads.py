@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muomni_search.encoders.base.image import LANDMARKS, named_half, nearness, root, unit_roots
+from muomni_search.items import DIM
 from muomni_search.vectors import normalise
 
 Array = NDArray[np.float32]
 Embed = Callable[[Sequence[str]], Array]
 
-DIM = 256
 # Of the kernel ridge regression; the jitter keeps its matrix from being singular.
 PENALTY, JITTER = 0.2, 1e-3
 NAMED_IN_COMMON = 0.75
@@ -56,7 +56,7 @@ class Synset:
 
 
 def read_wordnet(path: Path) -> dict[str, Synset]:
-    """Return the meanings of a file ``data.noun`` by offset (the format is in wndb(5WN))."""
+    """Return the meanings of a file ``data.…`` by offset (the format is in wndb(5WN))."""
     synsets = {}
     for line in path.read_text(encoding="latin1").splitlines():
         if line.startswith(" "):
@@ -127,20 +127,17 @@ class Learned:
         return normalise(nearness(rows, normalise(self.landmarks)) @ self.coefficients)
 
 
-def fit_learned(
-    features: Array, targets: Array, free: NDArray[np.bool_], *, landmarks: int = LANDMARKS
-) -> Learned:
+def fit_learned(features: Array, targets: Array, free: NDArray[np.bool_]) -> Learned:
     """Return the kernel ridge regression from features to targets.
 
     Args:
         features: The tower's, of all drawings.
         targets: The embeddings of their names.
         free: Which drawings may be landmarks: rows of these are part of the head.
-        landmarks: How many of them are.
     """
     mean = root(features).mean(axis=0).astype(np.float16).astype(np.float32)
     rows = unit_roots(features, mean)
-    chosen = np.random.RandomState(0).permutation(np.flatnonzero(free))[:landmarks]
+    chosen = np.random.RandomState(0).permutation(np.flatnonzero(free))[:LANDMARKS]
     largest = np.abs(rows[chosen]).max(axis=1, keepdims=True)
     codes = np.rint(rows[chosen] * (127 / largest)).astype(np.int8)
     marks = normalise(codes)
@@ -207,7 +204,7 @@ def common_synsets(packages: Path) -> list[Synset]:
 
 
 def principal_directions(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the first 256 principal directions (384, 256) of centred rows (n, 384)."""
+    """Return the first 256 directions (384, 256) of rows (n, 384), less a mean of the caller's."""
     _, _, directions = np.linalg.svd(rows, full_matrices=False)
     chosen = directions[:DIM].T
     # A direction's sign is free: fix it, so that two machines give the same matrix.

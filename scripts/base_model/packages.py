@@ -210,6 +210,12 @@ DRAWINGS = [
         "1:0.18+dfsg-19",
         "989712d90d57dfa3230049f553bb43b76c30ee4d4b8c5f6e106e33f7db5cbdc5",
     ),
+    Package(
+        "apt",
+        "sweethome3d-furniture",
+        "1.8-1",
+        "3ccb90c63f9525e887a767b9cd5c8b6933b8b6b2973a615a5359ee68a2118668",
+    ),
 ]
 SOUNDS = [
     Package(

@@ -92,7 +92,7 @@ STAGES = [
     (6, 320, 3, 1, 1),
 ]
 BATCH_NORM_EPS = 1e-3
-TAPPED = (15, 11)  # blocks
+TAPPED = (15, 11)  # blocks, in the order of `image.LAYERS`
 
 
 def export_image_tower(state: dict[str, Array], path: Path) -> None:

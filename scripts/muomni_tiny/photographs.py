@@ -1,14 +1,12 @@
-"""Photographs to learn from, and pictures of things with their names: what drawings do not show.
+"""Photographs to learn from: what drawings do not show.
 
-The photographs are those of wallpapers, of examples, and of templates for pages. Of a large one
-there are cuts too. The things are those of a catalogue of furniture: rendered, cut out and named.
+They are those of wallpapers, of examples, and of templates for pages. Of a large one there are cuts
+too.
 """
 
 from __future__ import annotations
 
-import io
 import re
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -174,12 +172,6 @@ PHOTOGRAPHS = [
         r"(2560x1600|1920x1080)\.(jpg|png)$",
     ),
 ]
-FURNITURE = Package(
-    "apt",
-    "sweethome3d-furniture",
-    "1.8-1",
-    "3ccb90c63f9525e887a767b9cd5c8b6933b8b6b2973a615a5359ee68a2118668",
-)
 LEAST_PIXELS, LARGE_PIXELS = 96, 1000
 LONGEST = 448  # pixels of what is kept of a photograph or a cut
 CUTS, LEAST_CUT, LARGEST_CUT = 12, 0.3, 0.7  # of the shorter side
@@ -232,25 +224,3 @@ def _views(path: Path, rng: np.random.Generator) -> Iterator[Image.Image]:
         cut.thumbnail((LONGEST, LONGEST))
         if np.asarray(cut.convert("L")).std() >= LEAST_SPREAD:
             yield cut
-
-
-def things(packages: Path, folder: Path) -> Iterator[tuple[Path, str]]:
-    """Yield the pictures of a catalogue of furniture with the names of what they show."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for archive in sorted(unpack(FURNITURE, packages).rglob("*.sh3f")):
-        with zipfile.ZipFile(archive) as pack:
-            entries: dict[str, dict[str, str]] = {}
-            said = pack.read("PluginFurnitureCatalog.properties").decode("latin-1")
-            for line in said.splitlines():
-                if found := re.match(r"(name|icon)#(\d+)=(.*)", line.strip()):
-                    entries.setdefault(found[2], {})[found[1]] = found[3]
-            for number, entry in entries.items():
-                if len(entry) < 2:
-                    continue
-                target = folder / f"{archive.stem}-{number}.png"
-                if not target.exists():
-                    picture = Image.open(io.BytesIO(pack.read(entry["icon"].lstrip("/"))))
-                    partial = target.with_suffix(".partial")
-                    picture.convert("RGBA").save(partial, "PNG")
-                    partial.replace(target)
-                yield target, re.sub(r"\s*[\d#]+$", "", entry["name"].lower())

@@ -73,7 +73,7 @@ def export_tower(state: dict[str, Array], path: Path) -> None:
 def train_head(
     features: Array, names: list[str], words: dict[str, Array], seed: int
 ) -> dict[str, Array]:
-    """Return the head that maps features (n, 2056) to the vectors of their names.
+    """Return the head that maps features (n, width) to the vectors of their names.
 
     A sound is drawn as often as the square root of how many share its name. The loss is the
     cross entropy with a target that is soft over like names, and the cosine with the name.

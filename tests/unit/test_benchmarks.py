@@ -6,8 +6,15 @@ import gc
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+
+from muomni_search.encoders.base.image import FEATURES
+from muomni_search.encoders.base.model import packaged_directory
+from muomni_search.encoders.base.session import Tower
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py"))
@@ -39,6 +46,27 @@ def run(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str, as_name: st
 @pytest.mark.parametrize("name", sorted(set(SCRIPTS) - set(WITH_OPTIONS)))
 def test_what_has_no_options_can_be_imported(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run(monkeypatch, name, as_name="imported")
+
+
+@pytest.mark.parametrize(
+    ("name", "widths", "inputs"),
+    [
+        ("image.onnx", [FEATURES, 1000], {"image": np.full((1, 3, 224, 224), 0.3, np.float32)}),
+        ("text.onnx", [384], {name: np.ones((2, 5), np.int64) for name in ("ids", "mask")}),
+    ],
+)
+def test_towers_op_by_op_give_what_the_runtime_gives(
+    name: str,
+    widths: list[int],
+    inputs: dict[str, NDArray[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
+    eager = runpy.run_path(str(BENCHMARKS / "encoders.py"))["Eager"]
+    path = packaged_directory() / name
+    expected = Tower(path, inputs=list(inputs), widths=widths, threads=1)(**inputs)
+    for found, right in zip(eager(path)(**inputs), expected, strict=True):
+        assert np.allclose(found, right, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", WITH_OPTIONS)

@@ -606,3 +606,11 @@ def test_readers_wait_when_too_much_is_read_ahead(
     assert told(add(place, tmp_path / "many")) == {"added": 60}
     # Two may be in, and whoever is next in line goes on whatever the others hold.
     assert most[0] <= 50_000 + 2 * 45_000
+
+
+def test_what_waits_is_counted_when_a_piece_holds_several_arrays() -> None:
+    """As those of sounds do: a list of spectrograms, or what two towers make of one."""
+    parts = [np.zeros((40, 96), np.float32)] * 3
+    assert pipeline._size(parts[0]) == 15_360
+    assert pipeline._size(parts) == 3 * 15_360
+    assert pipeline._size((np.zeros(100, np.int8), parts)) == 100 + 3 * 15_360

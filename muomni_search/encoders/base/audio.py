@@ -12,10 +12,7 @@ classes: for each class half the highest and half the mean probability over its 
 classes ("Noise", "Vehicle") counting 0.3, times the text embeddings of the class names,
 projected to 256 dimensions and scaled to unit length.
 
-The model `base` hears a sound in three ways and adds them: this mixture, the vector of its
-own sound tower (`own_sound.py`), and that of a network that takes what both towers give, the own
-one's features of each part of 4 s and the log odds of the segment's classes, highest and mean. Each
-knows sounds that the others mistake.
+The model `base` adds what its own tower hears (`sound.py`).
 """
 
 from __future__ import annotations
@@ -124,7 +121,7 @@ def class_strengths(
 
 
 def log_odds(pooled: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the log odds (n, 1042) of pooled probabilities (n, 2, 521), within ±9.2."""
+    """Return the log odds (n, 1042) of pooled probabilities (n, 2, 521), within ±9.22."""
     odds = (pooled + LEAST) / (1 - pooled + LEAST)
     return np.log(odds).reshape(len(pooled), -1)
 

@@ -46,7 +46,7 @@ LARGEST_CUT_OUT = 10_000  # pixels, the longer side
 TEMPERATURE = 2.0
 CLASSES, TOP_CLASSES = 1000, 50
 # The widths of the tower's last layer and of two before it (in its blocks 15 and 11), and how much
-# each counts in how near two pictures are: the last one was taught by photographs alone.
+# each counts in how near two pictures are: the last tells classes of photographs apart above all.
 LAYERS = ((1280, 0.5), (1152, 0.25), (672, 0.25))
 FEATURES = sum(width for width, _ in LAYERS)
 # Drawings that a picture's features are compared with.
@@ -88,7 +88,9 @@ class ImageEncoder:
         )
         self._classes = arrays["classes"]
         self._mean = arrays["feature_mean"]
-        self._landmarks = normalise(arrays["landmarks"])
+        # In place: `normalise` would hold several copies of 38 MB.
+        self._landmarks = arrays["landmarks"]
+        self._landmarks /= np.linalg.norm(self._landmarks, axis=1, keepdims=True)
         self._coefficients = arrays["coefficients"]
         self._common = arrays["common"]
         self._projection = arrays["projection"]

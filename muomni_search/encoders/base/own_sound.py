@@ -31,7 +31,15 @@ from muomni_search.encoders.segments import windows
 from muomni_search.items import DIM, Modality
 from muomni_search.vectors import normalise
 
-__all__ = ["Network", "OwnSoundEncoder", "features", "parts", "spectrogram", "statistics"]
+__all__ = [
+    "Network",
+    "OwnSoundEncoder",
+    "features",
+    "mean_of_parts",
+    "parts",
+    "spectrogram",
+    "statistics",
+]
 
 Array = NDArray[np.float32]
 

