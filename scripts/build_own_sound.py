@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from base_model.packages import SOUNDS, TINY, TOWERS, unpack
-from build_base_model import text_encoder
+from build_base_model import TWINS, text_encoder
 from numpy.typing import NDArray
 from own_sound.packages import NETWORK
 from own_sound.sounds import Named, named_sounds
@@ -75,9 +75,16 @@ def main() -> None:
     vectors = encoder.encode([encoder.prepare(name)[0] for name in known])
     words = dict(zip(known, vectors, strict=True))
     joined = np.concatenate([sounds.features, log_odds(sounds.pooled)], axis=1)
+    # What a head says of a sound that it learned from is no measure of what is unrelated: the prior
+    # follows from twins that did not hear the sounds that it is fitted on.
+    unheard = np.array([SOUNDS[0].name not in path.parts for path in sounds.paths])
+    twins = options.work / "packages" / TWINS
+    twins.mkdir(exist_ok=True)
     for name, inputs in (("own_sound", sounds.features), ("joint_sound", joined)):
-        head = train_head(inputs, sounds.names, words, SEED)
-        np.savez_compressed(options.out / f"{name}.head.npz", **head)
+        for folder, learn in ((options.out, unheard | True), (twins, unheard)):
+            named = [sounds.names[place] for place in np.flatnonzero(learn)]
+            head = train_head(inputs[learn], named, words, SEED)
+            np.savez_compressed(folder / f"{name}.head.npz", **head)
     print(f"{len(sounds.names):,} sounds of {len(known):,} names")
 
 
