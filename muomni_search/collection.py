@@ -9,6 +9,7 @@ commit or a rebuild in between is not seen by it.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
@@ -646,13 +647,14 @@ def _loader(
                 hint="where it lies elsewhere now: muomni reembed --model PATH",
             ) from error
         if loaded.fingerprint() != snapshot.fingerprint:
+            place = shlex.quote(str(directory))
             raise Conflict(
                 f"{directory} holds vectors of the model {snapshot.model!r} "
                 f"({snapshot.fingerprint[:12]}), not of {loaded.name!r} "
                 f"({loaded.fingerprint()[:12]})",
                 hint="give its own model with --model"
                 if model is not None
-                else f"move it: muomni reembed --model {snapshot.model}",
+                else f"move it: muomni reembed --model {snapshot.model} -c {place}",
             )
         return loaded
 

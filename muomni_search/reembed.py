@@ -298,13 +298,7 @@ class _Move:
                 for key in page:
                     source, content_hash = wanted[key]
                     if key not in staged or staged[key].content_hash != content_hash:
-                        changed = Problem(
-                            source,
-                            f"{key}: {source} has changed since it was added",
-                            "bring the collection up to date with `muomni add`",
-                            key,
-                        )
-                        self._failed[key, content_hash] = reasons.get(key, changed)
+                        self._failed[key, content_hash] = reasons.get(key, _changed(key, source))
 
     def _records(
         self, keys: Sequence[str], wanted: dict[str, tuple[str, str | None]]
@@ -363,11 +357,12 @@ def _hopeless(snapshot: Snapshot) -> Iterator[Problem]:
     for page in _in_pages(list(snapshot.iter_keys()), PAGE_KEYS):
         known = snapshot.known(page)
         for key, item in sorted(snapshot.find(page).items()):
-            if not _is_hashed(item.text, known[key].content_hash) and not _has_file(
-                item, known[key]
-            ):
-                is_there = item.source is not None and not is_gone(item.source)
-                yield _no_source(key, None if is_there else item.source)
+            if not _is_hashed(item.text, known[key].content_hash):
+                if _has_changed(item, known[key]):
+                    yield _changed(key, str(item.source))
+                elif not _has_file(item, known[key]):
+                    is_there = item.source is not None and not is_gone(item.source)
+                    yield _no_source(key, None if is_there else item.source)
 
 
 def _has_file(item: Item, known: Known) -> bool:
@@ -386,6 +381,21 @@ def _has_file(item: Item, known: Known) -> bool:
         return False
 
 
+def _has_changed(item: Item, known: Known) -> bool:
+    """Whether an item's file is there with another size, so that it need not be read to know."""
+    if item.source is None or known.size is None:
+        return False
+    try:
+        return Path(item.source).stat().st_size != known.size
+    except (OSError, ValueError):
+        return False
+
+
+def _changed(key: str, source: str) -> Problem:
+    what = f"{key}: {source} has changed since it was added"
+    return Problem(source, what, "bring the collection up to date with `muomni add`", key)
+
+
 def _no_source(key: str, source: str | None) -> Problem:
     what = "it came as a ready vector" if source is None else f"{source} is gone"
     return Problem(source or key, f"{key}: {what}", "add it again, from its source", key)
@@ -400,10 +410,11 @@ def _refuse(problems: Sequence[Problem]) -> None:
     if problems:
         named = "; ".join(problem.error for problem in problems[:NAMED])
         more = f"; and {len(problems) - NAMED:,} more" if len(problems) > NAMED else ""
+        items = "item" if len(problems) == 1 else "items"
         raise Conflict(
-            f"{len(problems):,} items cannot be encoded anew: {named}{more}",
-            hint="bring their sources back and run `muomni add`, or drop them with --drop-missing; "
-            "the collection is as it was",
+            f"{len(problems):,} {items} cannot be encoded anew: {named}{more}",
+            hint="bring their sources back as they were, or drop them with --drop-missing (after "
+            "the move `muomni add` takes in what has changed); the collection is as it was",
         )
 
 

@@ -123,7 +123,7 @@ def test_items_without_a_source_stand_in_the_way_until_they_may_go(
     result = muomni("reembed", "--model", "hashing", "-c", collection)
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
-    assert "1 items cannot be encoded anew: v: it came as a ready vector" in line
+    assert "1 item cannot be encoded anew: v: it came as a ready vector" in line
     assert "--drop-missing" in line
     result = muomni("reembed", "--model", "hashing", "--drop-missing", "-c", collection)
     (moved,) = answers(result)

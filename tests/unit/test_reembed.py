@@ -151,7 +151,7 @@ def test_a_file_that_is_gone_is_refused_before_anything_is_encoded(
         before = vectors(place)
         (corpus / "b.png").unlink()
         monkeypatch.setattr(Pipeline, "run", None)
-        with pytest.raises(Conflict, match=r"1 items.*b\.png is gone") as caught:
+        with pytest.raises(Conflict, match=r"1 item.*b\.png is gone") as caught:
             reembed_collection(opened, "hashing")
         assert "--drop-missing" in caught.value.hint
     check_alike(vectors(place), before)
@@ -175,7 +175,7 @@ def test_a_ready_vector_that_names_a_file_is_refused_before_anything_is_encoded(
         vector = np.eye(1, 256, dtype=np.float32)[0]
         opened.add([Record("v", IMAGE, "test", vector=vector, source=str(corpus / "b.png"))])
         monkeypatch.setattr(Pipeline, "run", None)
-        with pytest.raises(Conflict, match=r"1 items.*v: it came as a ready vector"):
+        with pytest.raises(Conflict, match=r"1 item.*v: it came as a ready vector"):
             reembed_collection(opened, "hashing")
 
 
@@ -207,6 +207,20 @@ def test_what_cannot_be_encoded_is_dropped_when_told_to_and_listed(
         assert [item.key for item in opened.items()] == ["c.png", "long.txt", "owl.txt"]
         assert {failure.key for failure in opened.failures()} == {"b.png", "v"}
         assert opened.verify() == []
+
+
+def test_a_refusal_names_all_that_would_be_dropped(place: Path, model: Path, corpus: Path) -> None:
+    """Whoever agrees to lose what is named loses nothing else."""
+    with moved(place, model) as opened:
+        (corpus / "b.png").unlink()
+        (corpus / "c.png").write_bytes((corpus / "c.png").read_bytes() + b"more")
+        with pytest.raises(Conflict) as caught:
+            reembed_collection(opened, "hashing")
+        assert "2 items cannot be encoded anew" in caught.value.what
+        assert "b.png: " in caught.value.what
+        assert f"c.png: {corpus / 'c.png'} has changed since it was added" in caught.value.what
+        done = reembed_collection(opened, "hashing", drop_missing=True)
+        assert sorted(problem.key or "" for problem in done.dropped) == ["b.png", "c.png"]
 
 
 def test_a_text_is_encoded_from_what_is_stored_when_its_file_is_gone(
