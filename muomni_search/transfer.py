@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muomni_search import durable
-from muomni_search.collection import Collection
+from muomni_search.collection import Collection, full_name
 from muomni_search.documents import to_json
-from muomni_search.encoders.protocol import Model
+from muomni_search.encoders.model import load_model
 from muomni_search.errors import Conflict, CorruptData, InvalidInput, NotFound
 from muomni_search.garbage import rare_collections
 from muomni_search.ingest.rows import parse_json
@@ -36,9 +36,9 @@ from muomni_search.store.check import altered_items, whole_blocks
 from muomni_search.store.salvage import Salvaged, rows_left, salvage
 from muomni_search.store.snapshot import SPAN_UNITS, Snapshot
 from muomni_search.store.sqlite import disk_errors
-from muomni_search.store.store import NewItem
+from muomni_search.store.store import NewItem, Store
 
-__all__ = ["check_export", "export_collection", "import_collection"]
+__all__ = ["create_for_export", "export_collection", "import_collection"]
 
 FACTS = MODEL, FINGERPRINT = b"muomni.model", b"muomni.fingerprint"
 # Items looked up together: a text has 10 MB at most, so this many stay under a gigabyte.
@@ -293,24 +293,37 @@ def import_collection(
     return report
 
 
-def check_export(path: str | Path, model: Model) -> None:
-    """Check that a file can be imported into a collection of a model, before there is one.
+def create_for_export(directory: str | Path, path: str | Path, model: str | Path) -> Collection:
+    """Make the collection that an exported file can be imported into, once it is known to be one.
+
+    Vectors of another version of the model, one of the same name, get a collection of that version:
+    it can be looked at, searched by vectors and ids, and moved by ``reembed_collection``.
+
+    Args:
+        directory: Where it is to be; there must be none.
+        path: What ``export_collection`` wrote.
+        model: The model that the vectors came from.
 
     Raises:
-        NotFound: There is no such file.
+        NotFound: There is no such file, or no such model.
         Conflict: Its vectors came from another model.
         InvalidInput: It is no export.
     """
-    source = Path(path)
+    source, loaded = Path(path), load_model(model)
     with disk_errors(source), _opened(source) as (file, schema):
         name, fingerprint = _model(source, schema.metadata or {})
-        if fingerprint != model.fingerprint():
+        is_another = fingerprint != loaded.fingerprint()
+        if is_another and name != full_name(model):
             raise Conflict(
                 f"{source} holds vectors of the model {name!r} ({fingerprint[:12]}), "
-                f"not of {model.name!r} ({model.fingerprint()[:12]})",
+                f"not of {loaded.name!r} ({loaded.fingerprint()[:12]})",
                 hint="make the collection for the model of its vectors, with --model",
             )
         _check_layout(source, file, schema)
+    if not is_another:
+        return Collection.create(directory, model=model)
+    Store.create(Path(directory), model=name, fingerprint=fingerprint).close()
+    return Collection.open(directory)
 
 
 @contextmanager

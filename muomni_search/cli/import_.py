@@ -34,7 +34,21 @@ def command(source: Path, create: bool, model: str | None, as_json: bool, direct
     opened = _open_or_create(directory, source, model) if create else _open(directory, model)
     with opened as collection, progress_bar("rows") as progress:
         report = import_collection(collection, source, progress=progress)
+        moved = _problem_of_model(collection)
     print_report(report, as_json)
+    if moved:
+        click.echo(f"note: {moved}", err=True)
+
+
+def _problem_of_model(collection: Collection) -> str:
+    """Return what keeps the collection's model from being used; empty where nothing does."""
+    from muomni_search import MuomniError
+
+    try:
+        _ = collection.model
+    except MuomniError as error:
+        return str(error)
+    return ""
 
 
 def _open(directory: Path, model: str | None) -> Collection:
@@ -51,11 +65,10 @@ def _open(directory: Path, model: str | None) -> Collection:
 
 def _open_or_create(directory: Path, source: Path, model: str | None) -> Collection:
     """Open the collection, or make it once it is known that the file fits."""
-    from muomni_search import Collection, NotFound, load_model
-    from muomni_search.transfer import check_export
+    from muomni_search import Collection, NotFound
+    from muomni_search.transfer import create_for_export
 
     try:
         return Collection.open(directory, model=model)
     except NotFound:
-        check_export(source, load_model(model or "base"))
-        return Collection.create(directory, model=model or "base")
+        return create_for_export(directory, source, model or "base")

@@ -324,6 +324,25 @@ def test_an_import_makes_a_collection_only_when_told_to(
     assert answers(muomni("import", "all.parquet", "--create", "--model", "hashing", "-c", "copy"))
 
 
+def test_an_export_of_another_version_of_the_model_is_taken_in_and_can_be_moved(
+    muomni: Run, collection: Path
+) -> None:
+    """A file may be all that is left of a collection when the model has got new weights."""
+    with closing(sqlite3.connect(collection / "collection.db")) as database, database:
+        database.execute("UPDATE collection SET fingerprint = 'feedfacefeedface'")
+    answers(muomni("export", "all.parquet", "-c", collection))
+    result = muomni("import", "all.parquet", "--create", "--model", "hashing", "-c", "copy")
+    assert answers(result)[0]["added"] == 8
+    assert "'hashing' (feedfacefeed), not of" in result.stderr
+    assert "move it: muomni reembed --model hashing -c " in result.stderr
+    assert len(answers(muomni("list", "-c", "copy"))) == 8
+    assert muomni("search", "owl", "-c", "copy").exit_code == 1
+    assert answers(muomni("verify", "-c", "copy")) == [{"ok": True, "problems": []}]
+    (moved,) = answers(muomni("reembed", "--model", "hashing", "-c", "copy"))
+    assert moved["items"] == 8
+    assert len(answers(muomni("search", "owl", "-k", "3", "-c", "copy"))) == 3
+
+
 def test_import_refuses_what_is_no_export(muomni: Run, collection: Path, tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_bytes(b"not parquet")
     result = muomni("import", "x.parquet", "-c", collection)
