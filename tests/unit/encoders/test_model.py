@@ -407,7 +407,7 @@ def test_base_hears_by_both_towers_and_by_what_they_say_together(
     assert isinstance(own, OwnSoundEncoder)
     assert [piece.span for piece in pieces] == [piece.span for piece in own.prepare(wave)]
     pieces += encoder.prepare(wave[:50_000])
-    assert [len(piece.data[1]) for piece in pieces] == [3, 3, 1]
+    assert [len(piece.data[1]) for piece in pieces] == [3, 3, 3, 1]
     mixture = encoder.fetched.encode([Piece(piece.data[0]) for piece in pieces])
     alone = own.encode([Piece(piece.data[1]) for piece in pieces])
     with np.load(listening.directory / "joint_sound.head.npz") as arrays:
