@@ -110,14 +110,14 @@ def build(work: Path, target: Path) -> None:
         pictures = image_encoder(target).project(features, logits)
         describe(target, *fit_priors(work, target, names, pictures))
     else:
-        print("no heads for sounds yet: run build_own_sound.py, and this again for their prior")
+        print("model.json is left as it is: run build_own_sound.py, and this again for it")
 
 
 def draw_features(work: Path, target: Path) -> tuple[Array, Array, list[str], list[str]]:
     """Return the features, the logits, the names and the packages of all drawings.
 
-    What the tower gives for a package is kept in ``work``, under the hash of the tower and of the
-    list of drawings and the version of the preprocessing: it is by far the longest step.
+    What the tower gives for a package is kept in ``work``, under the hash of the tower, the list of
+    drawings and the version of the preprocessing: it is by far the longest step.
     """
     # Only the tower is needed here; the head is learned from what comes out.
     save(

@@ -59,6 +59,11 @@ class Heard:
     features: NDArray[np.float32]  # (n, 2056), the own tower's
     pooled: NDArray[np.float32]  # (n, 2, 521), the fetched one's classes
 
+    @property
+    def joined(self) -> NDArray[np.float32]:
+        """What the joint head takes, (n, 3098)."""
+        return np.concatenate([self.features, log_odds(self.pooled)], axis=1)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="build the own sound tower")
@@ -74,13 +79,12 @@ def main() -> None:
     encoder = text_encoder(options.out)
     vectors = encoder.encode([encoder.prepare(name)[0] for name in known])
     words = dict(zip(known, vectors, strict=True))
-    joined = np.concatenate([sounds.features, log_odds(sounds.pooled)], axis=1)
     # What a head says of a sound that it learned from is no measure of what is unrelated: the prior
     # follows from twins that did not hear the sounds that it is fitted on.
     unheard = np.array([SOUNDS[0].name not in path.parts for path in sounds.paths])
     twins = options.work / "packages" / TWINS
     twins.mkdir(exist_ok=True)
-    for name, inputs in (("own_sound", sounds.features), ("joint_sound", joined)):
+    for name, inputs in (("own_sound", sounds.features), ("joint_sound", sounds.joined)):
         for folder, learn in ((options.out, unheard | True), (twins, unheard)):
             named = [sounds.names[place] for place in np.flatnonzero(learn)]
             head = train_head(inputs[learn], named, words, SEED)

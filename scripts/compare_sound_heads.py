@@ -26,7 +26,7 @@ from compare_head_kinds import NEAR, recalls
 from numpy.typing import NDArray
 from own_sound.training import train_head
 
-from muomni_search.encoders.base.audio import AudioEncoder, log_odds
+from muomni_search.encoders.base.audio import AudioEncoder
 from muomni_search.encoders.base.model import SOUND_TOWER, packaged_directory
 from muomni_search.encoders.base.own_sound import Network
 from muomni_search.encoders.model import load_model
@@ -67,7 +67,7 @@ def read_sounds(work: Path, threads: int) -> Sounds:
     packages = np.array([package_of(path.relative_to(work)) for path in heard.paths])
     return Sounds(
         heard.features,
-        np.concatenate([heard.features, log_odds(heard.pooled)], axis=1),
+        heard.joined,
         fetched.project(heard.pooled),
         np.array(heard.names),
         packages,
