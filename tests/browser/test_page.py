@@ -324,6 +324,26 @@ def test_a_sum_is_built_weighed_and_taken_apart(opened: Open) -> None:
     assert page.locator("#words").input_value() == "an animal"
 
 
+def test_a_weight_is_changed_before_the_page_is_painted(opened: Open) -> None:
+    """On a busy machine the keys come before the first paint; each of them counts."""
+    page = opened("c=animals&p=text:a+bird&sum=1")
+    page.locator(".part").wait_for()
+    page.evaluate("""() => new MutationObserver(async (_, observer) => {
+        const slider = document.querySelector("[aria-label='Weight of “feathers”']");
+        if (!slider) return;
+        observer.disconnect();
+        for (let press = 0; press < 2; press++) {
+            slider.stepUp();
+            slider.dispatchEvent(new Event("input", { bubbles: true }));
+            for (let turn = 0; turn < 20; turn++) await null;  // drawn anew, not painted yet
+        }
+    }).observe(document.body, { childList: true, subtree: true })""")
+    page.locator("#words").fill("feathers")
+    page.locator("#words").press("Enter")
+    page.wait_for_function("() => location.hash.includes('1.2*text')")
+    assert parts(page)[1] == "“feathers” 1.2"
+
+
 def test_words_are_subtracted_with_shift_and_enter(opened: Open) -> None:
     page = opened("c=animals&p=text:a+bird&sum=1")
     page.locator(".part").wait_for()

@@ -1,7 +1,7 @@
 // Which modality, and which metadata: tabs, chips from the fields that there are, and a filter in words.
 import { Icon } from "./icons.js";
 import { KINDS, go, hasFilter } from "./state.js";
-import { html, useEffect, useRef, useState } from "./vendor/preact.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/preact.js";
 import { NAMES, count, value as shown } from "./words.js";
 
 export function Tabs({ route, counts }) {
@@ -93,7 +93,7 @@ function summary(filter) {
 
 function Where({ route, problem, fields }) {
   const [text, setText] = useState(route.where);
-  useEffect(() => setText(route.where), [route.where]);
+  useLayoutEffect(() => setText(route.where), [route.where]);  // at once: see query.js
   const first = Object.keys(fields || {}).find(name => /^\w+$/.test(name));
   return html`
     <form class="where" onSubmit=${event => { event.preventDefault(); go({ where: text.trim() }); }}>

@@ -2,7 +2,7 @@
 import * as api from "./api.js";
 import { Icon } from "./icons.js";
 import { addPart, go, isPlain, now, wordsOf } from "./state.js";
-import { html, useEffect, useRef, useState } from "./vendor/preact.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/preact.js";
 import { partName, signed } from "./words.js";
 
 const TYPING = 220, DRAGGING = 90, SOON = 1500;  // milliseconds
@@ -11,7 +11,8 @@ export function SearchBox({ route, useFiles, record }) {
   const box = useRef(), file = useRef(), timer = useRef(), isTyping = useRef(false);
   const plain = isPlain(route), said = wordsOf(route);
   const [words, setWords] = useState(said);
-  useEffect(() => { if (!plain || said !== words.trim()) setWords(said); }, [said, plain, route.collection]);
+  // At once, not after the next paint: what is typed until then would be lost.
+  useLayoutEffect(() => { if (!plain || said !== words.trim()) setWords(said); }, [said, plain, route.collection]);
   // Where there are keys and nothing is asked yet, one can begin to type.
   useEffect(() => { if (!route.parts.length && !route.item && matchMedia("(hover: hover)").matches) box.current.focus(); }, []);
   const ask = (text, how) => {
@@ -78,7 +79,7 @@ export function Sum({ route, seen, busy }) {
 function Part({ part, k, route, seen }) {
   const [weight, setWeight] = useState(part.weight);
   const timer = useRef(), changed = useRef(0);
-  useEffect(() => setWeight(part.weight), [part.weight]);
+  useLayoutEffect(() => setWeight(part.weight), [part.weight]);  // at once, as the words above
   const change = (to, how) => go({ parts: now().parts.map((one, at) => (at === k ? { ...one, weight: to } : one)), sum: true }, how);
   // A pull, and keys one soon after the other, are one step of the history.
   const drag = event => {
