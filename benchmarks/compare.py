@@ -71,7 +71,9 @@ def main() -> None:
     find_truth(data, made)
     machine = describe()
     print(json.dumps(machine, indent=1), flush=True)
-    options.output.mkdir(parents=True, exist_ok=True)
+    images = options.images or options.output
+    for folder in (options.output, images):
+        folder.mkdir(parents=True, exist_ok=True)
     target = options.output / f"{options.space}-{options.size}.json"
     whole: Result = {"engines": {}}
     if target.exists():
@@ -95,7 +97,7 @@ def main() -> None:
         report(whole)
     print(tables.getvalue())
     target.with_suffix(".md").write_text(tables.getvalue(), encoding="utf-8")
-    plot(whole, (options.images or options.output) / f"peers-{target.stem}")
+    plot(whole, images / f"peers-{target.stem}")
 
 
 # ---- measuring -----------------------------------------------------------------------------------

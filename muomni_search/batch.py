@@ -55,8 +55,8 @@ from muomni_search.view import Modalities, View, Where, modalities_of
 __all__ = ["FOREIGN_HITS", "BatchReport", "read_queries", "run_batch", "write_neighbors"]
 
 # A block is a second or so of work at 100,000 rows, and its answers are some 100 MB at most.
-BLOCK_QUERIES = 2_048
-BLOCK_HITS = 100 * BLOCK_QUERIES
+BLOCK_QUERIES = 4_096
+BLOCK_HITS = 50 * BLOCK_QUERIES
 # How many hits a query of a stranger's may have: a row may ask for every item there is.
 FOREIGN_HITS = 10_000
 MOST_HITS = 10**9

@@ -16,6 +16,7 @@ __all__ = [
     "check_key",
     "check_source",
     "check_texts",
+    "check_words",
     "hash_content",
     "item_bytes",
     "item_checksum",
@@ -125,6 +126,20 @@ def key_prefix(prefix: str | None) -> str:
     """
     bare = (prefix or "").strip("/")
     return bare + "/" * bool(bare)
+
+
+def check_words(key: str, source: str | None, *texts: str | None) -> None:
+    """Refuse what cannot be stored of an item: its key, its source, and its texts.
+
+    Raises:
+        InvalidInput: See ``check_key``, ``check_source`` and ``check_texts``.
+    """
+    # Of a table of a million rows most are settled by one look.
+    names = key if source is None else key + source
+    if not (key and names.isascii() and "\0" not in names):
+        check_key(key)
+        check_source(key, source)
+    check_texts(key, *texts)
 
 
 def check_key(key: str) -> None:

@@ -18,11 +18,14 @@ __all__ = [
     "cosines_of_pairs",
     "mean_vector",
     "normalise",
+    "products_of_pairs",
     "unit_among",
 ]
 
 # A sum shorter than this has cancelled out: its direction is rounding noise.
 MIN_LENGTH = 1e-6
+# Squares of lengths that float64 holds with all its digits, and those of their numbers.
+SQUARES = (1e-200, 1e200)
 # What float32 may miss of a length of 1 by rounding alone.
 UNIT_TOLERANCE = 1e-5
 # Rows that are gathered at a time to be compared: 3 MB, and 8 MB with them in float64.
@@ -35,11 +38,15 @@ def normalise(rows: NDArray[Any]) -> NDArray[np.float32]:
     Computed in float64, so that huge and tiny values neither overflow nor vanish.
     """
     wide = np.asarray(rows, dtype=np.float64)
-    largest = np.max(np.abs(wide), axis=-1, keepdims=True)
-    wide = wide / largest
-    return np.ascontiguousarray(
-        wide / np.linalg.norm(wide, axis=-1, keepdims=True), dtype=np.float32
-    )
+    with np.errstate(over="ignore", under="ignore"):
+        squares = np.vecdot(wide, wide)
+    least, most = SQUARES
+    are_far = ~((squares > least) & (squares < most))
+    if are_far.any():
+        largest = np.max(np.abs(wide), axis=-1, keepdims=True)
+        wide = np.where(are_far[..., np.newaxis], wide / largest, wide)
+        squares = np.vecdot(wide, wide)
+    return np.ascontiguousarray(wide / np.sqrt(squares)[..., np.newaxis], dtype=np.float32)
 
 
 def check_vectors(rows: Any, where: str, *, dim: int = DIM) -> NDArray[np.float32]:
@@ -135,18 +142,35 @@ def cosines_of_pairs(
     vectors: NDArray[np.float32], rows: NDArray[np.int64], queries: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Return ``cosines`` of each query (n, d) with rows of its own (n, m), float32 (n, m)."""
+    return _of_pairs(vectors, rows, queries, np.float64)
+
+
+def products_of_pairs(
+    vectors: NDArray[np.float32], rows: NDArray[np.int64], queries: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return ``cosines_of_pairs`` but for rounding, in less than half of the time."""
+    return _of_pairs(vectors, rows, queries, np.float32)
+
+
+def _of_pairs(
+    vectors: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    queries: NDArray[np.float32],
+    summed_in: type[np.floating],
+) -> NDArray[np.float32]:
     values = np.empty(rows.shape, np.float32)
     width, dim = rows.shape[1], vectors.shape[1]
-    at_once = max(1, PAIRS_AT_ONCE // max(width, 1))
+    at_once = max(1, min(PAIRS_AT_ONCE // max(width, 1), len(queries)))
     # Into the same places again and again: fresh memory takes longer than the products.
-    narrow = np.empty((at_once * width, dim), np.float32)
-    wide = np.empty((at_once, width, dim), np.float64)
+    gathered = np.empty((at_once * width, dim), np.float32)
+    summed = gathered if summed_in is np.float32 else np.empty(gathered.shape, summed_in)
     for start in range(0, len(queries), at_once):
         block = slice(start, start + at_once)
         some = rows[block]
         # "clip": else NumPy gathers elsewhere first, in case a row is not there.
-        own = np.take(vectors, some.ravel(), axis=0, out=narrow[: some.size], mode="clip")
-        wide[: len(some)] = own.reshape(*some.shape, dim)
-        asked = queries[block, None].astype(np.float64)
-        values[block] = np.vecdot(wide[: len(some)], asked)
+        own = np.take(vectors, some.ravel(), axis=0, out=gathered[: some.size], mode="clip")
+        if summed is not gathered:
+            summed[: some.size] = own
+        asked = queries[block, None].astype(summed_in, copy=False)
+        values[block] = np.vecdot(summed[: some.size].reshape(*some.shape, dim), asked)
     return values

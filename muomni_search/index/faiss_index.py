@@ -154,8 +154,9 @@ class FourBitScan:
         """Return what ``search`` does for each query (n, 256), (n, fetch); -1 where there is none.
 
         FAISS scans the codes once for some queries together, which takes less time than one by one.
+        On one thread: what is done with the rows takes as long, so callers divide the queries.
         """
-        use_threads()
+        use_threads(1)
         return self._search(queries, fetch)
 
     def _search(self, queries: NDArray[np.float32], fetch: int) -> NDArray[np.int64]:

@@ -14,7 +14,9 @@ never decides which rows are found, and ties come out the same whatever way was 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -24,7 +26,7 @@ from muomni_search.errors import CorruptData
 from muomni_search.index import first_pass
 from muomni_search.index.exact import MARGIN, best_of, is_in
 from muomni_search.index.protocol import CODES, CandidateLists, Candidates, VectorIndex
-from muomni_search.vectors import cosines, cosines_of_pairs
+from muomni_search.vectors import cosines, cosines_of_pairs, products_of_pairs
 
 if TYPE_CHECKING:
     from muomni_search.index.faiss_index import FourBitScan
@@ -80,8 +82,8 @@ QUERY_BLOCK = 4_096
 # nine tenths, 600 (k = 30) a third more; at 1,000,000 and 200 (k = 10) less than half, 1,000
 # (k = 50) two thirds, 2,000 (k = 100) as much or more.
 PAYING_SHARES, PAYING_DEPTH = (0.004, 0.001), 1_000
-# Of a block of queries: 16 MB of rows, and a few times that to look through them.
-PROPOSALS_AT_ONCE = 2_000_000
+# Of a block of queries on each thread: 4 MB of rows, and a few times that to look through them.
+PROPOSALS_AT_ONCE = 500_000
 TILE_ROWS = 65_536
 NO_PRODUCTS, NO_ROWS = np.empty(0, np.float32), np.empty(0, np.int64)
 # Numbers of queries, rows that were found for them, and their cosines, (m,) each.
@@ -366,14 +368,29 @@ def _many_by_index(
     deep = WIDEN * near
     if deep > RUNAWAY_SHARE * index.rows:
         return top_rows_many(queries, vectors, k=k, dead=dead)
-    parts, hard = [], []
-    at_once = max(1, PROPOSALS_AT_ONCE // deep)
-    for start in range(0, len(queries), at_once):
-        block = queries[start : start + at_once]
-        found, left = _block_by_index(block, vectors, k, dead, index, wanted, (near, deep))
-        parts += [(start + numbers, rows, values) for numbers, rows, values in found]
-        hard.append(start + left)
-    left = np.concatenate(hard)
+    since, missed = _since(queries, vectors, k, dead, index.rows)
+    threads = len(os.sched_getaffinity(0))
+    at_once = max(1, min(PROPOSALS_AT_ONCE // deep, -(-len(queries) // threads)))
+
+    def compare(start: int) -> tuple[list[Compared], NDArray[np.int64]]:
+        some = slice(start, start + at_once)
+        found, left = _block_by_index(
+            queries[some],
+            vectors,
+            k,
+            dead,
+            index,
+            wanted,
+            depths=(near, deep),
+            since=since[some],
+            missed=missed[some],
+        )
+        return [(start + numbers, rows, values) for numbers, rows, values in found], start + left
+
+    with ThreadPoolExecutor(threads, "muomni-compare") as pool:
+        blocks = list(pool.map(compare, range(0, len(queries), at_once)))
+    parts = [part for found, _ in blocks for part in found]
+    left = np.concatenate([hard for _, hard in blocks])
     if len(left):
         exact = top_rows_many(queries[left], vectors, k=k, dead=dead)
         parts.append((np.repeat(left, np.diff(exact.starts)), exact.rows, exact.cosines))
@@ -392,9 +409,12 @@ def _block_by_index(
     dead: NDArray[np.int64],
     index: VectorIndex,
     wanted: int,
+    *,
     depths: Sequence[int],
+    since: NDArray[np.int64],
+    missed: NDArray[np.float32],
 ) -> tuple[list[Compared], NDArray[np.int64]]:
-    """Compare what one scan proposes to each query.
+    """Compare what one scan proposes to each query, and the best of the rows since.
 
     Returns:
         What was found at each depth, and the queries for which the last one is too little.
@@ -402,14 +422,12 @@ def _block_by_index(
     proposed = index.search_many(queries, depths[-1])
     if len(dead):
         proposed[is_in(proposed.ravel(), dead).reshape(proposed.shape)] = -1
-    since, missed = _since(queries, vectors, k, dead, index.rows)
     found: list[Compared] = []
     left = np.arange(len(queries))
     for depth in depths:
         some = proposed[left, :depth]
         rows = np.concatenate([since[left], some], axis=1)
-        values = cosines_of_pairs(vectors, np.maximum(rows, 0), queries[left])
-        values[rows < 0] = -np.inf
+        values = _best_cosines(vectors, rows, queries[left], k)
         least = np.partition(values, -k, axis=1)[:, -k]
         is_found = values >= least[:, None]
         is_hard = (
@@ -422,6 +440,26 @@ def _block_by_index(
         found.append((left[places], rows[is_found], values[is_found]))
         left = left[is_hard]
     return found, left
+
+
+def _best_cosines(
+    vectors: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    queries: NDArray[np.float32],
+    k: int,
+) -> NDArray[np.float32]:
+    """Return the cosines of each query with rows of its own (n, m) that may be among its best k.
+
+    Those that are not, and the row -1, are -inf.
+    """
+    rough = products_of_pairs(vectors, np.maximum(rows, 0), queries)
+    rough[rows < 0] = -np.inf
+    least = np.partition(rough, -k, axis=1)[:, -k]
+    is_near = rough >= np.maximum(least - MARGIN, np.finfo(np.float32).min)[:, None]
+    values = np.full(rows.shape, -np.inf, np.float32)
+    asked = np.nonzero(is_near)[0]
+    values[is_near] = cosines_of_pairs(vectors, rows[is_near][:, None], queries[asked])[:, 0]
+    return values
 
 
 def _since(

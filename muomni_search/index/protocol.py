@@ -110,6 +110,6 @@ class VectorIndex(Protocol):
     def search_many(self, queries: NDArray[np.float32], fetch: int) -> NDArray[np.int64]:
         """Return what ``search`` does for each query (n, 256), (n, fetch); -1 where there is none.
 
-        On all threads.
+        On the calling thread, and on several at once.
         """
         ...

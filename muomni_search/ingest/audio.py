@@ -140,7 +140,7 @@ def _check_header(file: Any, name: str | Path, max_seconds: float) -> None:
 def _too_long(name: str | Path, max_seconds: float) -> UnreadableFile:
     return UnreadableFile(
         f"{name}: longer than the limit of {max_seconds:g} seconds",
-        hint="cut it, or raise the limit (--max-seconds)",
+        hint="cut it, or raise the limit (--max-seconds of add and serve)",
     )
 
 

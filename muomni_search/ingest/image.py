@@ -117,7 +117,7 @@ def _check_size(image: Any, name: str | Path, max_pixels: int) -> None:
 def _too_large(name: str | Path, size: str, max_pixels: int) -> UnreadableFile:
     return UnreadableFile(
         f"{name}: {size}, more than the limit of {max_pixels}",
-        hint="scale it down, or raise the limit (--max-pixels)",
+        hint="scale it down, or raise the limit (--max-pixels of add and serve)",
     )
 
 

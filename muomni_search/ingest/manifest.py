@@ -13,7 +13,7 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
-from muomni_search.documents import check_key, check_source, check_texts, key_prefix
+from muomni_search.documents import check_words, key_prefix
 from muomni_search.errors import InvalidInput, NotFound
 from muomni_search.ingest.folder import (
     Entry,
@@ -195,9 +195,7 @@ def _checked(entries: Iterator[Entry]) -> Iterator[Entry]:
 def _checked_record(record: Record, *, is_unit: bool) -> Record | Problem:
     try:
         _check_types(record)
-        check_key(record.key)
-        check_source(record.key, record.source)
-        check_texts(record.key, record.text, record.root)
+        check_words(record.key, record.source, record.text, record.root)
         if record.vector is None or is_unit:
             return record
         return replace(record, vector=check_vectors([record.vector], "the vector")[0])

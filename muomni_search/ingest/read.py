@@ -41,7 +41,7 @@ class Limits:
         if size is not None and size > limit:
             raise UnreadableFile(
                 f"{name}: {size} bytes, more than the limit of {limit}",
-                hint="split it or scale it down, or raise the limit (--max-bytes)",
+                hint="split it or scale it down, or raise the limit (--max-bytes of add and serve)",
             )
 
 

@@ -33,9 +33,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from muomni_search import durable
 from muomni_search.documents import (
-    check_key,
-    check_source,
-    check_texts,
+    check_words,
     hash_content,
     item_checksum,
     legible,
@@ -324,7 +322,6 @@ class Writer(Snapshot):
         Raises:
             Conflict: The new key is another item's.
         """
-        check_key(record.key)
         values = _outside(record)
         if record.key != key and record.key in self.item_ids([record.key]):
             raise Conflict(
@@ -777,9 +774,7 @@ def _checksum(row: Mapping[Any, Any]) -> int:
 
 
 def _check(item: NewItem) -> None:
-    check_key(item.key)
-    check_source(item.key, item.source)
-    check_texts(item.key, item.root, item.text)
+    check_words(item.key, item.source, item.root, item.text)
     if len(item.spans) != len(item.vectors) or not len(item.vectors):
         raise InvalidInput(
             f"{item.key}: {len(item.vectors)} vectors for {len(item.spans)} segments, "
@@ -809,8 +804,7 @@ def quoted(name: str) -> str:
 
 def _outside(record: Record) -> dict[str, Any]:
     """Return what can change about an item while its content stays."""
-    check_source(record.key, record.source)
-    check_texts(record.key, record.root)
+    check_words(record.key, record.source, record.root)
     return {
         "source": record.source,
         "root": record.root,
