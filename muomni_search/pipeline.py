@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from muomni_search.cores import usable_cores
 from muomni_search.documents import Document, hash_content, to_json
 from muomni_search.encoders.protocol import Model, Piece
 from muomni_search.errors import Conflict, InvalidInput, MuomniError, NotFound, UnreadableFile
@@ -227,7 +228,7 @@ class Pipeline:
         try:
             with (
                 rare_collections(),
-                ThreadPoolExecutor(min(os.cpu_count() or 1, READERS), "read") as pool,
+                ThreadPoolExecutor(min(usable_cores(), READERS), "read") as pool,
             ):
                 try:
                     self._consume(corpus, pool)

@@ -8,7 +8,6 @@ pieces, of many items together, into one unit vector each.
 
 from __future__ import annotations
 
-import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from muomni_search.cores import usable_cores
 from muomni_search.items import DIM, Modality, Span
 
 __all__ = ["Encoder", "Model", "Piece", "Prior", "SegmentEncoder", "VectorMap"]
@@ -113,7 +113,7 @@ class Model(ABC):
         self.kind = kind
         self.directory = directory
         self.prior: Prior = prior or {}
-        self.threads = threads or os.cpu_count() or 1
+        self.threads = threads or usable_cores()
         self._encoders: dict[Modality, Encoder] = {}
         self._lock = threading.Lock()
 

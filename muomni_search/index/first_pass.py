@@ -21,7 +21,6 @@ whatever only one core did would take a third of the time.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -33,6 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from muomni_search.cores import usable_cores
 from muomni_search.index.exact import MARGIN, is_in
 from muomni_search.index.protocol import CandidateLists
 from muomni_search.items import DIM
@@ -134,7 +134,7 @@ def best_rows(
         best.add(numbers, rows)
         return True
 
-    with ThreadPoolExecutor(_threads(), "muomni-first-pass") as pool:
+    with ThreadPoolExecutor(usable_cores(), "muomni-first-pass") as pool:
         best.guess(some, pool)
         # The first that says no ends it: those that have not begun are called off.
         pays = all(pool.map(compare, range(0, count, ROWS_AT_ONCE)))
@@ -341,10 +341,6 @@ def _session() -> Any:
     return open_session(GRAPH, threads=1)
 
 
-def _threads() -> int:
-    return len(os.sched_getaffinity(0))
-
-
 @cache
 def _gain() -> float:
     """Return how much faster the first pass is than what it would replace; 0 where it is wrong."""
@@ -364,7 +360,7 @@ def _gain() -> float:
         for some in asked:
             _near(made, some, unreached)
 
-    with ThreadPoolExecutor(_threads()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         tiles = _slices(TRIED_ROWS, ROWS_AT_ONCE)
         taken = _seconds(lambda: list(pool.map(first_pass, tiles)))
     return _seconds(lambda: nearest(queries, rows, TRIED_K)) / taken

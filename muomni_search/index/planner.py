@@ -14,7 +14,6 @@ never decides which rows are found, and ties come out the same whatever way was 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Literal
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from muomni_search.cores import usable_cores
 from muomni_search.errors import CorruptData
 from muomni_search.index import first_pass
 from muomni_search.index.exact import MARGIN, best_of, is_in
@@ -369,7 +369,7 @@ def _many_by_index(
     if deep > RUNAWAY_SHARE * index.rows:
         return top_rows_many(queries, vectors, k=k, dead=dead)
     since, missed = _since(queries, vectors, k, dead, index.rows)
-    threads = len(os.sched_getaffinity(0))
+    threads = usable_cores()
     at_once = max(1, min(PROPOSALS_AT_ONCE // deep, -(-len(queries) // threads)))
 
     def compare(start: int) -> tuple[list[Compared], NDArray[np.int64]]:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from muomni_search.collection import Collection
+from muomni_search.cores import usable_cores
 from muomni_search.errors import InvalidInput
 from muomni_search.ingest.read import Limits
 
 __all__ = ["Settings", "is_loopback", "name_collections"]
 
 MEGABYTE = 1_000_000
-CPUS = os.cpu_count() or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     max_upload: int = 1_000 * MEGABYTE
     max_body: int = MEGABYTE
-    searches: int = 8 * CPUS
+    searches: int = field(default_factory=lambda: 8 * usable_cores())
     waiting: int = 256
     deadline: float = 10.0
     idle: float = 30.0
