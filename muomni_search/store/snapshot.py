@@ -342,6 +342,9 @@ MATCHES = Lookup(
 )
 DEAD = 'SELECT "row" FROM dead_rows WHERE modality = :modality ORDER BY "row"'
 OWNERS = 'SELECT "row", item_id FROM segments WHERE modality = :modality'
+OWNERS_BY_ROW = Lookup(
+    'SELECT "row", item_id FROM segments WHERE modality = :modality AND "row" IN ({wanted})'
+)
 # A number for each segment, spread evenly: the fractions of id · 0.618… + ordinal · 0.414…, in
 # 32 bits (Weyl). Of the segment and not of its row, which a compaction changes.
 SPREAD = "((item_id & 1073741823) * 2654435761 + ordinal * 1779033703) & 4294967295"
@@ -468,6 +471,12 @@ class Snapshot:
     def row_items(self, modality: Modality) -> NDArray[np.int64]:
         """Return the item id of every row (rows,), -1 for dead ones; read-only."""
         return self.state.arrays.get(("owners", modality), lambda: self._owners(modality))
+
+    def owners_of(self, modality: Modality, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the item id of some rows (n,), -1 for dead ones."""
+        numbers, places = np.unique(rows, return_inverse=True)
+        found = dict(self.for_values(OWNERS_BY_ROW, numbers.tolist(), modality=modality))
+        return np.array([found.get(row, -1) for row in numbers.tolist()], np.int64)[places]
 
     def _owners(self, modality: Modality) -> NDArray[np.int64]:
         file = self.row_file(modality)

@@ -348,6 +348,10 @@ def test_replacing_an_item_keeps_its_id_and_its_age(store: Store) -> None:
         assert snapshot.dead(AUDIO).tolist() == [0, 1]
         assert snapshot.row_items(AUDIO).tolist() == [-1, -1]
         assert snapshot.row_items(TEXT).tolist() == [number + 1, number]
+        assert snapshot.owners_of(AUDIO, np.array([1, 0])).tolist() == [-1, -1]
+        found = snapshot.owners_of(TEXT, np.array([1, 0, 1]))
+        assert found.tolist() == [number, number + 1, number]
+        assert snapshot.owners_of(TEXT, np.empty(0, np.int64)).tolist() == []
         file = snapshot.row_file(AUDIO)
         assert file is not None
         assert (file.rows, file.dead) == (2, 2)

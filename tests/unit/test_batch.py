@@ -21,7 +21,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from muomni_search import batch
+from muomni_search import batch, view
 from muomni_search.batch import run_batch, write_neighbors
 from muomni_search.collection import Collection
 from muomni_search.errors import Conflict, InvalidInput, NotFound, UnreadableFile
@@ -181,6 +181,16 @@ def test_every_kind_of_query_is_answered_as_on_its_own(
     shelf: Collection, tmp_path: Path, name: str
 ) -> None:
     queries = write_kinds(tmp_path / name)
+    assert answered(shelf, queries) == expected(shelf, queries_of(tmp_path))
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("share", [0.0, 0.5, 100.0])
+def test_it_is_the_same_whether_items_are_looked_up_or_all_read(
+    shelf: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    monkeypatch.setattr(view, "LOOKED_UP_SHARE", share)
+    queries = write_kinds(tmp_path / "q.jsonl")
     assert answered(shelf, queries) == expected(shelf, queries_of(tmp_path))
 
 
