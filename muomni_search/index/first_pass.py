@@ -24,10 +24,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +37,9 @@ from muomni_search.index.protocol import CandidateLists
 from muomni_search.items import DIM
 from muomni_search.sessions import open_session
 from muomni_search.vectors import cosines_of_pairs, normalise
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 __all__ = ["best_rows", "is_paying"]
 
@@ -103,6 +105,8 @@ def best_rows(
     Returns:
         None where too many would have to be compared, or a row holds no numbers of a unit vector.
     """
+    from concurrent.futures import ThreadPoolExecutor  # which a single query does without
+
     vectors = np.asarray(vectors)  # slices of a map are slower
     blocks = _slices(len(queries), QUERIES_AT_ONCE)
     asked = [_coarse_queries(queries[block]) for block in blocks]
@@ -344,6 +348,8 @@ def _session() -> Any:
 @cache
 def _gain() -> float:
     """Return how much faster the first pass is than what it would replace; 0 where it is wrong."""
+    from concurrent.futures import ThreadPoolExecutor
+
     from muomni_search.index.faiss_index import nearest
 
     if _query_most() == 0:

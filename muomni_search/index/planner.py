@@ -15,7 +15,6 @@ never decides which rows are found, and ties come out the same whatever way was 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -368,6 +367,8 @@ def _many_by_index(
     deep = WIDEN * near
     if deep > RUNAWAY_SHARE * index.rows:
         return top_rows_many(queries, vectors, k=k, dead=dead)
+    from concurrent.futures import ThreadPoolExecutor  # which a single query does without
+
     since, missed = _since(queries, vectors, k, dead, index.rows)
     threads = usable_cores()
     at_once = max(1, min(PROPOSALS_AT_ONCE // deep, -(-len(queries) // threads)))

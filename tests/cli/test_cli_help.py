@@ -100,6 +100,7 @@ def test_what_needs_no_encoder_and_no_index_loads_none(ready: Path, call: str) -
     loaded = imported_by(f"from muomni_search.cli.main import cli; {asked}")
     assert "sqlite3" in loaded
     unwanted = {"faiss", "onnxruntime", "scipy", "sklearn", "sqlalchemy", "tokenizers", "torch"}
+    unwanted |= {"concurrent.futures", "logging"}
     assert not loaded & unwanted
 
 
