@@ -54,7 +54,8 @@ from muomni_search.view import Modalities, View, Where, modalities_of
 
 __all__ = ["FOREIGN_HITS", "BatchReport", "read_queries", "run_batch", "write_neighbors"]
 
-# A block is a second or so of work at 100,000 rows, and its answers are some 100 MB at most.
+# As many queries as are multiplied at a time (``planner.QUERY_BLOCK``): a second or so of work at
+# 100,000 rows. Its answers are some 100 MB at most.
 BLOCK_QUERIES = 4_096
 BLOCK_HITS = 50 * BLOCK_QUERIES
 # How many hits a query of a stranger's may have: a row may ask for every item there is.

@@ -1,4 +1,4 @@
-"""How many threads it pays to compute on."""
+"""The cores that there are to compute on."""
 
 from __future__ import annotations
 

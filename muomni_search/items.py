@@ -237,7 +237,7 @@ class Query:
         """
         try:
             value = np.squeeze(np.array(vector, dtype=np.float64))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InvalidInput("the query vector is none: not numbers, or a ragged list") from error
         if value.ndim != 1:
             raise InvalidInput(f"the query vector has the shape {value.shape}, expected ({DIM},)")

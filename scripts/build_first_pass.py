@@ -2,8 +2,8 @@
 
     python scripts/build_first_pass.py
 
-Rows (m, 256) in 8 bits less 128, times queries (256, n) in 7 bits, in whole numbers; then which of
-the products exceed a number for each query.
+Rows (m, 256) in 8 bits less 128, times queries (256, n) in 8 or 7 bits, in whole numbers; then
+which of the products exceed a number for each query.
 """
 
 from __future__ import annotations

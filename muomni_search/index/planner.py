@@ -456,7 +456,7 @@ def _best_cosines(
     rough = products_of_pairs(vectors, np.maximum(rows, 0), queries)
     rough[rows < 0] = -np.inf
     least = np.partition(rough, -k, axis=1)[:, -k]
-    is_near = rough >= np.maximum(least - MARGIN, np.finfo(np.float32).min)[:, None]
+    is_near = (rough >= least[:, None] - MARGIN) & (rows >= 0)
     values = np.full(rows.shape, -np.inf, np.float32)
     asked = np.nonzero(is_near)[0]
     values[is_near] = cosines_of_pairs(vectors, rows[is_near][:, None], queries[asked])[:, 0]

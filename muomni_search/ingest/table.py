@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from muomni_search.documents import check_words
 from muomni_search.errors import InvalidInput, UnreadableFile
 from muomni_search.ingest.folder import Entry, Skipped, read_file_record
 from muomni_search.ingest.matrix import load_matrix
@@ -191,6 +192,7 @@ class _Batch:
                 raise InvalidInput(f"{name} is {value!r}, no text", hint="give a text")
         if source and not URL.match(source):
             source = os.path.normpath(self._folder / source)
+        check_words(key, source, text)
         return Record(
             key, modality, origin, vector=vector, text=text, source=source, metadata=metadata
         )

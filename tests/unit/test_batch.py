@@ -184,6 +184,15 @@ def test_every_kind_of_query_is_answered_as_on_its_own(
     assert answered(shelf, queries) == expected(shelf, queries_of(tmp_path))
 
 
+def test_a_number_that_no_float_holds_is_its_querys_error(
+    shelf: Collection, tmp_path: Path
+) -> None:
+    huge = {"query_id": "huge", "vector": [10**400] * DIM}
+    queries = write_jsonl(tmp_path / "q.jsonl", huge, {"query_id": "good", "id": "k007"})
+    assert answered(shelf, queries) == expected(shelf, [("good", Query.id("k007"))])
+    assert "not numbers" in errors_of(tmp_path / "answers.jsonl")["huge"]
+
+
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("share", [0.0, 0.5, 100.0])
 def test_it_is_the_same_whether_items_are_looked_up_or_all_read(

@@ -193,7 +193,7 @@ def _cut_out(image: Any) -> Any:
 
     visible = image.getchannel("A").getbbox()
     if visible:
-        image = image.crop(visible)
+        image = _crop(image, visible)
     if max(image.size) > LARGEST_CUT_OUT:
         image.thumbnail((LARGEST_CUT_OUT, LARGEST_CUT_OUT))
     side = int(max(image.size) * CUT_OUT_MARGIN) + 2
@@ -206,4 +206,15 @@ def _cut_out(image: Any) -> Any:
 def _centre(image: Any) -> Any:
     side = max(1, int(min(image.size) * CENTRE_SHARE))
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side))
+    return _crop(image, (left, top, left + side, top + side))
+
+
+def _crop(image: Any, box: tuple[int, int, int, int]) -> Any:
+    """Return a part of a picture, however large: whoever let the picture in has set the limit."""
+    from PIL import Image
+
+    width, height = box[2] - box[0], box[3] - box[1]
+    if Image.MAX_IMAGE_PIXELS is None or width * height <= Image.MAX_IMAGE_PIXELS:
+        return image.crop(box)
+    # ``crop`` takes so large a part for a bomb. Pixel by pixel it takes longer.
+    return image.transform((width, height), Image.Transform.EXTENT, box, Image.Resampling.NEAREST)

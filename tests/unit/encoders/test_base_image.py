@@ -108,6 +108,17 @@ def test_a_cut_out_is_cropped_to_what_is_visible_and_laid_on_white_with_a_margin
     assert (found[:, -1] == 255).all()
 
 
+def test_a_picture_may_be_larger_than_pillow_holds_for_harmless(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever raised the limit of a picture has let it in; then it is seen as any other."""
+    pictures = [smooth_noise(rng, 301, 500), rng.integers(0, 256, (300, 201, 4), np.uint8)]
+    expected = [image.fit_square(picture) for picture in pictures]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    for picture, own in zip(pictures, expected, strict=True):
+        assert np.array_equal(image.fit_square(picture), own)
+
+
 def test_what_no_pixel_shows_does_not_matter(rng: np.random.Generator) -> None:
     picture = rng.integers(0, 256, (80, 80, 4), np.uint8)
     picture[:, :40, 3] = 0

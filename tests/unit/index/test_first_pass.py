@@ -106,6 +106,35 @@ def test_the_largest_numbers_are_not_cut_off() -> None:
     check(-vectors[:64], vectors, 10)
 
 
+@pytest.mark.parametrize("k", [1, 4, 60])
+def test_rows_that_only_float64_tells_apart(k: int, rng: np.random.Generator) -> None:
+    """Nearer to one another than a product in float32 is off."""
+    vectors = clustered(rng, 1_500)
+    nudges = 10.0 ** rng.uniform(-8.5, -6, (400, 1)) * rng.standard_normal((400, DIM))
+    vectors[rng.permutation(1_500)[:400]] = normalise(vectors[:1] + nudges)
+    queries = normalise(vectors[:1] + 0.02 * rng.standard_normal((50, DIM)))
+    check(queries, vectors, k)
+
+
+@pytest.mark.parametrize("exact", [(127, 63), (63,), ()])
+def test_queries_have_as_many_bits_as_are_multiplied_exactly(
+    exact: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(first_pass, "_is_exact", lambda most: most in exact)
+    assert QUERY_MOST() == max(exact, default=0)
+
+
+def test_the_more_it_saves_the_more_hits_it_takes_the_way_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(first_pass, "LARGE", 1)
+    rows = 10 * first_pass.ROWS_PER_HIT
+    for gain, most in ((1.0, 0), (1.1, 0), (1.3, 2), (2.0, 5), (11.0, 9)):
+        monkeypatch.setattr(first_pass, "_gain", lambda gain=gain: gain)
+        taken = [k for k in range(1, 20) if first_pass.is_paying(1_000, rows, k)]
+        assert taken == list(range(1, most + 1))
+
+
 def test_the_bound_holds_and_is_nearly_reached(rng: np.random.Generator) -> None:
     """Of queries that lie as rows are off, and of rows that lie as queries are off."""
     rows = clustered(rng, 400)

@@ -307,3 +307,58 @@ def test_codes_are_learned_from_rows_of_everywhere(monkeypatch):
         for query in queries
     ]
     assert np.mean(shares) > 0.8
+
+
+# ---- batches by an index ---------------------------------------------------------------------
+
+
+class Told:
+    """An index that proposes the rows that are nearest indeed, the nearest first."""
+
+    kind = "told"
+
+    def __init__(self, vectors: np.ndarray) -> None:
+        self._vectors = vectors
+        self.rows = len(vectors)
+
+    def search(self, query: np.ndarray, fetch: int) -> np.ndarray:
+        return self.search_many(query[None], fetch)[0]
+
+    def search_many(self, queries: np.ndarray, fetch: int) -> np.ndarray:
+        return np.argsort(-(queries @ self._vectors.T), axis=1, kind="stable")[:, :fetch]
+
+
+def scattered(rng: np.random.Generator, covered: int, since: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows of which hardly two are alike, and queries of which each lies near some."""
+    centres = rng.standard_normal((300, 256))
+    rows = normalise(centres[rng.integers(0, 300, covered + since)] + rows_of(covered + since, 5))
+    queries = normalise(rows[rng.integers(0, covered, 61)] + 0.03 * rows_of(61, 6))
+    # Rows so near to one another that only float64 tells them apart, before the index and since.
+    for number, query in enumerate(queries[:40]):
+        # Of those since more than are looked at together.
+        places = rng.choice(covered, 9) if number % 2 else covered + rng.choice(since, 15)
+        nudges = 10.0 ** rng.uniform(-8.5, -7, (len(places), 1)) * rng.standard_normal(256)
+        nudges *= rng.standard_normal((len(places), 256))
+        rows[places] = normalise(query + 0.02 * rows[places[:1]] + nudges)
+    # One is asked for by the last query, and there are more of it than are proposed.
+    rows[rng.choice(covered, 300, replace=False)] = queries[-1]
+    return rows, queries
+
+
+@pytest.mark.parametrize("cores", [1, 3])
+@pytest.mark.parametrize("count", [61, 2])
+@pytest.mark.parametrize("share", [0.0, 0.1])
+def test_a_batch_by_an_index_gives_what_the_oracle_gives(monkeypatch, cores, count, share):
+    monkeypatch.setattr(planner, "usable_cores", lambda: cores)
+    rng = np.random.default_rng(11)
+    rows, queries = scattered(rng, 5_000, 1_000)
+    queries = queries[-count:]
+    dead = np.flatnonzero(rng.random(len(rows)) < share)
+    index = Told(rows[:5_000])
+    found = planner.top_rows_many(queries, rows, k=3, dead=dead, index=index, fetch=20)
+    assert found.are_exact[-1]  # too hard for the index
+    assert found.are_exact[:-1].mean() < 0.7
+    for query, own in zip(queries, found, strict=True):
+        expected = exact_top_rows(query, rows, k=3, dead=dead)
+        assert own.rows.tolist() == expected.rows.tolist()
+        assert own.cosines.tobytes() == expected.cosines.tobytes()

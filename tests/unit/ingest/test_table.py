@@ -696,6 +696,7 @@ def test_what_is_no_vector_is_a_problem(folder: Path, vector: Any, reason: str) 
         ({"modality": "video"}, "no modality 'video'"),
         ({"modality": "text", "text": 7}, "text is 7, no text"),
         ({"modality": "text", "source": 7}, "source is 7, no text"),
+        ({"modality": "text", "source": "a\0b.png"}, "has a source with a NUL"),
         ({"modality": "text", "key": ""}, "the key '' is no text"),
         ({"modality": "text", "metadata": 3}, "metadata is 3, no object"),
     ],
