@@ -357,7 +357,7 @@ def test_a_batch_by_an_index_gives_what_the_oracle_gives(monkeypatch, cores, cou
     index = Told(rows[:5_000])
     found = planner.top_rows_many(queries, rows, k=3, dead=dead, index=index, fetch=20)
     assert found.are_exact[-1]  # too hard for the index
-    assert found.are_exact[:-1].mean() < 0.7
+    assert found.are_exact[:-1].mean() < 0.5
     for query, own in zip(queries, found, strict=True):
         expected = exact_top_rows(query, rows, k=3, dead=dead)
         assert own.rows.tolist() == expected.rows.tolist()
