@@ -33,6 +33,7 @@ from muomni_search import durable
 from muomni_search.collection import Collection
 from muomni_search.errors import Conflict, InvalidInput, MuomniError, NotFound, UnreadableFile
 from muomni_search.filters import parse_filter, refuse_source
+from muomni_search.index.planner import QUERY_BLOCK
 from muomni_search.indexing import promise_of
 from muomni_search.ingest.matrix import load_matrix
 from muomni_search.ingest.rows import (
@@ -54,9 +55,9 @@ from muomni_search.view import Modalities, View, Where, modalities_of
 
 __all__ = ["FOREIGN_HITS", "BatchReport", "read_queries", "run_batch", "write_neighbors"]
 
-# As many queries as are multiplied at a time (``planner.QUERY_BLOCK``): a second or so of work at
-# 100,000 rows. Its answers are some 100 MB at most.
-BLOCK_QUERIES = 4_096
+# As many queries as are multiplied at a time: a second or so of work at 100,000 rows. Its answers
+# are some 100 MB at most.
+BLOCK_QUERIES = QUERY_BLOCK
 BLOCK_HITS = 50 * BLOCK_QUERIES
 # How many hits a query of a stranger's may have: a row may ask for every item there is.
 FOREIGN_HITS = 10_000

@@ -154,7 +154,6 @@ class FourBitScan:
     def search_many(self, queries: NDArray[np.float32], fetch: int) -> NDArray[np.int64]:
         """Return what ``search`` does for each query (n, 256), (n, fetch); -1 where there is none.
 
-        FAISS scans the codes once for some queries together, which takes less time than one by one.
         On one thread: what is done with the rows takes as long, so callers divide the queries.
         """
         use_threads(1)

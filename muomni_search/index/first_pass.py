@@ -68,8 +68,8 @@ SAMPLE_STEP, SAMPLE_ROWS = 64, (4_096, 16_384)
 # How many products that takes at a time: 16 MB.
 GUESSED_AT_ONCE = 4_194_304
 # Where there are fewer rows for each hit than this, divided by the share of the products' time that
-# is saved, comparing takes all of that. With VNNI, where it is 0.6, a million rows and k = 100 took
-# two thirds of the time; where it is a third, 100,000 rows and k = 10 just as long.
+# is saved, comparing takes all of that. With VNNI 900,000 rows and k = 100 take half of the time
+# (benchmarks/batch.py).
 ROWS_PER_HIT = 4_000
 # How much faster than the products of float32 the first pass must be to be used.
 GAIN = 1.2

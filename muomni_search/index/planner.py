@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from muomni_search.index.faiss_index import FourBitScan
 
 __all__ = [
+    "QUERY_BLOCK",
     "build_index",
     "choose_codes",
     "choose_kind",
