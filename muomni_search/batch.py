@@ -5,7 +5,8 @@
 
 A part that has its name is whole and on the disk, and parts lie in ``<output>.parts`` beside a
 file that is named after what decides about the answers. So a job that was killed goes on where it
-stopped and its output is the same to the byte, and no other job goes on with its parts.
+stopped and its output is the same to the byte, and no other job goes on with its parts. A part that
+is no longer what was written, by its checksum, is made again, and so are those after it.
 
 All blocks are answered from one state of the collection. It is one read transaction: while a job
 runs, SQLite's log keeps what others write meanwhile, and shrinks when the last of them closes.
@@ -41,6 +42,7 @@ from muomni_search.ingest.rows import (
     TABLES,
     TEXT_COLUMNS,
     count_rows,
+    listed,
     parquet_columns,
     parse_json,
     read_rows,
@@ -66,7 +68,7 @@ FORMATS = (".jsonl", ".parquet", ".trec")
 RUN_TAG = "muomni"
 # What lies in the folder of a job's parts, whole or half written.
 PART = re.compile(
-    r"[0-9a-f]{64}\.job|\d{6}\.(errors|jsonl|parquet|trec)|output|errors|\..*\.partial"
+    r"[0-9a-f]{64}\.job|\d{6}\.(errors|jsonl|parquet|trec|sha256)|output|errors|\..*\.partial"
 )
 FILE_COLUMNS = {"image", "audio", "plus", "minus"}
 # In CSV these stay as they are written: an id of 007 is no number.
@@ -168,7 +170,7 @@ def run_batch(
         Conflict: The output belongs to another input, collection state or option.
         UnreadableFile: The query file cannot be read.
     """
-    queries, output = Path(queries), Path(output)
+    queries, output = Path(queries), Path(output).absolute()
     _check_format(queries)
     for taken in (output, _errors_of(output)):
         if taken.exists() and queries.exists() and taken.samefile(queries):
@@ -334,13 +336,14 @@ class _Run:
         mark = self._parts / f"{fingerprint}.job"
         if mark.exists():
             done = 0
-            while self._part(done, self._output.suffix).exists():
+            while self._is_done(done):
                 done += 1
             return done
         if not self._force:
             if self._output.exists() and not is_own:
                 raise Conflict(
-                    f"{self._output} was made by another input, collection state or option",
+                    f"{self._output} was made by another input, collection state or option, or "
+                    "was changed since",
                     hint="name another output, or replace it with --force",
                 )
             if self._errors.exists() and not _are_errors(self._errors):
@@ -348,7 +351,8 @@ class _Run:
                     f"{self._errors} is there, and no list of errors",
                     hint="move it away, or replace it with --force",
                 )
-            if any(self._parts.glob("*.job")):
+            # A mark without parts is of a job that ended before it had answered anything.
+            if any(path.suffix in FORMATS for path in self._parts.iterdir()):
                 raise Conflict(
                     f"{self._parts} holds the half of another input, collection state or option",
                     hint="name another output, or begin anew with --force",
@@ -398,11 +402,22 @@ class _Run:
         # The answers last: a block is done when they have their name.
         _write_whole(self._part(number, ".errors"), errors.encode())
         path = self._part(number, self._output.suffix)
-        if path.suffix == ".parquet":
-            _write_parquet(path, answers)
-        else:
-            form = _jsonl_lines if path.suffix == ".jsonl" else _trec_lines
-            _write_whole(path, "".join(form(answers)).encode())
+        with durable.whole_file(path) as partial:
+            if path.suffix == ".parquet":
+                _write_parquet(partial, answers)
+            else:
+                form = _jsonl_lines if path.suffix == ".jsonl" else _trec_lines
+                partial.write_bytes("".join(form(answers)).encode())
+            checksum = _checksum(self._part(number, ".errors"), partial)
+            _write_whole(self._part(number, ".sha256"), checksum.encode())
+
+    def _is_done(self, number: int) -> bool:
+        """Whether a block's part is there, as it was written."""
+        parts = self._part(number, ".errors"), self._part(number, self._output.suffix)
+        try:
+            return _checksum(*parts) == self._part(number, ".sha256").read_text("latin-1")
+        except FileNotFoundError:
+            return False
 
     def _part(self, number: int, suffix: str) -> Path:
         return self._parts / f"{number:06d}{suffix}"
@@ -546,8 +561,7 @@ def _task(row: Mapping[str, Any], query_id: str | int, default: Task, folder: Pa
     for kind in ("text", "image", "audio", "id"):
         parts += [make_part(kind, value, folder=folder) for value in _texts(row, kind)]
     if row.get("vector") is not None:
-        vector = row["vector"]
-        parts.append(Query.vector(_listed(vector) if isinstance(vector, str) else vector))
+        parts.append(Query.vector(listed(row["vector"])))
     parts += [parse_part(spelled, folder=folder) for spelled in _texts(row, "plus")]
     parts += [-parse_part(spelled, folder=folder) for spelled in _texts(row, "minus")]
     if not parts:
@@ -597,23 +611,13 @@ def _texts(row: Mapping[str, Any], column: str) -> list[str]:
     value = row.get(column)
     if value is None:
         return []
-    if isinstance(value, str) and column in ("plus", "minus", "modality"):
-        value = _listed(value)
+    if column in ("plus", "minus", "modality"):
+        value = listed(value)
     values = value if isinstance(value, list) else [value]
     for one in values:
         if not isinstance(one, str):
             raise InvalidInput(f"{column} holds {one!r}, no text")
     return values
-
-
-def _listed(text: str) -> Any:
-    """Return the list that a text spells as JSON, or the text."""
-    if not text.startswith("["):
-        return text
-    try:
-        return parse_json(text)
-    except ValueError as error:
-        raise InvalidInput(f"{text!r} is no JSON list: {error}") from error
 
 
 def _digest(path: Path) -> str:
@@ -726,22 +730,19 @@ def _write_parquet(path: Path, answers: Answers) -> None:
             "how": pa.array(found.how, pa.string()),
         }
     )
-    with durable.whole_file(path) as partial:
-        pq.write_table(table, partial)
+    pq.write_table(table, path)
 
 
 def _merge_parquet(parts: Sequence[Path], target: Path) -> None:
     import pyarrow.parquet as pq
 
-    if not parts:
-        _write_parquet(target, Answers((), RankedLists.joined(0, []), {}))
-        return
-    with (
-        durable.whole_file(target) as partial,
-        pq.ParquetWriter(partial, pq.read_schema(parts[0])) as writer,
-    ):
-        for part in parts:
-            writer.write_table(pq.read_table(part))
+    with durable.whole_file(target) as partial:
+        if not parts:
+            _write_parquet(partial, Answers((), RankedLists.joined(0, []), {}))
+            return
+        with pq.ParquetWriter(partial, pq.read_schema(parts[0])) as writer:
+            for part in parts:
+                writer.write_table(pq.read_table(part))
 
 
 def _concatenate(parts: Sequence[Path], target: Path) -> None:
@@ -754,6 +755,15 @@ def _concatenate(parts: Sequence[Path], target: Path) -> None:
 def _write_whole(path: Path, data: bytes) -> None:
     with durable.whole_file(path) as partial:
         partial.write_bytes(data)
+
+
+def _checksum(*files: Path) -> str:
+    """Return the SHA-256 of what some files hold, one after the other."""
+    summed = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            summed.update(hashlib.file_digest(file, "sha256").digest())
+    return summed.hexdigest()
 
 
 def _errors_of(output: Path) -> Path:

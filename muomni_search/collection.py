@@ -53,9 +53,11 @@ class Collection(Closing):
     context manager.
     """
 
-    def __init__(self, store: Store, load: Callable[[Snapshot], Model]) -> None:
+    def __init__(
+        self, store: Store, load: Callable[[Snapshot], Model], limits: Limits | None = None
+    ) -> None:
         self._store = store
-        self._loaded = Loaded(store.directory, load)
+        self._loaded = Loaded(store.directory, load, limits or Limits())
 
     # ---- life ----------------------------------------------------------------------------
 
@@ -83,6 +85,7 @@ class Collection(Closing):
         model: str | Path | None = None,
         salvage: bool = False,
         load: Callable[[str | Path], Model] = load_model,
+        limits: Limits | None = None,
     ) -> Self:
         """Open a collection.
 
@@ -92,6 +95,7 @@ class Collection(Closing):
             salvage: Open one too that an earlier version made and that is too damaged to be brought
                 up to date: ``export_collection`` with ``left_out`` is all that it is good for.
             load: What loads models, for programs in which several collections share one.
+            limits: What a single file may cost, of queries and where ``add`` is told no others.
 
         Raises:
             NotFound: There is none.
@@ -99,7 +103,7 @@ class Collection(Closing):
             CorruptData: It is damaged, foreign, or of a newer version.
         """
         store = Store.open(Path(directory), salvage=salvage)
-        collection = cls(store, _loader(store.directory, model, load))
+        collection = cls(store, _loader(store.directory, model, load), limits)
         try:
             try:
                 _ = collection.model
@@ -155,7 +159,7 @@ class Collection(Closing):
             force: Remove them even when more than half of a folder vanished.
             dry_run: Say what would happen, and do nothing.
             strict: Stop at the first input that cannot be used.
-            limits: What a single file may cost.
+            limits: What a single file may cost; by default what ``open`` was told.
             progress: Told of each record; True for a bar on stderr or in the notebook.
 
         Returns:
@@ -173,7 +177,7 @@ class Collection(Closing):
             pipeline = Pipeline(
                 self._store,
                 self.model,
-                limits=limits or Limits(),
+                limits=limits or self._loaded.limits,
                 strict=strict,
                 dry_run=dry_run,
                 progress=told,

@@ -2,24 +2,30 @@
 
     an item, a vector ──▶ blocks against later blocks ──▶ pairs above the limit ──▶ groups
 
-Exact: every pair is compared, each once, by blocked matrix products; a pair that rounding could
-decide is computed again. Memory is that of one block of products, a vector for each item of
-several segments, and a few numbers an item, however many pairs there are. Groups are what chains of
-such pairs connect (single linkage).
+Exact: every pair is compared, each once, by blocked matrix products, first of 8 bits where those
+are faster (``index/first_pass.py``); a pair that rounding could decide is computed again. Memory is
+that of a block of products on each thread, a vector for each item of several segments, and a few
+numbers an item, however many pairs there are. Groups are what chains of such pairs connect (single
+linkage).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from muomni_search.collection import Collection, Modalities, Where
+from muomni_search.cores import usable_cores
 from muomni_search.errors import InvalidInput
 from muomni_search.filters import parse_filter
+from muomni_search.index import first_pass
 from muomni_search.items import Item, Modality
 from muomni_search.progress import Progress, Silent
 from muomni_search.store.rows import are_unit, not_unit
@@ -35,8 +41,8 @@ BLOCK = 4_096
 ROUNDING = 4e-6
 # A vector that is stored may miss unit length by rounding, so equal ones are this far below 1.
 EQUAL = 1 - 1e-6
-# Pairs that are computed again together.
-PAIRS = 65_536
+# Pairs that are computed again together: 16 MB of vectors.
+PAIRS = 8_192
 # Items that are looked up together.
 PAGE = 1_000
 
@@ -166,39 +172,57 @@ def _connected(
     """Return for each item the first one of its group (n,), and its highest cosine (n,)."""
     parents = np.arange(len(vectors))
     best = np.zeros(len(vectors), np.float32)
-    for start in range(0, len(vectors), BLOCK):
-        own = vectors.take(slice(start, start + BLOCK))
-        for other in range(start, len(vectors), BLOCK):
-            products = own @ vectors.take(slice(other, other + BLOCK)).T
-            if other == start:
-                # A pair once, and none with itself.
-                products[np.tri(*products.shape, dtype=np.bool_)] = -1
-            for one, two, cosines in _pairs(products, above):
-                one += start
-                two += other
-                is_unsure = np.abs(cosines - above) <= ROUNDING
-                cosines[is_unsure] = np.sum(
-                    vectors.take(one[is_unsure]).astype(np.float64) * vectors.take(two[is_unsure]),
-                    axis=1,
-                )
-                is_alike = cosines >= above
-                one, two, cosines = one[is_alike], two[is_alike], cosines[is_alike]
+    is_coarse = first_pass.is_paying(len(vectors), len(vectors), 1)
+    # Products of floats are on all cores by themselves.
+    threads, width = (usable_cores(), first_pass.ROWS_AT_ONCE) if is_coarse else (1, BLOCK)
+    lock = Lock()
+
+    def compare(start: int, own: _Block, other: int) -> None:
+        for one, two, cosines in own.pairs(vectors.take(slice(other, other + width))):
+            one += start
+            two += other
+            is_unsure = np.abs(cosines - above) <= ROUNDING
+            cosines[is_unsure] = np.sum(
+                vectors.take(one[is_unsure]).astype(np.float64) * vectors.take(two[is_unsure]),
+                axis=1,
+            )
+            is_alike = (cosines >= above) & (two > one)  # a pair once, and none with itself
+            one, two, cosines = one[is_alike], two[is_alike], cosines[is_alike]
+            with lock:
                 np.maximum.at(best, one, cosines)
                 np.maximum.at(best, two, cosines)
                 _join(parents, one, two)
-        progress.advance(len(own))
+
+    with ThreadPoolExecutor(threads, "muomni-duplicates") as pool:
+        for start in range(0, len(vectors), BLOCK):
+            own = _Block(vectors.take(slice(start, start + BLOCK)), above, is_coarse=is_coarse)
+            others = range(start, len(vectors), width)
+            list(pool.map(partial(compare, start, own), others))
+            progress.advance(min(BLOCK, len(vectors) - start))
     return _roots(parents, np.arange(len(parents))), np.minimum(best, 1)
 
 
-def _pairs(
-    products: NDArray[np.float32], above: float
-) -> Iterator[tuple[Ids, Ids, NDArray[np.float32]]]:
-    """Yield the places of what may be above the limit, and the products there, in portions."""
-    places = np.flatnonzero(products >= np.float32(above - ROUNDING))
-    for start in range(0, len(places), PAIRS):
-        some = places[start : start + PAIRS]
-        one, two = np.divmod(some, products.shape[1])
-        yield one, two, products.ravel()[some]
+class _Block:
+    """The vectors (n, 256) of some items, and what others must reach of them."""
+
+    def __init__(self, vectors: NDArray[np.float32], above: float, *, is_coarse: bool) -> None:
+        self._vectors = vectors
+        self._least = np.float32(above - ROUNDING)
+        self._coarse = first_pass.Above(vectors, float(self._least)) if is_coarse else None
+
+    def pairs(self, others: NDArray[np.float32]) -> Iterator[tuple[Ids, Ids, NDArray[np.float32]]]:
+        """Yield pairs with others (m, 256) that may be above the limit, and their rough cosines.
+
+        As the places of both, in portions.
+        """
+        near = None if self._coarse is None else self._coarse.pairs(others)
+        if near is None:
+            products = self._vectors @ others.T
+            places = np.flatnonzero(products >= self._least)
+            near = np.divmod(places, len(others))
+        for start in range(0, len(near[0]), PAIRS):
+            one, two = near[0][start : start + PAIRS], near[1][start : start + PAIRS]
+            yield one, two, np.vecdot(self._vectors[one], others[two])
 
 
 def _join(parents: Ids, one: Ids, two: Ids) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -253,8 +255,14 @@ class Query:
         return self * -1.0
 
     def __mul__(self, weight: float) -> Query:
-        if not np.isfinite(weight) or weight == 0:
-            raise InvalidInput(f"a weight must be a finite number other than 0, not {weight}")
-        return Query(tuple(replace(part, weight=part.weight * weight) for part in self.parts))
+        if not isinstance(weight, Real):
+            return NotImplemented
+        try:
+            parts = [replace(part, weight=float(part.weight * weight)) for part in self.parts]
+        except OverflowError:  # a whole number beyond floats
+            parts = [replace(part, weight=math.inf) for part in self.parts]
+        if not all(math.isfinite(part.weight) and part.weight for part in parts):
+            raise InvalidInput("a weight must be a finite number other than 0")
+        return Query(tuple(parts))
 
     __rmul__ = __mul__

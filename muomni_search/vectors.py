@@ -132,7 +132,9 @@ def combine(
     """
     if len(rows) == 1 and weights[0] > 0:
         return np.array(rows[0], np.float32)
-    total = np.asarray(weights, dtype=np.float64) @ np.asarray(rows, dtype=np.float64)
+    scaled = np.array(weights, dtype=np.float64)
+    scaled /= np.abs(scaled).max() or 1.0  # so that it neither overflows nor vanishes
+    total = scaled @ np.asarray(rows, dtype=np.float64)
     if float(np.linalg.norm(total)) < MIN_LENGTH:
         raise InvalidInput(f"{what} cancels out to zero", hint="change a weight or drop a part")
     return normalise(total)

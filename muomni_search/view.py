@@ -31,7 +31,7 @@ from muomni_search.errors import (
 from muomni_search.filters import Filter, parse_filter
 from muomni_search.index import planner
 from muomni_search.index.protocol import VectorIndex
-from muomni_search.ingest.read import read_content
+from muomni_search.ingest.read import Limits, read_content
 from muomni_search.items import Content, Hit, Item, Modality, Part, Query
 from muomni_search.ranked import Ranked, RankedLists, Rows
 from muomni_search.store.records import IndexFile, Shown
@@ -82,9 +82,11 @@ class Loaded:
     Args:
         directory: The collection's.
         load: Loads the model that a snapshot's vectors came from, at its first use.
+        limits: What a single file of a query may cost.
     """
 
-    def __init__(self, directory: Path, load: Callable[[Snapshot], Model]) -> None:
+    def __init__(self, directory: Path, load: Callable[[Snapshot], Model], limits: Limits) -> None:
+        self.limits = limits
         self._directory = directory
         self._load = load
         self._models: dict[str, Model] = {}
@@ -319,7 +321,8 @@ class View:
         self, modality: Modality, parts: Sequence[Part]
     ) -> dict[int, NDArray[np.float32] | MuomniError]:
         encoder = self._loaded.model(self.snapshot).encoder(modality)
-        found = encode_contents(encoder, [part.value for part in parts])
+        contents = [part.value for part in parts]
+        found = encode_contents(encoder, contents, limits=self._loaded.limits)
         return {id(part): vector for part, vector in zip(parts, found, strict=True)}
 
     def rank(
@@ -568,6 +571,7 @@ def encode_contents(
     values: Sequence[Content | Path],
     *,
     advance: Callable[[], None] = lambda: None,
+    limits: Limits | None = None,
 ) -> list[NDArray[np.float32] | MuomniError]:
     """Return the unit vector (256,) of each content or file, or the error that it meets.
 
@@ -577,6 +581,7 @@ def encode_contents(
         encoder: Of their modality.
         values: Words, pixels or samples as they are, or the path of a file.
         advance: Called for each.
+        limits: What a file may cost.
     """
     results: dict[int, NDArray[np.float32] | MuomniError] = {}
     pieces: list[Piece] = []
@@ -597,7 +602,9 @@ def encode_contents(
         advance()
         try:
             content = (
-                read_content(encoder.modality, value) if isinstance(value, str | Path) else value
+                read_content(encoder.modality, value, limits)
+                if isinstance(value, str | Path)
+                else value
             )
             prepared = encoder.prepare(content)
         except MuomniError as error:

@@ -44,7 +44,7 @@ from muomni_search.vectors import cosines_of_pairs, normalise
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-__all__ = ["best_rows", "is_paying"]
+__all__ = ["ROWS_AT_ONCE", "Above", "best_rows", "is_paying"]
 
 # Made by scripts/build_first_pass.py: MatMulInteger and Greater.
 GRAPH = Path(__file__).with_name("first_pass.onnx")
@@ -111,8 +111,7 @@ def best_rows(
     from concurrent.futures import ThreadPoolExecutor  # which a single query does without
 
     vectors = np.asarray(vectors)  # slices of a map are slower
-    blocks = _slices(len(queries), QUERIES_AT_ONCE)
-    coarse = [_coarse_queries(queries[block]) for block in blocks]
+    coarse = _coarse_blocks(queries)
     best = _Best(queries, vectors, k)
     count = len(vectors) if allowed is None else len(allowed)
     step = max(1, count // min(max(count // SAMPLE_STEP, SAMPLE_ROWS[0]), SAMPLE_ROWS[1]))
@@ -130,15 +129,10 @@ def best_rows(
         made = _coarse_rows(vectors[tile] if is_whole else vectors[live])
         if made is None:
             return False
-        near = [
-            (block.start + of, live[places])
-            for block, some in zip(blocks, coarse, strict=True)
-            for of, places in [_near(made, some, best.least[block])]
-        ]
-        asked, rows = (np.concatenate(column) for column in zip(*near, strict=True))
-        if not best.count_passed(len(rows), len(live) * len(queries)):
+        asked, places = _near_pairs(made, coarse, best.least)
+        if not best.count_passed(len(places), len(live) * len(queries)):
             return False
-        best.add(asked, rows)
+        best.add(asked, live[places])
         return True
 
     with ThreadPoolExecutor(usable_cores(), "muomni-first-pass") as pool:
@@ -146,6 +140,32 @@ def best_rows(
         # The first that says no ends it: those that have not begun are called off.
         pays = all(pool.map(compare, range(0, count, ROWS_AT_ONCE)))
         return best.lists(pool) if pays else None
+
+
+class Above:
+    """Queries (n, 256), in 8 bits, and a cosine that rows shall reach."""
+
+    def __init__(self, queries: NDArray[np.float32], least: float) -> None:
+        self._coarse = _coarse_blocks(queries)
+        self._least = np.full(len(queries), least)
+
+    def pairs(
+        self, rows: NDArray[np.float32]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+        """Return the pairs of a query and a row (m, 256) that may reach it, as places (p,) each.
+
+        For ``ROWS_AT_ONCE`` rows, and on the calling thread.
+
+        Returns:
+            None where they are so many that products of floats take less time.
+        """
+        made = _coarse_rows(rows)
+        if made is None:
+            return None
+        asked, places = _near_pairs(made, self._coarse, self._least)
+        return (
+            None if len(places) > PASSING_SHARE * len(rows) * len(self._least) else (asked, places)
+        )
 
 
 class _Best:
@@ -292,6 +312,10 @@ def _coarse_queries(queries: NDArray[np.float32]) -> _CoarseQueries:
     return _CoarseQueries(np.ascontiguousarray(whole.T.astype(np.int8)), scales, errors)
 
 
+def _coarse_blocks(queries: NDArray[np.float32]) -> list[_CoarseQueries]:
+    return [_coarse_queries(queries[some]) for some in _slices(len(queries), QUERIES_AT_ONCE)]
+
+
 class _Coarse(NamedTuple):
     """Some rows in 8 bits.
 
@@ -327,6 +351,20 @@ def _coarse_rows(rows: NDArray[np.float32]) -> _Coarse | None:
     whole *= np.float32(scale)
     np.subtract(rows, whole, out=whole)
     return _Coarse(coarse, scale, length, float(np.sqrt(np.vecdot(whole, whole).max())))
+
+
+def _near_pairs(
+    rows: _Coarse, blocks: list[_CoarseQueries], least: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return what ``_near`` does for all blocks of queries."""
+    slices = _slices(len(least), QUERIES_AT_ONCE)
+    near = [
+        (some.start + asked, places)
+        for some, block in zip(slices, blocks, strict=True)
+        for asked, places in [_near(rows, block, least[some])]
+    ]
+    asked, places = (np.concatenate(column) for column in zip(*near, strict=True))
+    return asked, places
 
 
 def _near(
@@ -368,14 +406,13 @@ def _gain() -> float:
     count = ROWS_AT_ONCE * max(4, 2 * usable_cores())
     queries = normalise(rng.standard_normal((TRIED_QUERIES, DIM)))
     rows = normalise(rng.standard_normal((count, DIM)))
-    coarse = [_coarse_queries(queries[some]) for some in _slices(TRIED_QUERIES, QUERIES_AT_ONCE)]
-    unreached = np.full(QUERIES_AT_ONCE, 2.0)
+    coarse = _coarse_blocks(queries)
+    unreached = np.full(TRIED_QUERIES, 2.0)
 
     def first_pass(tile: slice) -> None:
         made = _coarse_rows(rows[tile])
         assert made is not None  # noqa: S101  (of unit vectors)
-        for some in coarse:
-            _near(made, some, unreached)
+        _near_pairs(made, coarse, unreached)
 
     with ThreadPoolExecutor(usable_cores()) as pool:
         tiles = _slices(count, ROWS_AT_ONCE)

@@ -82,7 +82,7 @@ def read_file(modality: Modality, path: Path, limits: Limits) -> bytes:
         ) from error
 
 
-def read_content(modality: Modality, value: str | Path) -> Content:
+def read_content(modality: Modality, value: str | Path, limits: Limits | None = None) -> Content:
     """Return the content of a part of a query: words as they are, anything else from its file.
 
     Raises:
@@ -95,6 +95,6 @@ def read_content(modality: Modality, value: str | Path) -> Content:
             raise InvalidInput("the query has no words", hint="write some, or leave it out")
         check_texts("the query", str(value))
         return str(value)
-    limits = Limits()
+    limits = limits or Limits()
     path = Path(value)
     return decode(modality, read_file(modality, path, limits), path, limits)

@@ -165,6 +165,21 @@ def parse_json(text: str) -> Any:
     return value
 
 
+def listed(value: Any) -> Any:
+    """Return the list that a cell of a CSV table spells as JSON; anything else as it is.
+
+    Raises:
+        InvalidInput: It begins like one, and is none.
+    """
+    if not isinstance(value, str) or not value.startswith("["):
+        return value
+    try:
+        return parse_json(value)
+    except ValueError as error:
+        told = value if len(value) <= 40 else f"{value[:40]}…"
+        raise InvalidInput(f"{told!r} is no JSON list: {error}") from error
+
+
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is no JSON number")
 

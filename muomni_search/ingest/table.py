@@ -25,7 +25,15 @@ from muomni_search.documents import check_words
 from muomni_search.errors import InvalidInput, UnreadableFile
 from muomni_search.ingest.folder import Entry, Skipped, read_file_record
 from muomni_search.ingest.matrix import load_matrix
-from muomni_search.ingest.rows import BATCH_ROWS, Numbered, Row, count_rows, parse_json, read_rows
+from muomni_search.ingest.rows import (
+    BATCH_ROWS,
+    Numbered,
+    Row,
+    count_rows,
+    listed,
+    parse_json,
+    read_rows,
+)
 from muomni_search.items import Modality, Problem, Record
 from muomni_search.vectors import check_vectors
 
@@ -146,7 +154,7 @@ class _Batch:
         if not rows:
             return {}
         try:
-            checked = check_vectors([vector for _, vector in rows], "the batch")
+            checked = check_vectors([listed(vector) for _, vector in rows], "the batch")
         except InvalidInput:
             return {}  # one of them is bad: each is checked on its own
         return {number: vector for (number, _), vector in zip(rows, checked, strict=True)}
@@ -157,7 +165,9 @@ class _Batch:
             key = f"{self._name}:{number}"
         if isinstance(key, int | np.integer) and not isinstance(key, bool):
             key = str(key)
-        if not isinstance(key, str) or not key:
+        if key == "":
+            raise InvalidInput("the key is empty", hint="give each row a text as key")
+        if not isinstance(key, str):
             raise InvalidInput(f"the key {key!r} is no text", hint="give each row a text as key")
         if "\0" in key:
             raise InvalidInput(f"the key {key!r} holds a NUL", hint="give it a name without NUL")
@@ -182,7 +192,7 @@ class _Batch:
     ) -> Record:
         vector = self._vectors.get(number)
         if vector is None:
-            vector = check_vectors([row["vector"]], "the vector")[0]
+            vector = check_vectors([listed(row["vector"])], "the vector")[0]
         modality = _modality(row.get("modality"))
         if modality is None:
             raise InvalidInput("a vector without a modality", hint="say text, image or audio")

@@ -126,7 +126,9 @@ class Collections:
                     self._held.move_to_end(name)
                     return held
             self._let_go(name)
-            held = _Held(identity, Collection.open(directory, load=self._models.load), users=1)
+            limits = self._settings.limits
+            collection = Collection.open(directory, load=self._models.load, limits=limits)
+            held = _Held(identity, collection, users=1)
             with self._lock:
                 self._held[name] = held
                 excess = len(self._held) - MOST_OPEN
@@ -258,7 +260,7 @@ class Served:
         )
         # Each as long as somebody holds it or waits for it.
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._watches = Watches(settings.watched, self.collections.open, settings.limits)
+        self._watches = Watches(settings.watched, self.collections.open)
 
     async def change(self, name: str, work: Callable[[], T]) -> T:
         """Change a collection in a thread, one change after another; others' go on meanwhile.

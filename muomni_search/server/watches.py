@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from muomni_search.collection import Collection, Limits
+from muomni_search.collection import Collection
 from muomni_search.errors import MuomniError
 from muomni_search.watch import watch_folders
 
@@ -26,17 +26,14 @@ class Watches:
     Args:
         folders: The folders of a collection, by its name.
         open_named: Gives the collection of a name, open.
-        limits: What a single file may cost.
     """
 
     def __init__(
         self,
         folders: Mapping[str, Sequence[Path]],
         open_named: Callable[[str], AbstractContextManager[Collection]],
-        limits: Limits,
     ) -> None:
         self._open = open_named
-        self._limits = limits
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._follow, args=(name, own), name=f"muomni-watch-{name}")
@@ -54,7 +51,6 @@ class Watches:
                         collection,
                         folders,
                         stop=self._stop,
-                        limits=self._limits,
                         told=lambda line: log.warning("%s: %s", name, line),
                     ):
                         log.info("%s: %s", name, report.as_dict())

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from file_helpers import write_picture
+from PIL import Image
 
-from muomni_search import Collection, NotFound, Record
+from muomni_search import Collection, NotFound, Query, Record, UnreadableFile
 from muomni_search.encoders.protocol import Model
 from muomni_search.ingest.read import Limits
 from muomni_search.items import Modality
@@ -67,6 +68,18 @@ def test_a_collection_that_opens_slowly_holds_up_those_who_want_it_alone(tmp_pat
     assert len(opened) == 3
     assert len(set(opened)) == 1
     assert models.loads == 2
+    collections.close()
+
+
+def test_limits_of_a_server_hold_for_files_of_queries(tmp_path: Path) -> None:
+    make(tmp_path / "c", "owl")
+    Image.new("RGB", (24, 24), "red").save(tmp_path / "red.png")
+    collections = Collections(Settings(root=tmp_path, limits=Limits(max_pixels=575)), Models())
+    with (
+        collections.open("c") as collection,
+        pytest.raises(UnreadableFile, match="the limit of 575"),
+    ):
+        collection.query(Query.image(tmp_path / "red.png"))
     collections.close()
 
 

@@ -599,6 +599,38 @@ def test_an_interrupted_job_goes_on_after_its_finished_blocks(
     assert half.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
+@pytest.mark.parametrize(
+    "damaged", ["000000.jsonl", "000001.jsonl", "000000.errors", "000001.sha256"]
+)
+def test_a_part_that_was_damaged_is_made_again_with_those_after_it(
+    shelf: Collection, half: Path, tmp_path: Path, damaged: str
+) -> None:
+    part = tmp_path / "out.jsonl.parts" / damaged
+    part.write_bytes(part.read_bytes()[:-1] + b"?")
+    report = run_batch(shelf, tmp_path / "q.npy", half)
+    assert report.resumed_blocks == int(damaged[:6])
+    run_batch(shelf, tmp_path / "q.npy", tmp_path / "whole.jsonl")
+    assert half.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert report.failed == 0
+
+
+def test_a_job_that_ended_before_its_first_answer_is_in_nobodys_way(
+    shelf: Collection, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "q.npy", ASKED)
+    parts = tmp_path / "out.jsonl.parts"
+    parts.mkdir()
+    (parts / f"{'0' * 64}.job").touch()
+    (parts / "000000.errors").touch()
+    assert run_batch(shelf, tmp_path / "q.npy", tmp_path / "out.jsonl").answered == len(ASKED)
+
+
+def test_an_output_without_a_name_is_refused(shelf: Collection, tmp_path: Path) -> None:
+    np.save(tmp_path / "q.npy", ASKED)
+    with pytest.raises(InvalidInput, match="no format"):
+        run_batch(shelf, tmp_path / "q.npy", "")
+
+
 def test_a_finished_job_is_not_done_again(
     shelf: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_blocks: None
 ) -> None:

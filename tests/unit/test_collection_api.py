@@ -20,9 +20,16 @@ import soundfile
 from numpy.typing import NDArray
 from PIL import Image
 
-from muomni_search.collection import Collection
+from muomni_search.collection import Collection, Limits
 from muomni_search.duplicates import find_duplicates
-from muomni_search.errors import Conflict, CorruptData, InvalidInput, MuomniError, NotFound
+from muomni_search.errors import (
+    Conflict,
+    CorruptData,
+    InvalidInput,
+    MuomniError,
+    NotFound,
+    UnreadableFile,
+)
 from muomni_search.ingest.manifest import read_corpus
 from muomni_search.items import DIM, Hit, Modality, Query, Record, Span
 from muomni_search.vectors import cosines, normalise
@@ -214,6 +221,33 @@ def test_hits_come_by_score_then_key(shelf: Collection) -> None:
         order = [(-hit.score, hit.key) for hit in hits]
         assert order == sorted(order)
         assert len(set(names(hits))) == len(hits)
+
+
+@pytest.mark.parametrize("most", [575, 576])
+def test_limits_of_a_collection_hold_for_queries_and_for_what_is_added(
+    tmp_path: Path, most: int
+) -> None:
+    Image.new("RGB", (24, 24), "red").save(tmp_path / "red.png")
+    Collection.create(tmp_path / "c", model="hashing").close()
+    with Collection.open(tmp_path / "c", limits=Limits(max_pixels=most)) as collection:
+        report = collection.add(read_corpus([tmp_path / "red.png"]))
+        assert report.failed == (most < 576)
+        if most < 576:
+            with pytest.raises(UnreadableFile, match="the limit of 575"):
+                collection.query(Query.image(tmp_path / "red.png"))
+        else:
+            assert collection.query(Query.image(tmp_path / "red.png"))
+
+
+@pytest.mark.parametrize("weight", [0, -0.0, float("nan"), float("inf"), 10**400, 1e-320**2])
+def test_a_weight_that_is_none_is_refused(weight: Any) -> None:
+    with pytest.raises(InvalidInput, match="a weight must be a finite number"):
+        Query.text("owl") * weight
+    with pytest.raises(InvalidInput, match="a weight must be a finite number"):
+        1e300 * (1e300 * Query.text("owl"))
+    for other in ("2", None, [1.0]):
+        with pytest.raises(TypeError):
+            Query.text("owl") * other
 
 
 def test_min_score_cuts_the_tail_and_nothing_else(shelf: Collection) -> None:

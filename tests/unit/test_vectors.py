@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -111,6 +113,14 @@ def test_a_negative_weight_leads_away(rows):
 def test_a_sum_that_cancels_out_is_refused(rows):
     with pytest.raises(InvalidInput, match="the query cancels out"):
         vectors.combine([1.0, -1.0], rows[[4, 4]], what="the query")
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-30, 1.0, 1e30, 1e300])
+def test_only_how_weights_compare_counts(rows, scale):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = vectors.combine([scale, -0.5 * scale], rows[:2], what="the query")
+    assert np.allclose(found, vectors.combine([1.0, -0.5], rows[:2], what="the query"), atol=1e-7)
 
 
 def test_the_mean_of_one_vector_is_that_vector(rows):

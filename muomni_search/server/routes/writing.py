@@ -205,7 +205,7 @@ def _add(served: Served, name: str, entries: Iterable[Entry]) -> dict[str, Any]:
     with served.collections.open(name) as collection:
         replaced = Replaced(collection.store)
         try:
-            report = collection.add(_watched(entries, replaced), limits=served.settings.limits)
+            report = collection.add(_watched(entries, replaced))
         finally:
             replaced.sweep()
         return _told(collection, report, {})
@@ -232,7 +232,7 @@ def _add_files(served: Served, name: str, form: FormData) -> dict[str, Any]:
         )
         with disk_errors(folder):
             try:
-                report = collection.add(_watched(entries, replaced), limits=served.settings.limits)
+                report = collection.add(_watched(entries, replaced))
             finally:
                 replaced.sweep(names)
         return _told(collection, report, names)

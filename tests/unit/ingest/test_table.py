@@ -114,7 +114,7 @@ def test_a_row_has_the_key_that_it_gives_or_its_number(
 @pytest.mark.parametrize(
     ("key", "reason"),
     [
-        ("", "the key '' is no text"),
+        ("", "the key is empty"),
         (True, "the key True is no text"),
         (1.5, "the key 1.5 is no text"),
         (["a"], "the key ['a'] is no text"),
@@ -293,6 +293,21 @@ def test_metadata_that_is_no_json_object_is_a_problem(
     folder: Path, row: dict[str, Any] | str, reason: str
 ) -> None:
     check_refused(folder, row, reason)
+
+
+def test_vectors_in_csv_are_json_lists(folder: Path) -> None:
+    with (folder / "t.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["key", "modality", "vector"])
+        writer.writerow(["a", "image", json.dumps(ONES)])
+        writer.writerow(["b", "image", "[1, 2"])
+        writer.writerow(["c", "image", "north"])
+    good, cut, word = read_table(folder / "t.csv")
+    assert isinstance(good, Record)
+    assert good.vector is not None
+    np.testing.assert_allclose(good.vector, DIM**-0.5, atol=1e-6)
+    check_problem(cut, f"{folder / 't.csv'}:2", "no JSON list")
+    check_problem(word, f"{folder / 't.csv'}:3", "not a vector of 256 numbers")
 
 
 def test_metadata_in_csv_is_json_and_the_other_columns_have_their_types(folder: Path) -> None:
@@ -697,7 +712,7 @@ def test_what_is_no_vector_is_a_problem(folder: Path, vector: Any, reason: str) 
         ({"modality": "text", "text": 7}, "text is 7, no text"),
         ({"modality": "text", "source": 7}, "source is 7, no text"),
         ({"modality": "text", "source": "a\0b.png"}, "has a source with a NUL"),
-        ({"modality": "text", "key": ""}, "the key '' is no text"),
+        ({"modality": "text", "key": ""}, "the key is empty"),
         ({"modality": "text", "metadata": 3}, "metadata is 3, no object"),
     ],
     ids=str,
