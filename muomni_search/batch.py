@@ -317,10 +317,11 @@ class _Run:
         }
         if not self._exact:
             # The same items may get another index, or one may be asked deeper.
-            deciding["indexes"] = sorted(
-                (file.name, (promise := promise_of(file)) and [promise.recall, promise.fetch])
-                for file in state.index_files.values()
-            )
+            promises = {file.name: promise_of(file) for file in state.index_files.values()}
+            deciding["indexes"] = [
+                (name, own and [own.recall, own.fetch, own.reach])
+                for name, own in sorted(promises.items())
+            ]
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
     def _claim(self, fingerprint: str, *, is_own: bool) -> int:

@@ -31,7 +31,7 @@ __all__ = ["build", "describe", "load", "promise_of", "refresh", "tune"]
 # Stands in for modalities of which the collection holds too little.
 AFAR = "afar"
 # How many times as many rows of one that asks are worth another measurement.
-GROWTH = 4
+GROWTH = 1.5
 # Of the rows that asked, what share must be gone (deleted, or replaced by others) for another one.
 GONE_SHARE = 0.2
 # And of those that the index covers: a measurement compares them all for each query, which takes

@@ -69,11 +69,18 @@ NO_QUERIES = np.empty(0, np.int64)
 
 
 class Tuned(NamedTuple):
-    """An index, how deep it is asked, and what that promises (None: nothing was measured)."""
+    """An index, how deep it is asked, and what that promises (None: nothing was measured).
 
-    asked: VectorIndex
+    For ``reach`` see ``Promise``.
+    """
+
+    asked: VectorIndex | None
     fetch: int
     recall: float | None
+    reach: float
+
+
+UNTUNED = Tuned(None, planner.FETCH, None, -1.0)
 
 
 class Loaded:
@@ -137,14 +144,14 @@ class Loaded:
             with self._lock:
                 self._indexes.pop(modality, None)
             return None
-        fetch, recall = planner.FETCH, None
+        _, fetch, recall, reach = UNTUNED
         promise = indexing.promise_of(file)
         if promise is not None:
             if promise.fetch is None:
                 return None
-            fetch, recall = promise.fetch, promise.recall
+            fetch, recall, reach = promise.fetch, promise.recall, promise.reach
         index = self._index(file)
-        return None if index is None else Tuned(index, fetch, recall)
+        return None if index is None else Tuned(index, fetch, recall, reach)
 
     def _index(self, file: IndexFile) -> VectorIndex | None:
         modality = file.modality
@@ -395,13 +402,20 @@ class View:
         snapshot = self.snapshot
         vectors, dead = snapshot.vectors(modality), snapshot.dead(modality)
         tuned = None if exact else self._index(modality)
-        index, ask_for, recall = tuned or (None, planner.FETCH, None)
+        index, ask_for, recall, reach = tuned or UNTUNED
         available = len(vectors) - len(dead) if allowed is None else len(allowed)
         fetch = k + len(left_out)
         while True:
             try:
                 best = planner.top_rows(
-                    vector, vectors, k=fetch, dead=dead, allowed=allowed, index=index, fetch=ask_for
+                    vector,
+                    vectors,
+                    k=fetch,
+                    dead=dead,
+                    allowed=allowed,
+                    index=index,
+                    fetch=ask_for,
+                    reach=reach,
                 )
             except CorruptData as error:
                 raise not_unit(snapshot.row_file(modality)) from error
@@ -500,10 +514,17 @@ class View:
         available = len(rows) - len(dead) if allowed is None else len(allowed)
         fetch = min(available, k + max(map(len, left_out)))
         tuned = None if exact else self._index(modality)
-        index, ask_for, _ = tuned or (None, planner.FETCH, None)
+        index, ask_for, _, reach = tuned or UNTUNED
         try:
             best = planner.top_rows_many(
-                vectors, rows, k=fetch, dead=dead, allowed=allowed, index=index, fetch=ask_for
+                vectors,
+                rows,
+                k=fetch,
+                dead=dead,
+                allowed=allowed,
+                index=index,
+                fetch=ask_for,
+                reach=reach,
             )
         except CorruptData as error:
             raise not_unit(snapshot.row_file(modality)) from error

@@ -5,7 +5,8 @@
     an index                        →  its candidates and the rows since, compared exactly
 
 The index knows no filter: it is asked for so many candidates more that enough of them are let
-through, and when that runs away (the filter keeps rows far from the query) all are compared.
+through, and when that runs away (the filter keeps rows far from the query) all are compared. So
+they are for a query that is farther from all rows than any that the index was measured with.
 
 Matrix products only choose which rows are compared: the cosine that counts is the one of
 ``vectors.cosines``, and a row within ``MARGIN`` of the threshold is always compared. So rounding
@@ -134,6 +135,7 @@ def top_rows(
     allowed: NDArray[np.int64] | None = None,
     index: VectorIndex | None = None,
     fetch: int = FETCH,
+    reach: float = -1.0,
     exact: bool = False,
 ) -> Candidates:
     """Return the best rows for a query, exactly min(k, available) and those tied with the last.
@@ -147,13 +149,15 @@ def top_rows(
         index: An index of the first rows; those since are compared exactly.
         fetch: How many candidates the index is asked for while k is 10 or less; in proportion
             for more.
+        reach: How near the tenth of the hits (or the last, of fewer) must be for an answer by the
+            index to count.
         exact: Compare every row all the same.
     """
     share = 1.0 if allowed is None else len(allowed) / max(len(vectors), 1)
     if index is not None and not exact and share > SCAN_SHARE:
         wanted = max(fetch, fetch * k // TUNED_K)
         found = _by_index(query, vectors, k, dead, allowed, index, wanted)
-        if found is not None:
+        if found is not None and _judged(found.cosines) >= reach:
             return found
     if allowed is None:
         rows = _near_live(query, vectors, k, dead)
@@ -163,6 +167,14 @@ def top_rows(
         rough = _products(vectors, query)[allowed]
         rows = allowed[_near(rough, min(k, len(allowed)))]
     return _best(query, vectors, rows, k)
+
+
+def _judged(cosines: NDArray[np.float32]) -> float:
+    """Return the cosine that says how far a query is, of those of its hits, the best first.
+
+    Not the best one: that may be of the very row that asks.
+    """
+    return float(cosines[:TUNED_K][-1]) if len(cosines) else 1.0
 
 
 def _near_gathered(
@@ -328,6 +340,7 @@ def top_rows_many(
     allowed: NDArray[np.int64] | None = None,
     index: VectorIndex | None = None,
     fetch: int = FETCH,
+    reach: float = -1.0,
 ) -> CandidateLists:
     """Return for each query (n, 256) what ``top_rows`` returns, without an index to the bit.
 
@@ -337,7 +350,7 @@ def top_rows_many(
     """
     wanted = max(fetch, fetch * k // TUNED_K, k)
     if index is not None and allowed is None and len(queries) and _is_paying(wanted, index.rows):
-        return _many_by_index(queries, vectors, k, dead, index, wanted)
+        return _many_by_index(queries, vectors, k, dead, index, wanted, reach)
     return CandidateLists.joined(
         [
             _top_rows_block(queries[start : start + QUERY_BLOCK], vectors, k, dead, allowed)
@@ -359,6 +372,7 @@ def _many_by_index(
     dead: NDArray[np.int64],
     index: VectorIndex,
     wanted: int,
+    reach: float,
 ) -> CandidateLists:
     """Return what ``_by_index`` finds for each query; what is too hard for it, exactly."""
     alive = index.rows - int(np.searchsorted(dead, index.rows))
@@ -383,6 +397,7 @@ def _many_by_index(
             dead,
             index,
             wanted,
+            reach,
             depths=(near, deep),
             since=since[some],
             missed=missed[some],
@@ -411,6 +426,7 @@ def _block_by_index(
     dead: NDArray[np.int64],
     index: VectorIndex,
     wanted: int,
+    reach: float,
     *,
     depths: Sequence[int],
     since: NDArray[np.int64],
@@ -431,11 +447,13 @@ def _block_by_index(
         rows = np.concatenate([since[left], some], axis=1)
         values = _best_cosines(vectors, rows, queries[left], k)
         least = np.partition(values, -k, axis=1)[:, -k]
+        judged = least if k <= TUNED_K else np.partition(values, -TUNED_K, axis=1)[:, -TUNED_K]
         is_found = values >= least[:, None]
         is_hard = (
             is_found[:, since.shape[1] + depth // 2 :].any(axis=1)  # see ``_by_index``
             | ((some >= 0).sum(axis=1) < wanted)
             | (missed[left] >= least - MARGIN)
+            | (judged < reach)
         )
         is_found[is_hard] = False
         places, _ = np.nonzero(is_found)

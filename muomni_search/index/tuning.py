@@ -5,7 +5,9 @@
 
 The depth chosen is the least at which the recall of each modality's queries lies above the promise
 with 95 % confidence. Rows of other modalities are the queries that matter: they do not lie where
-the rows do, and a depth that was found with the rows' own kind may miss for them.
+the rows do, and a depth that was found with the rows' own kind may miss for them. How far from its
+hits any of them was is kept too: nothing is promised of queries that are farther from all rows, as
+one that only leads away from something is, so they are compared with all.
 """
 
 from __future__ import annotations
@@ -43,6 +45,8 @@ ENOUGH_ROWS = 8
 # 97.7 % on one side: more than 95, because several depths are tried on the same queries.
 DEVIATIONS = 2.0
 SEED = 0
+# Queries a little farther than all of so small a sample are no others.
+LEEWAY = 0.9
 
 
 class Asking(NamedTuple):
@@ -85,6 +89,8 @@ class Promise:
             one, of those who asked until it was missed.
         rows: Of so many rows.
         measured_at: When, ISO 8601 in UTC; None where an earlier version measured.
+        reach: How near the tenth of its hits was to each query, at least, give or take ``LEEWAY``;
+            -1 where an earlier version measured.
     """
 
     recall: float
@@ -92,6 +98,7 @@ class Promise:
     measured: Mapping[str, Measured]
     rows: int
     measured_at: str | None = None
+    reach: float = -1.0
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as a JSON object."""
@@ -101,6 +108,7 @@ class Promise:
             "fetch": self.fetch,
             "rows": self.rows,
             "measured_at": self.measured_at,
+            "reach": self.reach,
             "measured": {name: asdict(one) for name, one in self.measured.items()},
         }
 
@@ -115,9 +123,10 @@ class Promise:
         recall, fetch, rows = stored["recall"], stored["fetch"], stored["rows"]
         if not (isinstance(recall, float | int) and isinstance(fetch, int | None)):
             raise TypeError(f"a recall of {recall!r} at a depth of {fetch!r}")
-        if not isinstance(rows, int):
-            raise TypeError(f"{rows!r} rows")
-        return cls(recall, fetch, measured, rows, stored.get("measured_at"))
+        reach = stored.get("reach", -1.0)
+        if not isinstance(rows, int) or not isinstance(reach, float | int):
+            raise TypeError(f"{rows!r} rows, a reach of {reach!r}")
+        return cls(recall, fetch, measured, rows, stored.get("measured_at"), reach)
 
 
 def queries_for(recall: float) -> int:
@@ -200,8 +209,19 @@ def tune(
             if measured[name].low < recall:
                 break  # the others need not be asked at this depth
         else:
-            return Promise(recall, fetch, measured, index.rows)
+            return Promise(recall, fetch, measured, index.rows, reach=_reach(asking, truth))
     return Promise(recall, None, measured, index.rows)
+
+
+def _reach(asking: Mapping[str, Asking], truth: Mapping[str, CandidateLists]) -> float:
+    """Return ``Promise.reach`` of queries and what they should find."""
+    tenths = [
+        _others(best, own)[-1:]
+        for name, one in asking.items()
+        for best, own in zip(truth[name], one.own.tolist(), strict=True)
+    ]
+    least = float(np.concatenate([np.ones(1), *tenths]).min())
+    return round(least * LEEWAY if least > 0 else least / LEEWAY, 4)
 
 
 def _measure(
@@ -230,8 +250,14 @@ def _measure(
 
 def _share(found: Candidates, best: Candidates, own: int) -> float:
     """Return how many of the ten best were found, the query's own row aside; ties are alike."""
-    others = best.cosines[best.rows != own][: planner.TUNED_K]
+    others = _others(best, own)
     if not len(others):
         return 1.0
     hits = int((found.cosines[found.rows != own] >= others[-1]).sum())
     return min(hits, len(others)) / len(others)
+
+
+def _others(best: Candidates, own: int) -> NDArray[np.float32]:
+    """Return the ten best cosines, that of the query's own row aside."""
+    others: NDArray[np.float32] = best.cosines[best.rows != own]
+    return others[: planner.TUNED_K]

@@ -125,9 +125,23 @@ def test_who_comes_later_and_asks_is_measured_too(collection: Collection) -> Non
     assert after["rows"] == before["rows"]
     collection.add(records(TEXT, rows_of(1, 3), start=100))
     assert index_of(collection) == after
-    # Nine said little of how many ask.
-    collection.add(records(TEXT, rows_of(60, 4), start=200))
-    assert index_of(collection)["promise"]["measured"]["text"]["rows"] == 70
+    # Nine said little of how many ask, and whoever comes may ask otherwise: half as many more.
+    collection.add(records(TEXT, rows_of(3, 4), start=200))
+    assert index_of(collection) == after
+    collection.add(records(TEXT, rows_of(1, 5), start=300))
+    assert asked_by(collection, "text")["rows"] == 14
+    collection.add(records(TEXT, rows_of(56, 6), start=400))
+    assert asked_by(collection, "text")["rows"] == 70
+
+
+def test_a_query_that_is_farther_than_those_that_asked_is_compared_with_all(
+    collection: Collection,
+) -> None:
+    assert index_of(collection)["promise"]["reach"] > 0
+    far = Query.vector(np.eye(256)[255])  # in which the rows differ least
+    for query, how, recall in ((Query.id("image/00007"), "ann", 0.95), (far, "exact", 1.0)):
+        hits = collection.query(query)
+        assert {(hit.how, hit.recall) for hit in hits} == {(how, recall)}
 
 
 def asked_by(collection: Collection, name: str) -> dict:

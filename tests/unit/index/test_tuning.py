@@ -111,6 +111,19 @@ def test_a_query_that_is_a_row_does_not_count_itself(vectors):
     assert tuning._share(ten, best, own=5) == 1.0
 
 
+def test_the_reach_is_that_of_the_query_that_is_farthest_from_what_it_should_find(
+    vectors, index, asking
+):
+    promise = tuning.tune(index, vectors, NOTHING, asking, 0.9)
+    tenths = []
+    for one in asking.values():
+        for query, own in zip(one.vectors, one.own.tolist(), strict=True):
+            best = exact_top_rows(query, vectors, k=11, dead=NOTHING)
+            tenths.append(best.cosines[best.rows != own][9])
+    assert promise.reach == pytest.approx(0.9 * min(tenths), abs=1e-4)
+    assert 0 < promise.reach < 0.5
+
+
 def test_a_row_that_is_tied_with_the_tenth_is_as_good():
     cosines = np.array([0.9] * 9 + [0.5] * 2, np.float32)
     best = Candidates(np.arange(11), cosines, "exact")
@@ -129,15 +142,17 @@ def test_where_rows_are_few_sums_of_them_ask_too(vectors):
 
 def test_a_promise_can_be_stored():
     when = "2031-02-03T04:05:06.789Z"
-    promise = Promise(0.95, 200, {"text": tuning.Measured(128, 0.99, 0.97)}, 30_000, when)
+    promise = Promise(0.95, 200, {"text": tuning.Measured(128, 0.99, 0.97)}, 30_000, when, 0.3)
     assert Promise.from_dict(promise.as_dict()) == promise
+    with pytest.raises(TypeError):
+        Promise.from_dict({**promise.as_dict(), "reach": "far"})
 
 
 def test_a_promise_of_an_earlier_version_says_not_when_nor_of_which_rows():
     stored = {"recall": 0.95, "k": 10, "fetch": 200, "rows": 30_000}
     measured = {"text": {"queries": 128, "recall": 0.99, "low": 0.97, "rows": 500}}
     promise = Promise.from_dict({**stored, "measured": measured})
-    assert promise.measured_at is None
+    assert (promise.measured_at, promise.reach) == (None, -1)
     assert (promise.measured["text"].dead, promise.measured["text"].generation) == (0, 0)
 
 
