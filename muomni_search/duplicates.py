@@ -2,17 +2,16 @@
 
     an item, a vector ──▶ blocks against later blocks ──▶ pairs above the limit ──▶ groups
 
-Exact: every pair is compared, each once, by blocked matrix products, first of 8 bits where those
-are faster (``index/first_pass.py``); a pair that rounding could decide is computed again. Memory is
-that of a block of products on each thread, a vector for each item of several segments, and a few
-numbers an item, however many pairs there are. Groups are what chains of such pairs connect (single
-linkage).
+Exact: every pair is compared, each once, by blocked matrix products, first of fewer bits where
+those are faster (``index/first_pass.py``); a pair that rounding could decide is computed again.
+Memory is that of a block of products on each thread, a vector for each item of several segments,
+and a few numbers an item, however many pairs there are. Groups are what chains of such pairs
+connect (single linkage).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
@@ -22,10 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muomni_search.collection import Collection, Modalities, Where
-from muomni_search.cores import usable_cores
 from muomni_search.errors import InvalidInput
 from muomni_search.filters import parse_filter
-from muomni_search.index import first_pass
+from muomni_search.index import coarse, first_pass
 from muomni_search.items import Item, Modality
 from muomni_search.progress import Progress, Silent
 from muomni_search.store.rows import are_unit, not_unit
@@ -173,8 +171,7 @@ def _connected(
     parents = np.arange(len(vectors))
     best = np.zeros(len(vectors), np.float32)
     is_coarse = first_pass.is_paying(len(vectors), len(vectors), 1)
-    # Products of floats are on all cores by themselves.
-    threads, width = (usable_cores(), first_pass.ROWS_AT_ONCE) if is_coarse else (1, BLOCK)
+    width = coarse.ROWS_AT_ONCE if is_coarse else BLOCK
     lock = Lock()
 
     def compare(start: int, own: _Block, other: int) -> None:
@@ -193,22 +190,36 @@ def _connected(
                 np.maximum.at(best, two, cosines)
                 _join(parents, one, two)
 
-    with ThreadPoolExecutor(threads, "muomni-duplicates") as pool:
+    with coarse.workers("muomni-duplicates") as pool:
+        # Products of floats are on all cores by themselves.
+        do = pool.map if is_coarse else map
         for start in range(0, len(vectors), BLOCK):
-            own = _Block(vectors.take(slice(start, start + BLOCK)), above, is_coarse=is_coarse)
+            own = _Block(
+                vectors.take(slice(start, start + BLOCK)),
+                above,
+                len(vectors) if is_coarse else None,
+            )
             others = range(start, len(vectors), width)
-            list(pool.map(partial(compare, start, own), others))
+            list(do(partial(compare, start, own), others))
             progress.advance(min(BLOCK, len(vectors) - start))
     return _roots(parents, np.arange(len(parents))), np.minimum(best, 1)
 
 
 class _Block:
-    """The vectors (n, 256) of some items, and what others must reach of them."""
+    """The vectors (n, 256) of some items, and what others must reach of them.
 
-    def __init__(self, vectors: NDArray[np.float32], above: float, *, is_coarse: bool) -> None:
+    Args:
+        vectors: Theirs.
+        above: The limit.
+        rows: With how many others in all, where a first pass pays; else None.
+    """
+
+    def __init__(self, vectors: NDArray[np.float32], above: float, rows: int | None) -> None:
         self._vectors = vectors
         self._least = np.float32(above - ROUNDING)
-        self._coarse = first_pass.Above(vectors, float(self._least)) if is_coarse else None
+        self._coarse = None
+        if rows is not None:
+            self._coarse = first_pass.Above(vectors, float(self._least), rows)
 
     def pairs(self, others: NDArray[np.float32]) -> Iterator[tuple[Ids, Ids, NDArray[np.float32]]]:
         """Yield pairs with others (m, 256) that may be above the limit, and their rough cosines.

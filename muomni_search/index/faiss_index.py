@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from muomni_search.cores import usable_cores
+from muomni_search.cores import processor_flags, usable_cores
 from muomni_search.index.protocol import CODES
 from muomni_search.items import DIM
 
@@ -31,13 +30,10 @@ ADDED_AT_ONCE = 65_536
 
 def _processor_core() -> str | None:
     """Return OpenBLAS's name for the widest instructions that this processor has."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return None
-    if " avx512f" in flags and " avx512vl" in flags:
+    flags = processor_flags()
+    if {"avx512f", "avx512vl"} <= flags:
         return "SKYLAKEX"
-    return "HASWELL" if " avx2" in flags else None
+    return "HASWELL" if "avx2" in flags else None
 
 
 def _import_faiss() -> Any:

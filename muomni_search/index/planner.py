@@ -349,8 +349,11 @@ def top_rows_many(
     memory stays bounded. See ``top_rows`` for the arguments.
     """
     wanted = max(fetch, fetch * k // TUNED_K, k)
-    if index is not None and allowed is None and len(queries) and _is_paying(wanted, index.rows):
-        return _many_by_index(queries, vectors, k, dead, index, wanted, reach)
+    if index is not None and allowed is None and len(queries):
+        # To multiply all in fewer bits first takes about as long, or less, and finds all.
+        is_coarse = first_pass.is_paying(len(queries), len(vectors) - len(dead), k)
+        if not is_coarse and _is_paying(wanted, index.rows):
+            return _many_by_index(queries, vectors, k, dead, index, wanted, reach)
     return CandidateLists.joined(
         [
             _top_rows_block(queries[start : start + QUERY_BLOCK], vectors, k, dead, allowed)

@@ -10,6 +10,7 @@ import pytest
 
 from muomni_search import Collection, Modality, Record, duplicates, find_duplicates
 from muomni_search.errors import InvalidInput
+from muomni_search.index import coarse, first_pass
 from muomni_search.items import DIM
 from muomni_search.vectors import normalise
 
@@ -47,6 +48,18 @@ def groups_by_hand(rows: np.ndarray, above: float) -> set[frozenset[int]]:
     return {frozenset(group) for group in groups if len(group) > 1}
 
 
+@pytest.fixture(params=["floats", "a first pass", "bfloat16", "too many pass"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How vectors are multiplied."""
+    pays = request.param != "floats"
+    monkeypatch.setattr(first_pass, "is_paying", lambda *_: pays)
+    chosen = coarse.BFLOAT16 if request.param == "bfloat16" else coarse.EIGHT_BITS
+    monkeypatch.setattr(coarse, "choose", lambda _: chosen)
+    monkeypatch.setattr(first_pass, "PASSING_SHARE", 0 if request.param == "too many pass" else 1)
+    monkeypatch.setattr(coarse, "ROWS_AT_ONCE", 50)
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("block", [7, 64, 4_096])
 @pytest.mark.parametrize("above", [0.5, 0.8, 0.95, 1.0])
 def test_groups_are_those_of_all_pairs(

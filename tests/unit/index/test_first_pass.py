@@ -1,9 +1,10 @@
-"""Batches by way of 8 bits give what they give without, to the bit."""
+"""Batches by way of fewer bits give what they give without, to the bit."""
 
 from __future__ import annotations
 
 import runpy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,28 +13,35 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from muomni_search.index import first_pass, planner
+from muomni_search.index import coarse, first_pass, planner
+from muomni_search.index.coarse import BFLOAT16, EIGHT_BITS, Arithmetic
 from muomni_search.items import DIM
 from muomni_search.vectors import normalise
 
 Rows = NDArray[np.float32]
+CHOOSE = coarse.choose
 NOTHING = np.empty(0, np.int64)
-QUERY_MOST = first_pass._query_most.__wrapped__
+QUERY_MOST = coarse._query_most.__wrapped__
 
 
-@pytest.fixture(autouse=True, params=first_pass.QUERY_MOSTS)
-def small_tiles(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    if not first_pass._is_exact(request.param):
-        pytest.skip("this processor multiplies so large numbers inexactly")
-    monkeypatch.setattr(first_pass, "_query_most", lambda: request.param)
-    monkeypatch.setattr(first_pass, "ROWS_AT_ONCE", 300)
-    monkeypatch.setattr(first_pass, "QUERIES_AT_ONCE", 40)
+@pytest.fixture(autouse=True, params=[*coarse.QUERY_MOSTS, "bfloat16"])
+def arithmetic(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Arithmetic:
+    """Whole numbers in 8 bits and in 7, and bfloat16, which PyTorch multiplies on any processor."""
+    chosen = BFLOAT16 if request.param == "bfloat16" else EIGHT_BITS
+    if chosen is EIGHT_BITS:
+        if not coarse._is_exact(request.param):
+            pytest.skip("this processor multiplies so large numbers inexactly")
+        monkeypatch.setattr(coarse, "_query_most", lambda: request.param)
+    monkeypatch.setattr(coarse, "choose", lambda _: chosen)
+    monkeypatch.setattr(coarse, "ROWS_AT_ONCE", 300)
+    monkeypatch.setattr(chosen, "at_once", 40)
     monkeypatch.setattr(first_pass, "GUESSED_AT_ONCE", 20_000)
     monkeypatch.setattr(first_pass, "SAMPLE_ROWS", (100, 200))
     monkeypatch.setattr(first_pass, "PAIRS_AT_ONCE", 50)
     monkeypatch.setattr(first_pass, "COMPARED_AT_ONCE", 70)
     # So few rows are near to a large share of one another.
     monkeypatch.setattr(first_pass, "PATIENCE", 10**12)
+    return chosen
 
 
 def check(
@@ -120,7 +128,7 @@ def test_rows_that_only_float64_tells_apart(k: int, rng: np.random.Generator) ->
 def test_queries_have_as_many_bits_as_are_multiplied_exactly(
     exact: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(first_pass, "_is_exact", lambda most: most in exact)
+    monkeypatch.setattr(coarse, "_is_exact", lambda most: most in exact)
     assert QUERY_MOST() == max(exact, default=0)
 
 
@@ -130,34 +138,110 @@ def test_the_more_it_saves_the_more_hits_it_takes_the_way_for(
     monkeypatch.setattr(first_pass, "LARGE", 1)
     rows = 10 * first_pass.ROWS_PER_HIT
     for gain, most in ((1.0, 0), (1.1, 0), (1.3, 2), (2.0, 5), (11.0, 9)):
-        monkeypatch.setattr(first_pass, "_gain", lambda gain=gain: gain)
+        monkeypatch.setattr(coarse, "gain", lambda _, gain=gain: gain)
         taken = [k for k in range(1, 20) if first_pass.is_paying(1_000, rows, k)]
         assert taken == list(range(1, most + 1))
 
 
-def test_the_bound_holds_and_is_nearly_reached(rng: np.random.Generator) -> None:
+def test_the_bound_holds_and_is_nearly_reached(
+    rng: np.random.Generator, arithmetic: Arithmetic
+) -> None:
     """Of queries that lie as rows are off, and of rows that lie as queries are off."""
     rows = clustered(rng, 400)
-    made = first_pass._coarse_rows(rows)
-    assert made is not None
-    off = rows - made.scale * (made.whole - float(first_pass.ZERO))
-    along_rows = used(rows, normalise(off))
+    off, _, _ = meant(rows, rows, arithmetic)
+    along_rows = used(rows, normalise(rows - off), arithmetic)
     queries = normalise(rng.standard_normal((400, DIM)))
-    coarse, scales, _ = first_pass._coarse_queries(queries)
-    along_queries = used(normalise(queries - coarse.T * scales[:, None]), queries)
+    _, off, _ = meant(rows, queries, arithmetic)
+    along_queries = used(normalise(queries - off), queries, arithmetic)
     for share in (along_rows, along_queries):
         assert share.max() <= 1
-        assert share.max() > 0.6
+        assert share.max() > (0.6 if arithmetic is EIGHT_BITS else 0.4)
 
 
-def used(rows: Rows, queries: Rows) -> NDArray[np.float64]:
-    """Return which share of its bound the product of each row with its query is off by."""
-    made = first_pass._coarse_rows(rows)
+def meant(
+    rows: Rows, queries: Rows, arithmetic: Arithmetic
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return what the fewer bits of rows and queries stand for, and the bounds of each query."""
+    made, asked = arithmetic.rows(rows), arithmetic.queries(queries)
     assert made is not None
-    coarse, scales, errors = first_pass._coarse_queries(queries)
+    if arithmetic is EIGHT_BITS:
+        left = made.scale * (made.numbers.astype(np.float64) - coarse.ZERO)
+        right = asked.numbers.astype(np.float64).T * asked.scales[:, None]
+    else:
+        left, right = made.numbers.double().numpy(), asked.numbers.T.double().numpy()
+    return left, right, made.bounds(asked.errors)
+
+
+def used(rows: Rows, queries: Rows, arithmetic: Arithmetic) -> NDArray[np.float64]:
+    """Return which share of its bound the product of each row with its query is off by."""
+    left, right, bounds = meant(rows, queries, arithmetic)
     exact = np.vecdot(rows.astype(np.float64), queries.astype(np.float64))
-    whole = np.vecdot(made.whole.astype(np.int64) - first_pass.ZERO, coarse.T.astype(np.int64))
-    return np.asarray(np.abs(exact - whole * made.scale * scales) / made.bounds(errors))
+    return np.asarray(np.abs(exact - np.vecdot(left, right)) / bounds)
+
+
+def test_who_reaches_what_is_wanted_passes_and_hardly_another(
+    rng: np.random.Generator, arithmetic: Arithmetic
+) -> None:
+    rows = clustered(rng, 200)
+    queries = normalise(rows[:30] + 0.1 * rng.standard_normal((30, DIM)))
+    cosines = queries.astype(np.float64) @ rows.T.astype(np.float64)
+    made, asked = arithmetic.rows(rows), arithmetic.queries(queries)
+    assert made is not None
+    for least in (cosines.max(axis=1), np.median(cosines, axis=1), np.full(30, -0.5), -np.ones(30)):
+        is_near = np.zeros((30, 200), bool)
+        is_near[arithmetic.near(made, asked, least)] = True
+        assert is_near[cosines >= least[:, None]].all()
+        # Twice the bound, and half of the last of eight bits.
+        slack = 2 * made.bounds(asked.errors)[:, None] + np.abs(least[:, None]) * 2.0**-8
+        assert not is_near[cosines < least[:, None] - slack].any()
+
+
+@pytest.mark.parametrize(
+    ("flags", "is_loaded", "large", "chosen"),
+    [
+        ({"amx_bf16"}, True, False, BFLOAT16),
+        ({"avx512_bf16"}, False, True, BFLOAT16),
+        ({"amx_bf16"}, False, False, EIGHT_BITS),
+        ({"avx2", "avx512f"}, True, True, EIGHT_BITS),
+    ],
+)
+def test_what_is_faster_is_chosen_where_it_may_be(
+    monkeypatch: pytest.MonkeyPatch,
+    flags: set[str],
+    is_loaded: bool,
+    large: bool,
+    chosen: Arithmetic,
+) -> None:
+    monkeypatch.setattr(coarse, "choose", CHOOSE)
+    monkeypatch.setattr(coarse, "processor_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(coarse, "gain", lambda way: 3.0 if way is BFLOAT16 else 2.0)
+    monkeypatch.setattr(coarse.sys, "modules", {"torch": None} if is_loaded else {})
+    assert coarse.choose(coarse.WORTH_TORCH - (not large)) is chosen
+    monkeypatch.setattr(coarse, "gain", lambda way: 1.0 if way is BFLOAT16 else 2.0)
+    assert coarse.choose(coarse.WORTH_TORCH) is EIGHT_BITS
+
+
+def test_floats_that_are_summed_in_fewer_bits_are_not_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert BFLOAT16.is_right()
+    rounded = coarse._rounded
+    monkeypatch.setattr(coarse, "_rounded", lambda vectors: Sloppy(rounded(vectors)))
+    assert not BFLOAT16.is_right()
+
+
+class Sloppy:
+    """Multiplies as if sums had been rounded on the way."""
+
+    def __init__(self, numbers: Any) -> None:
+        self._numbers = numbers
+        self.T = numbers.T
+
+    def double(self) -> Any:
+        return self._numbers.double()
+
+    def __matmul__(self, other: Any) -> Any:
+        return (self._numbers @ other) * 1.01
 
 
 def test_where_too_many_pass_nothing_is_compared(
@@ -199,14 +283,22 @@ def test_the_planner_takes_it_where_it_pays(
     monkeypatch.setattr(first_pass, "best_rows", counted)
     monkeypatch.setattr(first_pass, "LARGE", 1)
     monkeypatch.setattr(first_pass, "ROWS_PER_HIT", 100)
-    monkeypatch.setattr(first_pass, "_gain", lambda: 1.1)
+    monkeypatch.setattr(coarse, "gain", lambda _: 1.1)
     planner.top_rows_many(vectors[:300], vectors, k=5, dead=NOTHING)
     assert asked == []
-    monkeypatch.setattr(first_pass, "_gain", lambda: 2.0)
+    monkeypatch.setattr(coarse, "gain", lambda _: 2.0)
     found = planner.top_rows_many(vectors[:300], vectors, k=5, dead=NOTHING)
     assert asked == [300]
     assert np.array_equal(found.rows, expected.rows)
     assert np.array_equal(found.cosines, expected.cosines)
+    # Where it pays, an index does not.
+    index = planner.build_index(vectors)
+    monkeypatch.setattr(planner, "PAYING_SHARES", (1, 1))
+    asks = {"k": 5, "dead": NOTHING, "index": index, "fetch": 20}
+    assert planner.top_rows_many(vectors[:300], vectors, **asks).are_exact.all()
+    assert asked == [300, 300]
+    assert not planner.top_rows_many(vectors[:255], vectors, **asks).are_exact.all()
+    asked.pop()
     planner.top_rows_many(vectors[:300], vectors, k=50, dead=NOTHING)
     planner.top_rows_many(vectors[:100], vectors, k=5, dead=NOTHING)
     assert asked == [300]
@@ -221,8 +313,8 @@ def test_the_planner_takes_it_where_it_pays(
 def test_a_processor_whose_products_are_not_exact_is_not_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert first_pass._is_exact(63)
-    session = first_pass._session()
+    assert coarse._is_exact(63)
+    session = coarse._session()
 
     class OffByOne:
         """Compares with a number that is one too high, as if all products were too low."""
@@ -230,12 +322,12 @@ def test_a_processor_whose_products_are_not_exact_is_not_used(
         def run(self, names: object, given: dict[str, NDArray[np.int64]]) -> object:
             return session.run(names, {**given, "least": given["least"] + np.int32(1)})
 
-    monkeypatch.setattr(first_pass, "_session", OffByOne)
+    monkeypatch.setattr(coarse, "_session", OffByOne)
     assert QUERY_MOST() == 0
-    monkeypatch.setattr(first_pass, "_query_most", QUERY_MOST)
-    assert first_pass._gain.__wrapped__() == 0
+    monkeypatch.setattr(coarse, "_query_most", QUERY_MOST)
+    assert coarse.gain.__wrapped__(EIGHT_BITS) == 0
 
 
 def test_the_graph_is_the_one_that_the_script_makes() -> None:
     script = runpy.run_path(str(Path(__file__).parents[3] / "scripts" / "build_first_pass.py"))
-    assert onnx.load(first_pass.GRAPH) == script["make_graph"]()
+    assert onnx.load(coarse.GRAPH) == script["make_graph"]()
