@@ -6,7 +6,7 @@ Each command is a process of its own, on collections of ready vectors: small one
 by row, larger ones have an index. All take turns, so that other work strikes them alike; the files
 are in the page cache. The floor is an interpreter that imports what a search by an index is made
 of, and ends. Last, what a search with words imports, package by package, without what these import
-in turn.
+in turn, and how long its model takes when all is imported.
 """
 
 from __future__ import annotations
@@ -32,6 +32,16 @@ FLOOR = (f"floor: `{BARE}`", [sys.executable, "-c", BARE])
 COMPILED = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 MUOMNI = [sys.executable, "-m", "muomni_search"]
 SHOWN = 12
+LOAD = """
+import time, onnxruntime, tokenizers
+from muomni_search import Modality, load_model
+import muomni_search.encoders.base.text
+start = time.perf_counter()
+encoder = load_model("base").encoder(Modality.TEXT)
+loaded = time.perf_counter()
+encoder.encode(encoder.prepare("a dog that barks"))
+print(loaded - start, time.perf_counter() - loaded)
+"""
 
 
 def commands(folder: Path, rows: int) -> dict[str, list[str]]:
@@ -90,6 +100,21 @@ def imports(command: Sequence[str]) -> Iterator[Sequence[str]]:
     yield "all", f"{count.total():,}", f"{spent.total() / 1e3:.0f}"
 
 
+def loads(rounds: int) -> Iterator[Sequence[str]]:
+    """Yield what the model of a search with words takes beside the imports."""
+    taken = []
+    for _ in range(rounds):
+        command = [sys.executable, "-c", LOAD]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=COMPILED)
+        taken.append([1e3 * float(part) for part in done.stdout.split()])
+    for name, milliseconds in zip(
+        ("weights and tokenizer are read, held against their hashes, and opened", "a sentence"),
+        np.array(taken).T,
+        strict=True,
+    ):
+        yield name, f"{np.median(milliseconds):.0f}", f"{milliseconds.min():.0f}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="cold commands beside the bare imports")
     parser.add_argument("--rows", type=int, nargs="+", default=[5_000, 100_000])
@@ -105,6 +130,7 @@ def main() -> None:
             ("imported for words", "modules", "ms, with the clock running"),
             imports(list(ways.values())[-1]),
         )
+        table(("the model of words", "median ms", "best ms"), loads(options.rounds))
     print(f"\nload {os.getloadavg()[0]:.1f} after")
 
 

@@ -446,7 +446,7 @@ class Hnswlib(Engine):
 
 
 class Svs(Engine):
-    """A graph over half floats: its own compression (LVQ) runs on processors of Intel alone."""
+    """A graph over half floats."""
 
     name = "svs Vamana, fp16"
     package = "scalable-vs"
@@ -457,22 +457,28 @@ class Svs(Engine):
         import svs
 
         parameters = svs.VamanaBuildParameters(alpha=0.95, graph_max_degree=64, window_size=128)
-        index = svs.Vamana.build(parameters, rows.astype(np.float16), svs.MIP, num_threads=THREADS)
+        index = svs.Vamana.build(parameters, self._data(rows), svs.MIP, num_threads=THREADS)
         index.save(*(str(self.folder / name) for name in ("config", "graph", "data")))
         for path in self.folder.rglob("*"):
             if path.is_file():
                 _sync(path)
+
+    def _data(self, rows: Rows) -> Any:
+        """Return the rows as the index is to hold them."""
+        return rows.astype(np.float16)
+
+    def _loader(self, data: str) -> Any:
+        """Return what reads them again."""
+        import svs
+
+        return svs.VectorDataLoader(data, svs.DataType.float16, dims=DIM)
 
     def open(self, metadata: Metadata) -> None:
         import svs
 
         config, graph, data = (str(self.folder / name) for name in ("config", "graph", "data"))
         self._index = svs.Vamana(
-            config,
-            svs.GraphLoader(graph),
-            svs.VectorDataLoader(data, svs.DataType.float16, dims=DIM),
-            svs.MIP,
-            num_threads=1,
+            config, svs.GraphLoader(graph), self._loader(data), svs.MIP, num_threads=1
         )
 
     def use(self, **setting: Any) -> None:
@@ -486,6 +492,29 @@ class Svs(Engine):
     def search_many(self, queries: np.ndarray, k: int) -> Any:
         self._index.num_threads = THREADS
         return self._index.search(queries, k)[0]
+
+
+class SvsLvq(Svs):
+    """A graph over its own codes (LVQ, 4 bits and 8 of the rest), on Intel's processors alone."""
+
+    name = "svs Vamana, LVQ4x8"
+
+    def build(self, rows: Rows, metadata: Metadata) -> None:
+        super().build(rows, metadata)
+        (self.folder / "rows.fvecs").unlink()  # what the loader read
+
+    def _data(self, rows: Rows) -> Any:
+        import svs
+
+        path = str(self.folder / "rows.fvecs")
+        svs.write_vecs(rows, path)
+        loader = svs.VectorDataLoader(path, svs.DataType.float32)
+        return svs.LVQLoader(loader, primary=4, residual=8)
+
+    def _loader(self, data: str) -> Any:
+        import svs
+
+        return svs.LVQLoader(data)
 
 
 class Turbovec(Engine):
@@ -1056,6 +1085,7 @@ ENGINES: dict[str, type[Engine]] = {
     "usearch": Usearch,
     "hnswlib": Hnswlib,
     "svs": Svs,
+    "svs-lvq": SvsLvq,
     "turbovec": Turbovec,
     "turbovecdb": TurbovecDb,
     "zvec": Zvec,

@@ -64,7 +64,8 @@ muomni search owl --where "licence = 'CC0'" --html owl.html""",
     "--min-score",
     metavar="X|auto",
     type=MinScore(),
-    help="Only hits with this score or more; auto for those that stand out from what is unrelated.",
+    help="Only hits with this score or more; auto for what one query of ten without an answer "
+    "reaches by chance, in each modality.",
 )
 @click.option("--exact", is_flag=True, help="Compare with every vector, whatever index there is.")
 @click.option("--segments", is_flag=True, help="Every segment is a hit, not one an item.")
