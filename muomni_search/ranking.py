@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from muomni_search.cores import usable_cores
 from muomni_search.items import Modality
 
 __all__ = [
@@ -46,8 +47,8 @@ MIN_SCALE = 0.02
 # for so many rows, and its growth with them was measured between these numbers.
 ALARM_ROWS, FEWEST_ROWS = 400, 50
 FALSE_ALARMS = 0.1
-# How many queries are compared with the sample at a time: 4 MB of cosines.
-QUERIES_AT_ONCE = 1_024
+# How many queries each thread compares with the sample at a time: 1 MB of cosines.
+QUERIES_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,15 +125,23 @@ def _measured(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return median and upper-tail scale of each query's cosines with a sample, zeros for none."""
     medians, scales = np.zeros(len(queries)), np.zeros(len(queries))
-    if not len(sample):
-        return medians, scales
-    for start in range(0, len(queries), QUERIES_AT_ONCE):
+
+    def measure(start: int) -> None:
         block = slice(start, start + QUERIES_AT_ONCE)
         # One product for each pair: a cosine is the same whatever the batch, and so is the score of
         # a hit, which those of a matrix product would not be.
         cosines = np.vecdot(sample[np.newaxis], queries[block, np.newaxis])
         medians[block], tails = _quantiles(cosines, (0.5, TAIL))
         scales[block] = (tails - medians[block]) / TAIL_DEVIATIONS
+
+    starts = range(0, len(queries) if len(sample) else 0, QUERIES_AT_ONCE)
+    if len(starts) > 1:
+        from concurrent.futures import ThreadPoolExecutor  # which a single query does without
+
+        with ThreadPoolExecutor(usable_cores(), "muomni-measure") as pool:
+            list(pool.map(measure, starts))
+    else:
+        list(map(measure, starts))
     return medians, scales
 
 

@@ -36,7 +36,16 @@ from muomni_search.items import DIM
 from muomni_search.sessions import open_session
 from muomni_search.vectors import normalise
 
-__all__ = ["ROWS_AT_ONCE", "Arithmetic", "blocks_of", "choose", "gain", "near_pairs", "workers"]
+__all__ = [
+    "ROWS_AT_ONCE",
+    "Arithmetic",
+    "blocks_of",
+    "choose",
+    "gain",
+    "is_tried",
+    "near_pairs",
+    "workers",
+]
 
 # Made by scripts/build_first_pass.py: MatMulInteger and Greater.
 GRAPH = Path(__file__).with_name("first_pass.onnx")
@@ -295,6 +304,11 @@ def blocks_of(arithmetic: Arithmetic, queries: NDArray[np.float32]) -> list[Quer
     at_once = arithmetic.at_once
     starts = range(0, len(queries), at_once)
     return [arithmetic.queries(queries[start : start + at_once]) for start in starts]
+
+
+def is_tried() -> bool:
+    """Whether this process knows how fast one of them is."""
+    return gain.cache_info().currsize > 0
 
 
 @contextmanager

@@ -43,7 +43,7 @@ COMPARED_AT_ONCE = 16_384
 # equal ones), and floats are faster; the first thresholds are low, so that for each hit so many
 # more may.
 PASSING_SHARE, PATIENCE = 0.003, 4
-# Multiplications that take about half a second: below, trying it out would cost more than it saves.
+# Multiplications that take about half a second: for fewer, trying it out costs more than it saves.
 LARGE, FEWEST_QUERIES = 100_000_000_000, 256
 # How many rows a first guess of the thresholds is taken from: one of so many, within these numbers.
 SAMPLE_STEP, SAMPLE_ROWS = 64, (4_096, 16_384)
@@ -59,14 +59,12 @@ GAIN = 1.2
 def is_paying(queries: int, available: int, k: int) -> bool:
     """Whether so many queries of so many rows are answered faster with a first pass."""
     multiplications = queries * available * DIM
-    if (
-        available < ROWS_PER_HIT * k  # nothing need be tried, or loaded
-        or multiplications < LARGE
-        or queries < FEWEST_QUERIES
-    ):
+    if available < ROWS_PER_HIT * k or queries < FEWEST_QUERIES:  # nothing need be tried, or loaded
         return False
     from muomni_search.index import coarse
 
+    if multiplications < LARGE and not coarse.is_tried():
+        return False
     gain = coarse.gain(coarse.choose(multiplications))
     return gain >= GAIN and available * (1 - 1 / gain) >= ROWS_PER_HIT * k
 
