@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,8 @@ METADATA_CHARACTERS = 300
 FULL_SCORE = 6.0
 # Browsers get slow on larger pages: 2,000 pictures or 300 sounds.
 PAGE_BYTES = 64_000_000
+# Each byte with its bits in the other order.
+MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +249,27 @@ def _ogg(samples: NDArray[np.float32]) -> io.BytesIO:
         # Vorbis as libsndfile 1.2 calls it takes stack by the length of a block.
         for start in range(0, len(samples), SAMPLE_RATE):
             file.write(samples[start : start + SAMPLE_RATE])
+    _number_zero(data)
     return data
+
+
+def _number_zero(stream: io.BytesIO) -> None:
+    """Give an Ogg stream the serial number 0, so that the same sound has the same bytes.
+
+    libsndfile draws the number at random. It stands in each page, and so counts in the page's
+    checksum (RFC 3533, section 6): the CRC that zlib computes, but from the highest bit of a byte
+    on, and without the inversions at both ends.
+    """
+    data = stream.getbuffer()
+    start = 0
+    while start < len(data):
+        body = start + 27 + data[start + 26]  # behind the lengths of the page's segments
+        end = body + sum(data[start + 27 : body])
+        page = data[start:end]
+        page[14:18] = page[22:26] = bytes(4)
+        mirrored = zlib.crc32(bytes(page).translate(MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+        page[22:26] = mirrored.to_bytes(4, "big").translate(MIRRORED)
+        start = end
 
 
 def envelope(samples: NDArray[np.float32]) -> NDArray[np.float32]:
