@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from muomni_search.cli.options import OUTPUT_FILE, Command, collection_option, json_option
 from muomni_search.cli.output import note, on_terminal, print_json
+
+# A damaged block of rows takes thousands of items along.
+SHOWN_LINES = 10
 
 
 @click.command("export", cls=Command, example="muomni export birds.parquet -c indexes/birds")
@@ -20,16 +25,25 @@ def command(output: Path, salvage: bool, as_json: bool, directory: Path) -> None
 
     A row a segment: key, modality, source, text, metadata (JSON), span and vector. --salvage is
     the way out of a database that `muomni verify --repair` cannot mend: what is whole goes into
-    the file, and `muomni import --create` makes a new collection of it.
+    the file, and `muomni import --create` makes a new collection of it; --json names all that is
+    left out.
     """
     from muomni_search import Collection, export_collection
 
     left_out: list[str] = []
     with Collection.open(directory, salvage=salvage) as collection:
         exported = export_collection(collection, output, left_out=left_out if salvage else None)
-    for line in left_out:
-        note(f"left out: {line}")
+    _tell(left_out)
     if on_terminal(as_json):
         click.echo(f"{exported:,} items exported")
     else:
         print_json({"exported": exported, **({"left_out": left_out} if salvage else {})})
+
+
+def _tell(left_out: Sequence[str]) -> None:
+    """Name the first that are left out, and count the others by what is wrong with them."""
+    for line in left_out[:SHOWN_LINES]:
+        note(f"left out: {line}")
+    reasons = Counter(line.rpartition(": ")[2] for line in left_out[SHOWN_LINES:])
+    for reason, count in reasons.items():
+        note(f"left out: {count:,} more: {reason}")

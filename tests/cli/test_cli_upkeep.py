@@ -306,6 +306,21 @@ def test_what_is_damaged_is_left_out_of_a_salvage_and_said(muomni: Run, collecti
     assert result.stderr.count("left out: ") == 3
 
 
+def test_many_that_are_left_out_are_counted(muomni: Run, tmp_path: Path) -> None:
+    lines = (f'{{"key": "a: {number}", "text": "owl {number}"}}\n' for number in range(1_200))
+    (tmp_path / "t.jsonl").write_text("".join(lines))
+    answers(muomni("add", "t.jsonl", "--model", "hashing", "-c", "c"))
+    (tmp_path / "c/vectors/text.0.f32").unlink()
+    result = muomni("export", "all.parquet", "--salvage", "-c", "c")
+    (report,) = answers(result)
+    assert len(report["left_out"]) == 1_201  # the file first
+    told = [line for line in result.stderr.splitlines() if "left out: " in line]
+    assert [line.partition("left out: ")[2] for line in told] == [
+        *report["left_out"][:10],
+        "1,191 more: its vectors are damaged",
+    ]
+
+
 def test_an_import_makes_a_collection_only_when_told_to(
     muomni: Run, shared: Path, tmp_path: Path
 ) -> None:
