@@ -74,8 +74,7 @@ def write_map(
     """Write a map to a file, whose suffix says what it is: ``.html``, ``.png`` or ``.svg``.
 
     The file has its name only when it is whole. A page needs no other file and asks nothing of
-    any network. The same map gives the same file to the byte, but for the sounds on a page: each
-    OGG stream has a number of chance.
+    any network. The same map gives the same file to the byte.
 
     Args:
         drawn: The map.
