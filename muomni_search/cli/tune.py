@@ -33,11 +33,26 @@ class Size(click.ParamType[int]):
         return int(size)
 
 
+class Share(FiniteNumber):
+    """A number above 0, 1 at most."""
+
+    name = "share"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the share that ``value`` spells."""
+        share = super().convert(value, param, ctx)
+        if not 0 < share <= 1:
+            self.fail(f"{value!r} is no share, as 0.95 is", param, ctx)
+        return share
+
+
 @click.command("tune", cls=Command, example="muomni tune --recall 0.99 --memory 2GB")
 @click.option(
     "--recall",
     metavar="SHARE",
-    type=FiniteNumber(),
+    type=Share(),
     help="Of the ten best, what an index must find on average: 0.95 at first, 1 for no index.",
 )
 @click.option(
