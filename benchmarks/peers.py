@@ -224,30 +224,27 @@ class MuomniPlanner(Muomni):
 
         super().open(metadata)
         self._metadata, self._planner = metadata, planner
+        # What `View` asks with.
+        self._asked: dict[str, Any] = {"index": None, "fetch": planner.FETCH}
         with self._collection.view() as view:
-            self._rows = view.snapshot.vectors(Modality.TEXT)
-            self._dead = view.snapshot.dead(Modality.TEXT)
+            self._asked["vectors"] = view.snapshot.vectors(Modality.TEXT)
+            self._asked["dead"] = view.snapshot.dead(Modality.TEXT)
             file = view.snapshot.index_file(Modality.TEXT)
-        self._index, self._fetch = None, planner.FETCH
         if file is not None:
             promise = indexing.promise_of(file)
-            self._fetch = (promise and promise.fetch) or planner.FETCH
+            self._asked["fetch"] = (promise and promise.fetch) or planner.FETCH
             path = self._collection.directory / INDEX / file.name
-            self._index = files.load(path, bytes=file.bytes, checksum=file.checksum)
+            self._asked["index"] = files.load(path, bytes=file.bytes, checksum=file.checksum)
 
     def search(self, query: np.ndarray, k: int) -> Found:
-        found = self._planner.top_rows(
-            query, self._rows, k=k, dead=self._dead, index=self._index, fetch=self._fetch
-        )
-        return found.rows[:k]
+        return self._planner.top_rows(query, k=k, **self._asked).rows[:k]
 
     def search_where(self, query: np.ndarray, k: int, condition: Filter) -> Found:
         allowed = self._metadata.allowed(condition)
-        found = self._planner.top_rows(query, self._rows, k=k, dead=self._dead, allowed=allowed)
-        return found.rows[:k]
+        return self._planner.top_rows(query, k=k, allowed=allowed, **self._asked).rows[:k]
 
     def search_many(self, queries: np.ndarray, k: int) -> Any:
-        return self._planner.top_rows_many(queries, self._rows, k=k, dead=self._dead)
+        return self._planner.top_rows_many(queries, k=k, **self._asked)
 
     def numbers(self, answers: Any) -> Sequence[Found]:
         return [found.rows for found in answers]
