@@ -14,8 +14,10 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from common import SEED, describe_machine, make_records, make_rows, table
@@ -53,8 +55,8 @@ class Clock:
         self.taken: dict[str, list[float]] = defaultdict(list)
         self._within: list[float] = []
 
-    def time(self, place: Any, name: str, told: str) -> None:
-        """Time every later call of a function."""
+    def time(self, place: Any, name: str, told: str) -> AbstractContextManager[Any]:
+        """Return a context in which every call of a function is timed."""
         function: Callable[..., Any] = getattr(place, name)
 
         def timed(*arguments: Any, **options: Any) -> Any:
@@ -68,7 +70,7 @@ class Clock:
                 if self._within:
                     self._within[-1] += whole
 
-        setattr(place, name, timed)
+        return patch.object(place, name, timed)
 
 
 def main() -> None:
@@ -88,10 +90,11 @@ def main() -> None:
         asked = [Query.vector(query) for query in queries]
         for query in asked[:WARM_UP]:
             collection.query(query)
-        for stage in STAGES:
-            clock.time(*stage)
-        for query in asked[WARM_UP:]:
-            collection.query(query)
+        with ExitStack() as timing:
+            for stage in STAGES:
+                timing.enter_context(clock.time(*stage))
+            for query in asked[WARM_UP:]:
+                collection.query(query)
     means = {told: 1e6 * sum(clock.taken[told]) / options.queries for _, _, told in STAGES}
     whole = sum(means.values())
     table(
