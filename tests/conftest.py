@@ -53,7 +53,11 @@ def write_muomni_checkpoint(folder: Path, *, seed: int = 0) -> Path:
     part = {name: child.state_dict() for name, child in network.named_children()}
     files: dict[str, Any] = {
         "thinker_tiny/thinker.pt": {"model": part["thinker"]},
-        "vision_tiny/vision.pt": {"vit": part["vision_encoder"]},
+        "vision_tiny/vision.pt": {
+            "vit": part["vision_encoder"],
+            # Vision training's own space has 128 dimensions.
+            "img_proj": {"weight": torch.ones(128, 32), "bias": torch.zeros(128)},
+        },
         "audio_enc_tiny/audio_enc.pt": {"enc": part["audio_encoder"]},
         "omni_sft_tiny/omni.pt": {"proj_a": part["proj_a"], "proj_v": part["proj_v"]},
     }

@@ -88,9 +88,15 @@ def _parts(tensors: Mapping[str, Tensors]) -> Iterator[tuple[str, Tensors]]:
             if name.startswith(place.prefix)
             and not name.removeprefix(place.prefix).startswith(IGNORED)
         }
-        if found and place.part not in seen:
+        if found and place.part not in seen and _has_width(found, place.width):
             seen.add(place.part)
             yield place.part, found
+
+
+def _has_width(projector: Tensors, width: int | None) -> bool:
+    """Return whether a projector gives so many numbers, as far as its weight says; None is any."""
+    weight = projector.get("weight")
+    return width is None or weight is None or weight.shape[:1] == (width,)
 
 
 def _fill(network: MuOmni, parts: Mapping[str, Tensors], found: Found) -> None:

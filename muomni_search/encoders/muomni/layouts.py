@@ -5,7 +5,7 @@ One directory, its direct subdirectories too, or one file:
     model.safetensors + config.json      the one-file export: every part behind its name
     omni.pt                              thinker, proj_a, proj_v: trained together, so they go first
     thinker.pt + tokenizer.model         model or thinker, or the bare tensors
-    vision.pt                            vit, img_proj
+    vision.pt                            vit, img_proj: the latter leads elsewhere, unless to 256
     audio_enc.pt                         enc
 
 ``thinker_step_1000.pt`` stands in for a ``thinker.pt`` that is not there; the highest step counts.
@@ -19,17 +19,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from muomni_search.items import DIM
+
 __all__ = ["CONFIG", "PLACES", "SECTIONS", "TOKENIZER", "WEIGHTS", "Found", "find_checkpoint"]
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.model"
 
 
 class Place(NamedTuple):
-    """Where a part of the network may be: a file, and what its names begin with there."""
+    """Where a part of the network may be: a file, and what its names begin with there.
+
+    Where ``width`` is said, what gives vectors of another width is no such part.
+    """
 
     part: str
     file: str
     prefix: str
+    width: int | None = None
 
 
 # In order of preference.
@@ -45,7 +51,9 @@ PLACES = (
     Place("vision_encoder", "vision.pt", "vit."),
     Place("audio_encoder", "audio_enc.pt", "enc."),
     Place("proj_v", "omni.pt", "proj_v."),
-    Place("proj_v", "vision.pt", "img_proj."),
+    # The reference's vision training compares pictures with captions in a space of its own, of 128
+    # dimensions unless it is told otherwise.
+    Place("proj_v", "vision.pt", "img_proj.", width=DIM),
     Place("proj_a", "omni.pt", "proj_a."),
 )
 # What the configuration calls each part.

@@ -190,6 +190,37 @@ def test_what_was_trained_together_goes_before_what_was_trained_alone(
     check_same(load(tmp_path), network)
 
 
+@pytest.mark.parametrize("files", ["all", "vision.pt alone"])
+def test_a_projector_into_another_space_is_passed_over(
+    network: MuOmni, tmp_path: Path, files: str
+) -> None:
+    # What the reference's vision training leaves: its pictures meet captions in 128 dimensions.
+    elsewhere = {"weight": torch.zeros(128, 16), "bias": torch.zeros(128)}
+    vision = {"vit": states(network)["vision_encoder"], "img_proj": elsewhere}
+    write_separate(tmp_path, network, **{"vision_tiny/vision.pt": vision})
+    found = load(tmp_path if files == "all" else tmp_path / "vision_tiny/vision.pt")
+    assert found.vision_encoder is not None
+    assert found.proj_v is None
+    if files == "all":
+        ids, lengths = torch.tensor([[1, 5, 9]]), torch.tensor([3])
+        assert torch.equal(found.embed_text(ids, lengths), network.embed_text(ids, lengths))
+        mel = torch.rand(1, 20, 128)
+        assert torch.equal(found.embed_sounds(mel), network.embed_sounds(mel))
+
+
+def test_a_projector_into_another_space_gives_way_to_the_one_trained_together(
+    network: MuOmni, tmp_path: Path
+) -> None:
+    part = states(network)
+    vision = {"vit": part["vision_encoder"], "img_proj": {"weight": torch.zeros(128, 16)}}
+    omni = {name: part[name] for name in ("proj_a", "proj_v")}
+    changes = {"vision_tiny/vision.pt": vision, "omni_sft_tiny/omni.pt": omni}
+    check_same(load(write_separate(tmp_path, network, **changes)), network)
+    omni["proj_v"] = vision["img_proj"]
+    with pytest.raises(CheckpointError, match=r"proj_v\.weight \(128, 16\), not \(256, 16\)"):
+        load(write_separate(tmp_path, network, **changes))
+
+
 @pytest.mark.parametrize("heads", [2, 4])
 def test_a_fused_thinker_has_as_many_keys_as_queries(tmp_path: Path, heads: int) -> None:
     config = ThinkerConfig(vocabulary=40, layers=2, heads=heads, kv_heads=heads, hidden=24)
