@@ -11,6 +11,7 @@ import math
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ Tensors = dict[str, Tensor]
 FITTING = "name a checkpoint of Thinker, ViT-Tiny or AuT-Tiny"
 COPY_AGAIN = "copy or save it again"
 LFS_POINTER = b"version https://git-lfs"
+ZIP_HEAD = b"PK\x03\x04"  # what PyTorch writes begins so
 # How many names an error lists of each kind.
 NAMES_SHOWN = 6
 # How much of a value an error shows.
@@ -57,11 +59,15 @@ def load_network(found: Found) -> MuOmni:
             f"{found.path} holds none of μOmni's encoders", hint="name the folder of a checkpoint"
         )
     told = _configuration(found)
-    configs: dict[str, Any] = {
-        part: CONFIGS[part](_Reader(found, part, parts[part], told.get(SECTIONS[part], {})))
-        for part in SECTIONS
-        if part in parts
-    }
+    configs: dict[str, Any] = {}
+    all_sized = True
+    for part in (one for one in SECTIONS if one in parts):
+        read = _Reader(found, part, parts[part], told.get(SECTIONS[part], {}))
+        try:
+            configs[part] = CONFIGS[part](read)
+        except KeyError:
+            # It will be refused, and a network of other sizes has the names to say with.
+            configs[part], all_sized = NAMED_ALIKE[part](read), False
     # Without memory until the tensors are known to be those that it needs.
     with torch.device("meta"):
         network = MuOmni(
@@ -71,7 +77,7 @@ def load_network(found: Found) -> MuOmni:
             projects_vision="proj_v" in parts,
             projects_audio="proj_a" in parts,
         )
-    _fill(network, parts, found)
+    _fill(network, parts, found, has_shapes=all_sized)
     return network.eval().requires_grad_(False)
 
 
@@ -99,8 +105,14 @@ def _has_width(projector: Tensors, width: int | None) -> bool:
     return width is None or weight is None or weight.shape[:1] == (width,)
 
 
-def _fill(network: MuOmni, parts: Mapping[str, Tensors], found: Found) -> None:
+def _fill(network: MuOmni, parts: Mapping[str, Tensors], found: Found, *, has_shapes: bool) -> None:
     """Give a network without memory its tensors, as float32.
+
+    Args:
+        network: The network.
+        parts: Its tensors.
+        found: Where they are from.
+        has_shapes: Whether it has the sizes of the checkpoint, and not only the names.
 
     Raises:
         CheckpointError: They are not exactly those that it needs, or hold more than the file.
@@ -127,7 +139,7 @@ def _fill(network: MuOmni, parts: Mapping[str, Tensors], found: Found) -> None:
             "of another shape": [
                 f"{name} {tuple(given[name].shape)}, not {tuple(needed[name].shape)}"
                 for name in sorted(needed.keys() & given.keys())
-                if given[name].shape != needed[name].shape
+                if has_shapes and given[name].shape != needed[name].shape
             ],
         },
     )
@@ -184,12 +196,11 @@ class _Reader:
         """Return the length of a tensor along an axis.
 
         Raises:
-            CheckpointError: There is no such tensor, or it has no such axis.
+            KeyError: There is no such tensor.
+            CheckpointError: It has no such axis.
         """
-        tensor = self._tensors.get(name)
-        if tensor is None:
-            _refuse(self._found, {"missing": [f"{self._part}.{name}"]})
-        if tensor is None or tensor.dim() <= axis or not tensor.numel():
+        tensor = self._tensors[name]
+        if tensor.dim() <= axis or not tensor.numel():
             raise self.refusal(f"has no axis {axis} in {name}")
         return int(tensor.shape[axis])
 
@@ -301,7 +312,7 @@ def _vit(read: _Reader) -> ViTConfig:
 
 
 def _aut(read: _Reader) -> AuTConfig:
-    downsample = 8 if read.has("down.0.net.") else 4
+    downsample = _downsample(read)
     first = "down.0.net.0.weight" if downsample == 8 else "down.net.0.weight"
     channels, dim = read.size(first, 0), read.size("proj.weight", 0)
     return AuTConfig(
@@ -316,10 +327,22 @@ def _aut(read: _Reader) -> AuTConfig:
     )
 
 
+def _downsample(read: _Reader) -> int:
+    return 8 if read.has("down.0.net.") else 4
+
+
 CONFIGS: Mapping[str, Callable[[_Reader], Any]] = {
     "thinker": _thinker,
     "vision_encoder": _vit,
     "audio_encoder": _aut,
+}
+# Sizes of a part that is called the same down to its last tensor, whatever their lengths.
+NAMED_ALIKE: Mapping[str, Callable[[_Reader], Any]] = {
+    "thinker": lambda read: ThinkerConfig(layers=max(1, read.layers())),
+    "vision_encoder": lambda read: ViTConfig(layers=max(1, read.layers())),
+    "audio_encoder": lambda read: AuTConfig(
+        layers=max(1, read.layers()), downsample=_downsample(read)
+    ),
 }
 
 
@@ -334,10 +357,14 @@ def _read(path: Path) -> Tensors:
     """
     try:
         with path.open("rb") as file:
-            if file.read(len(LFS_POINTER)) == LFS_POINTER:
-                raise CheckpointError(
-                    f"{path} only points to a file that was not fetched", hint="run: git lfs pull"
-                )
+            head = file.read(len(LFS_POINTER))
+        if head == LFS_POINTER:
+            raise CheckpointError(
+                f"{path} only points to a file that was not fetched", hint="run: git lfs pull"
+            )
+        # PyTorch calls some of these an invalid argument, and short ones a pickle with code.
+        if ZIP_HEAD.startswith(head[: len(ZIP_HEAD)]) and not zipfile.is_zipfile(path):
+            raise CheckpointError(f"{path} is damaged: its end is not there", hint=COPY_AGAIN)
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
@@ -362,7 +389,9 @@ def _read(path: Path) -> Tensors:
         raise CheckpointError(f"{path}: {error.strerror or error}", hint=COPY_AGAIN) from error
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path} cannot be read: {reason}", hint=COPY_AGAIN) from error
+        raise CheckpointError(
+            f"{path} cannot be read, and may be damaged or cut off: {reason}", hint=COPY_AGAIN
+        ) from error
 
 
 def _flatten(content: Any) -> Iterator[tuple[str, Tensor]]:

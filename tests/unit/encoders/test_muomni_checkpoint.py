@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -293,10 +294,59 @@ def test_missing_unexpected_and_misshapen_tensors_are_listed(
     assert str(tmp_path) in said
 
 
+def test_names_are_listed_too_where_a_size_cannot_be_read(network: MuOmni, tmp_path: Path) -> None:
+    plain = {
+        name.replace("gate_proj", "fc1").replace("down_proj", "fc2"): tensor
+        for name, tensor in states(network)["thinker"].items()
+        if "up_proj" not in name
+    }
+    torch.save(plain, tmp_path / "thinker.pt")
+    sounds = states(network)["audio_encoder"]
+    del sounds["down.0.net.0.weight"], sounds["norm.weight"]
+    torch.save({"enc": sounds}, tmp_path / "audio_enc.pt")
+    with pytest.raises(CheckpointError) as caught:
+        load(tmp_path)
+    mlps = [f"thinker.blocks.{number}.mlp" for number in (0, 1)]
+    missing = [f"{mlp}.{name}_proj.weight" for mlp in mlps for name in ("down", "gate", "up")]
+    unexpected = [f"{mlp}.{name}.weight" for mlp in mlps for name in ("fc1", "fc2")]
+    first = ["audio_encoder.down.0.net.0.weight", "audio_encoder.norm.weight", *missing][:6]
+    assert caught.value.what == (
+        f"{tmp_path} does not fit μOmni's encoders; missing: {', '.join(first)} and 2 more; "
+        f"unexpected: {', '.join(unexpected)}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "part", "name"),
+    [
+        ("thinker.pt", "thinker", "tok_emb.weight"),
+        ("thinker.pt", "thinker", "blocks.0.attn.k.weight"),
+        ("thinker.pt", "thinker", "blocks.0.mlp.gate_proj.weight"),
+        ("vision.pt", "vision_encoder", "proj.weight"),
+        ("vision.pt", "vision_encoder", "pos"),
+        ("vision.pt", "vision_encoder", "blocks.0.linear1.weight"),
+        ("audio_enc.pt", "audio_encoder", "proj.weight"),
+        ("audio_enc.pt", "audio_encoder", "blocks.0.mlp.0.weight"),
+    ],
+)
+def test_a_size_that_cannot_be_read_is_the_only_fault_where_it_is(
+    network: MuOmni, tmp_path: Path, file: str, part: str, name: str
+) -> None:
+    state = states(network)[part]
+    del state[name]
+    within = {"thinker.pt": "model", "vision.pt": "vit", "audio_enc.pt": "enc"}[file]
+    torch.save({within: state}, tmp_path / file)
+    with pytest.raises(CheckpointError) as caught:
+        load(tmp_path)
+    assert caught.value.what.endswith(f"encoders; missing: {part}.{name}")
+
+
 def test_a_checkpoint_of_something_else_says_what_it_lacks(tmp_path: Path) -> None:
     torch.save({"fc.weight": torch.zeros(2, 2)}, tmp_path / "thinker.pt")
-    with pytest.raises(CheckpointError, match=r"missing: thinker\.tok_emb\.weight"):
+    said = r"missing: thinker\.blocks\.0\..* and 5 more; unexpected: thinker\.fc\.weight$"
+    with pytest.raises(CheckpointError) as caught:
         load(tmp_path)
+    assert re.search(said, caught.value.what)
     torch.save({"enc": {}}, tmp_path / "audio_enc.pt")
     (tmp_path / "thinker.pt").unlink()
     with pytest.raises(CheckpointError, match="none of μOmni's encoders"):
@@ -333,7 +383,7 @@ def test_a_pickle_with_code_is_refused_and_runs_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["thinker.pt", "model.safetensors"])
-@pytest.mark.parametrize("keep", [0.0, 0.001, 0.3, 0.99])
+@pytest.mark.parametrize("keep", [0, 1, 3, 300, 5_000, 20_000, 0.3, 0.99])
 def test_a_truncated_file_is_refused(
     network: MuOmni, tmp_path: Path, name: str, keep: float
 ) -> None:
@@ -342,8 +392,8 @@ def test_a_truncated_file_is_refused(
     else:
         write_export(tmp_path, network)
     data = (tmp_path / name).read_bytes()
-    (tmp_path / name).write_bytes(data[: int(len(data) * keep)])
-    with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
+    (tmp_path / name).write_bytes(data[: int(keep * len(data) if 0 < keep < 1 else keep)])
+    with pytest.raises(CheckpointError, match=name.replace(".", r"\.") + ".* damaged"):
         load(tmp_path)
 
 
