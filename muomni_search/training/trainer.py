@@ -52,6 +52,8 @@ WRITING = "writing"
 # Tokens, pictures and sounds in one run of a tower while measuring, and texts of like length
 # that go through it together while learning.
 MEASURED_AT_ONCE, TEXTS_AT_ONCE = 64, 64
+# A model is saved in half precision.
+LARGEST_WEIGHT = torch.finfo(torch.float16).max
 
 
 class Progress(Protocol):
@@ -116,7 +118,8 @@ def train(
         Conflict: There is a model or anything else, or the checkpoint of another recipe or of
             other data; or another process trains there.
         InvalidInput: The recipe or its data cannot be used.
-        TrainingError: The loss is no number any more; the last good checkpoint is kept.
+        TrainingError: The loss, or anything else that decides the weights, is no number any more,
+            or they are too large for a model; the last good checkpoint is kept.
         NotFound: A table, model or package is missing.
     """
     if restart and finish:
@@ -316,7 +319,11 @@ class _Run:
             self._done += 1
             self._seconds += time.monotonic() - began
             is_last = self._done == steps
-            if self._done % recipe.report_every == 0 or is_last:
+            is_measured = self._done % recipe.report_every == 0 or is_last
+            is_kept = self._done % recipe.checkpoint_every == 0 or is_last
+            if is_measured or is_kept:
+                self._check_weights()
+            if is_measured:
                 self._last = {
                     "step": self._done,
                     "seconds": round(self._seconds, 1),
@@ -324,12 +331,16 @@ class _Run:
                     "held_out": self._measure(),
                 }
                 self._write_log(self._last)
-            if self._done % recipe.checkpoint_every == 0 or is_last:
+            if is_kept:
                 self._save()
             self._progress.step(self._done, steps, {**self._last, **facts})
 
     def _step(self, step: int) -> dict[str, float]:
-        """Take one step; return its losses."""
+        """Take one step; return its losses.
+
+        Raises:
+            TrainingError: There is nothing to learn from in it, or something is no number any more.
+        """
         optimiser = self._recipe.optimiser
         # Whatever is drawn in a step, dropout too, depends on its number alone.
         torch.manual_seed((self._recipe.seed << 32) + step)
@@ -346,10 +357,7 @@ class _Run:
         total = sum(losses.values(), start=torch.zeros((), device=self._device))
         value = float(total.detach())
         if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss of step {step + 1} is {value}",
-                hint=f"{self._kept()}; try a lower optimiser.learning_rate with --restart",
-            )
+            raise self._astray(f"the loss of step {step + 1} is {value}")
         self._optimiser.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
         norm = float(
@@ -358,24 +366,51 @@ class _Run:
             )
         )
         if not math.isfinite(norm):
-            raise TrainingError(
-                f"the gradient of step {step + 1} is {norm}",
-                hint=f"{self._kept()}; try a lower optimiser.learning_rate with --restart",
-            )
-        self._optimiser.step()
+            raise self._astray(f"the gradient of step {step + 1} is {norm}")
+        try:
+            self._optimiser.step()
+        except RuntimeError as error:
+            if "overflow" not in str(error):
+                raise
+            # PyTorch refuses to multiply by what single precision cannot hold.
+            what = f"the rate of step {step + 1} is {rate:.4g}, beyond all weights"
+            raise self._astray(what) from error
         with torch.no_grad():
             self._scale.clamp_(max=-math.log(self._recipe.loss.least_temperature))
             keep = min(optimiser.ema, (1 + step) / (10 + step)) if optimiser.ema else 0.0
             torch._foreach_lerp_(
                 list(self._mean.values()), [self._weights[name] for name in self._mean], 1 - keep
             )
+            temperature = float((-self._scale).exp())
+        if not math.isfinite(temperature):
+            raise self._astray(f"the temperature of step {step + 1} is {temperature}")
         return {
             "loss": value,
             **{name: float(loss.detach()) for name, loss in losses.items()},
             "gradient": norm,
             "rate": rate,
-            "temperature": math.exp(-float(self._scale.detach())),
+            "temperature": temperature,
         }
+
+    def _astray(self, what: str) -> TrainingError:
+        """Return an error about a training that went astray; its last checkpoint is still good."""
+        return TrainingError(
+            what, hint=f"{self._kept()}; try a lower optimiser.learning_rate with --restart"
+        )
+
+    def _check_weights(self) -> None:
+        """Stop before weights are kept of which no model can be made.
+
+        Raises:
+            TrainingError: Some are no numbers, or too large for a model's half precision.
+        """
+        for name, weights in (*self._weights.items(), *self._mean.items()):
+            largest = float(weights.abs().max())
+            if not largest <= LARGEST_WEIGHT:  # NaN is no less than anything
+                raise self._astray(
+                    f"after step {self._done} the weights of {name} reach {largest:.4g}, "
+                    "and no model can hold that"
+                )
 
     def _losses(self, inputs: Mapping[Modality, Inputs]) -> dict[str, Tensor]:
         recipe = self._recipe
@@ -566,7 +601,9 @@ class _Run:
 
     def _kept(self) -> str:
         path = self._work / CHECKPOINT
-        return f"the last good state is in {path}" if path.exists() else "nothing was kept yet"
+        if not path.exists():
+            return "nothing was kept yet"
+        return f"the last good state is in {path}, of which --finish makes a model"
 
     def mean_network(self) -> MuOmni:
         """Return the network with its mean weights, on the CPU, in evaluation mode."""

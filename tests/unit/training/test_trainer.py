@@ -163,6 +163,60 @@ def test_what_is_no_number_stops_it_and_the_last_good_state_is_kept(
     assert not (tmp_path / "toy/model.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("rate", "said"),
+    [
+        (1e3, "the temperature of step 1 is inf"),
+        (1e5, "the temperature of step 1 is inf"),
+        (1e38, r"the rate of step 1 is 5e\+37"),
+    ],
+)
+def test_a_rate_beyond_sense_stops_it_like_a_loss_that_is_no_number(
+    write_recipe, tmp_path, rate, said
+):
+    recipe = read_recipe(write_recipe(("steps = 4", f"steps = 4\nlearning_rate = {rate}")))
+    with pytest.raises(TrainingError, match=rf"{said}.*: nothing was kept yet; try a lower"):
+        train(recipe, tmp_path / "toy")
+    assert not (tmp_path / "toy/training/checkpoint.pt").exists()
+
+
+def test_weights_that_no_model_holds_are_noticed_before_they_are_kept(write_recipe, tmp_path):
+    # Nothing but the weights grows: decaying by five times their size makes four times as much.
+    astray = ("steps = 4", "steps = 40\nlearning_rate = 100")
+    plain = "[loss]\ncontrastive = 0\n" + TEACHER + "contrast = 0\n"
+    recipe = read_recipe(write_recipe(astray, more=plain))
+    said = r"after step (\d+) the weights of .* reach .* --finish makes a model"
+    with pytest.raises(TrainingError, match=said) as error:
+        train(recipe, tmp_path / "toy")
+    step = int(str(error.value).split()[2])
+    state = torch.load(tmp_path / "toy/training/checkpoint.pt", weights_only=True)
+    assert state["step"] == step - 2
+    assert all(tensor.half().isfinite().all() for tensor in state["mean"].values())
+    assert [path.name for path in (tmp_path / "toy").iterdir()] == ["training"]
+    assert train(recipe, tmp_path / "toy", finish=True).report["steps"] == step - 2
+    encoder = load_model(tmp_path / "toy").encoder(Modality.TEXT)
+    vectors = encoder.encode(encoder.prepare("a red square"))
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("which", ["_weights", "_mean"])
+def test_weights_that_the_last_step_spoilt_are_not_kept(write_recipe, tmp_path, monkeypatch, which):
+    take = trainer._Run._step
+
+    def spoiling(run, number):
+        facts = take(run, number)
+        if number == 3:
+            getattr(run, which)["proj_v.bias"][7] = math.nan
+        return facts
+
+    monkeypatch.setattr(trainer._Run, "_step", spoiling)
+    with pytest.raises(TrainingError, match=r"after step 4 the weights of proj_v\.bias reach nan"):
+        train(read_recipe(write_recipe()), tmp_path / "toy")
+    state = torch.load(tmp_path / "toy/training/checkpoint.pt", weights_only=True)
+    assert state["step"] == 2
+    assert "NaN" not in (tmp_path / "toy/training/log.jsonl").read_text(encoding="utf-8")
+
+
 def test_a_model_that_is_there_stays(write_recipe, tmp_path):
     recipe = read_recipe(write_recipe())
     train(recipe, tmp_path / "toy")
