@@ -320,8 +320,11 @@ def part_of(
 
 
 def alter_sounds(waves: Tensor, how: Augmentation, rng: np.random.Generator) -> Tensor:
-    """Return sounds (n, samples) louder or softer, with noise."""
+    """Return sounds (n, samples) moved in time, louder or softer, with noise."""
     count = (len(waves), 1)
+    if most := int(how.shift * waves.shape[1]):
+        moves = rng.integers(-most, most, len(waves), endpoint=True).tolist()
+        waves = torch.stack([one.roll(move) for one, move in zip(waves, moves, strict=True)])
     loudness = waves.square().mean(dim=1, keepdim=True).sqrt()
     levels = rng.uniform(0, how.noise, count).astype(np.float32)
     gains = (10 ** (rng.uniform(-how.gain, how.gain, count) / 20)).astype(np.float32)

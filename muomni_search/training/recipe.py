@@ -138,6 +138,9 @@ class Augmentation:
         mix: How often another picture shows through, up to as strong (mixup, Zhang et al. 2018).
             What a picture should become stays what it was, but for what a teacher says anew.
         seconds: The longest part of a sound that is heard at a time.
+        shift: The largest share of its length by which what is heard is moved in time, either way;
+            what leaves at one end comes in at the other. Without it a longer sound is heard from
+            anywhere, and one as long as the longest of a batch always from its beginning.
         gain: Decibels up or down.
         noise: How loud the noise may be, as a share of the sound.
         mask: The widest band of time and of frequency that is silenced, as a share (SpecAugment,
@@ -155,6 +158,7 @@ class Augmentation:
     background: float = number(0.5, most=1)
     mix: float = number(0.0, most=1)
     seconds: float = number(4.0, least=0.1, most=12)
+    shift: float = number(0.0, most=1)
     gain: float = number(6.0, most=60)
     noise: float = number(0.05, most=1)
     mask: float = number(0.15, most=0.9)

@@ -149,6 +149,18 @@ def test_a_part_of_a_sound_begins_anywhere(rng):
     }
 
 
+def test_sounds_are_moved_in_time_within_their_share_and_nothing_of_them_is_lost(rng):
+    waves = torch.arange(10.0).expand(400, 10)
+    how = Augmentation(gain=0, noise=0, shift=0.3)
+    moved = alter_sounds(waves, how, rng)
+    turned = {move: np.roll(np.arange(10), move).tolist() for move in range(-3, 4)}
+    assert {tuple(one) for one in moved.tolist()} == {tuple(one) for one in turned.values()}
+    again = alter_sounds(waves, how, np.random.default_rng(5))
+    assert torch.equal(again, alter_sounds(waves, how, np.random.default_rng(5)))
+    assert torch.equal(waves, torch.arange(10.0).expand(400, 10))
+    assert torch.equal(alter_sounds(waves, Augmentation(gain=0, noise=0), rng), waves)
+
+
 def test_sounds_become_louder_and_softer_within_their_decibels(rng):
     wave = rng.standard_normal(100).astype(np.float32)
     how = Augmentation(gain=6, noise=0)
@@ -189,6 +201,7 @@ STILL = ("crop", "turn", "mirror", "colour", "grey", "background", "mix", "gain"
         ("audio", {"noise": 0.5}),
         ("audio", {"mask": 0.5}),
         ("audio", {"seconds": 0.1}),
+        ("audio", {"shift": 0.5}),
     ],
 )
 def test_each_alteration_is_in_a_step_and_in_no_measurement(write_recipe, tmp_path, altered, by):

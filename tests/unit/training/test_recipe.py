@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ def test_what_a_recipe_leaves_out_has_its_default(write_recipe):
         ("steps = 4", "steps = 0", r"optimiser: steps is 0, not from 1 to inf"),
         ("steps = 4", "steps = 1.5", r"optimiser: steps is 1.5, no whole number"),
         ("steps = 4", "steps = true", r"optimiser: steps is True, no whole number"),
+        ("seconds = 0.2", "shift = 1.5", r"augmentation: shift is 1.5, not from 0 to 1"),
         ("warm_up = 2", "learning_rate = nan", r"optimiser: learning_rate is nan, not from"),
         ("held_out = 0.25", "held_out = 0.9", r"held_out is 0.9, not from 0 to 0.5"),
         ("held_out = 0.25", "freeze = [1]", r"freeze is \[1\], no list of texts"),
@@ -49,9 +51,10 @@ def test_what_a_recipe_leaves_out_has_its_default(write_recipe):
 )
 def test_what_no_recipe_says_is_refused_by_its_key(write_recipe, old, new, said):
     path = write_recipe((old, new))
-    with pytest.raises(InvalidInput, match=said) as error:
+    with pytest.raises(InvalidInput) as error:
         read_recipe(path)
-    assert str(path) in str(error.value)
+    where, _, what = str(error.value).partition(str(path))  # whose name is that of the test
+    assert (where, bool(re.search(said, what))) == ("", True), what
 
 
 def test_a_recipe_without_anything_to_learn_is_refused(write_recipe):

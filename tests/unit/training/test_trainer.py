@@ -90,7 +90,8 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("step", [0, 2, 3])
 def test_a_training_that_was_killed_goes_on_bit_for_bit(write_recipe, tmp_path, monkeypatch, step):
-    recipe = read_recipe(write_recipe(more=TEACHER))
+    shifted = ("seconds = 0.2", "seconds = 0.3\nshift = 0.5")
+    recipe = read_recipe(write_recipe(shifted, more=TEACHER))
     train(recipe, tmp_path / "whole")
     take = trainer._Run._step
 
