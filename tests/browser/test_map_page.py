@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 
 from muomni_search import Collection, Modality, Record, make_map, write_map
@@ -20,7 +21,7 @@ LEFT, RIGHT, TOP, BOTTOM = 340, 1_180, 60, 740
 
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A map of texts of two kinds, one of them evil, and of a few pictures."""
+    """A map of texts of two kinds, one of them evil, of a few pictures, and of a sound."""
     folder = tmp_path_factory.mktemp("map")
     records = [
         Record(
@@ -30,7 +31,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
             text=f"owl number {n}" if n % 2 else f"engine number {n}",
             metadata={"kind": "bird" if n % 2 else "machine"},
         )
-        for n in range(POINTS - 5)
+        for n in range(POINTS - 6)
     ]
     records.append(Record(EVIL, Modality.TEXT, "here", text=EVIL, metadata={"kind": EVIL}))
     for n in range(4):
@@ -38,6 +39,9 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         colour = tuple(np.random.default_rng(n).integers(0, 255, 3).tolist())
         Image.new("RGB", (60, 40), colour).save(path)
         records.append(Record(f"p{n}", Modality.IMAGE, "here", path=path, source=str(path)))
+    soundfile.write(folder / "s.wav", np.sin(np.arange(8_000) / 9), 16_000)
+    sound = {"path": folder / "s.wav", "source": str(folder / "s.wav")}
+    records.append(Record("sound", Modality.AUDIO, "here", **sound))
     with Collection.create(folder / "c", model="hashing") as collection:
         assert collection.add(records).failed == 0
         drawn = make_map(collection, method="pca", color="kind", title="A map of owls")
@@ -88,13 +92,18 @@ def settle(page: Any) -> None:
     )
 
 
-def ink(page: Any) -> int:
-    """Return how many pixels of the screenshot's map are not the background."""
+def contrast(page: Any) -> np.ndarray[Any, Any]:
+    """Return how far each pixel of the screenshot's map is from the background."""
     import io
 
     shot = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB"), int)
     shown = shot[TOP:BOTTOM, LEFT:RIGHT]
-    return int((np.abs(shown - shown[0, 0]).sum(axis=2) > 30).sum())
+    return np.asarray(np.abs(shown - shown[0, 0]).sum(axis=2))
+
+
+def ink(page: Any) -> int:
+    """Return how many pixels of the screenshot's map are not the background."""
+    return int((contrast(page) > 30).sum())
 
 
 def drag(page: Any, line: list[tuple[float, float]]) -> None:
@@ -206,6 +215,43 @@ def test_keys_are_copied(clipboard: str, opened: Open) -> None:
 
 
 def test_a_point_under_the_pointer_shows_its_card_and_a_click_keeps_it(opened: Open) -> None:
+    page = opened()
+    page.locator("#search").fill("p2")
+    settle(page)
+    # All others are dim.
+    y, x = map(int, np.argwhere(contrast(page) > 150).mean(axis=0))
+    card = page.locator("#card")
+    assert card.is_hidden()
+    page.mouse.move(LEFT + x, TOP + y)
+    settle(page)
+    assert card.locator("h2").inner_text() == "p2"
+    page.mouse.move(5, 795)
+    settle(page)
+    assert card.is_hidden()
+    page.mouse.click(LEFT + x, TOP + y)
+    page.mouse.move(5, 795)
+    settle(page)
+    assert card.locator("h2").inner_text() == "p2"
+
+
+def test_the_card_of_a_sound_plays_it(opened: Open) -> None:
+    page = opened()
+    page.locator("#search").fill("sound")
+    page.locator("#search").press("Enter")
+    settle(page)
+    player = page.locator("#card audio[controls]")
+    assert player.get_attribute("aria-label") == "Sound sound"
+    assert player.get_attribute("src").startswith("data:audio/ogg")
+    seconds = player.evaluate("""one => new Promise((done, fail) => {
+        one.onloadedmetadata = () => done(one.duration);
+        one.onerror = () => fail(one.error.message);
+        one.preload = "auto";
+        one.load();
+    })""")
+    assert seconds == pytest.approx(0.5, abs=0.05)
+
+
+def test_what_was_found_shows_its_card_until_escape_and_keys_open_another(opened: Open) -> None:
     page = opened()
     page.locator("#search").fill("p2")
     page.locator("#search").press("Enter")
