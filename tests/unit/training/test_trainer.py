@@ -402,6 +402,22 @@ def test_a_device_that_is_not_there_is_refused(write_recipe, tmp_path):
         train(read_recipe(write_recipe()), tmp_path / "toy", device="abacus")
 
 
+@pytest.mark.parametrize(
+    ("there", "chosen"),
+    [
+        ({"cuda", "mps"}, "cuda"),
+        ({"cuda"}, "cuda"),
+        ({"mps"}, "mps"),
+        (set(), "cpu"),
+    ],
+)
+def test_the_fastest_device_that_is_there_is_chosen(monkeypatch, there, chosen):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in there)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in there)
+    assert trainer._device("auto") == chosen
+    assert trainer._device("cpu") == "cpu"
+
+
 # ---- a step ----------------------------------------------------------------------------------
 
 
