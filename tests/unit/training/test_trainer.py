@@ -470,6 +470,19 @@ def test_mean_weights_are_measured_and_become_the_model(begin):
     assert all(torch.equal(made[name], one) for name, one in mean.items())
 
 
+def test_a_step_looks_at_a_share_of_the_squares_and_a_measurement_at_all(begin):
+    run = begin(("[augmentation]", "[augmentation]\nsquares = 0.5"))
+    counts = []
+    run._network.vision_encoder.norm.register_forward_hook(
+        lambda _, given, __: counts.append(given[0].shape[1])
+    )
+    run._step(0)
+    assert set(counts) == {1 + 2}  # of the four squares of a picture, behind the class
+    counts.clear()
+    run._measure()
+    assert set(counts) == {1 + 4}
+
+
 def test_a_gradient_is_cut_to_its_largest_norm(begin):
     run = begin(("batch = 8", "batch = 8\nclip = 0.001"))
     facts = run._step(0)
