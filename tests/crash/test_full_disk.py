@@ -19,9 +19,14 @@ OPERATIONS = [
     "compact",
     "purge",
     "rebuild",
+    "upgrade",
+    "repair",
     "import",
     "export",
     "batch",
+    "neighbors",
+    "reembed mapped",
+    "reembed anew",
     "backup",
 ]
 DISK_BYTES = 8_000_000
@@ -48,6 +53,14 @@ def fill(disk: Path, leaving: int) -> Path:
     return ballast
 
 
+def check_unharmed(place: Place, operation: str, ended: Any) -> None:
+    place.check_unharmed(
+        commits=ended.commits,
+        is_damaged=operation == "repair",
+        is_staged=operation == "reembed anew",
+    )
+
+
 def check_failed(place: Place, ended: Any) -> None:
     assert ended.code == 1, ended.error
     assert "\n" not in ended.error
@@ -64,7 +77,7 @@ def test_a_full_disk_is_a_clear_error_and_loses_nothing(
         ballast = fill(disk, leaving=failures * 16_384)
         ended = children.run(operation, place.path)
         ballast.unlink()
-        place.check_unharmed(commits=ended.commits)
+        check_unharmed(place, operation, ended)
         if ended.code == 0:
             break
         check_failed(place, ended)
@@ -84,7 +97,7 @@ def test_files_that_cannot_grow_are_a_clear_error_and_lose_nothing(
     for failures in itertools.count():
         place.restore()
         ended = children.run(operation, place.path, file_bytes=failures * 20_000)
-        place.check_unharmed(commits=ended.commits)
+        check_unharmed(place, operation, ended)
         if ended.code == 0:
             break
         check_failed(place, ended)
