@@ -233,6 +233,7 @@ class MuomniPlanner(Muomni):
         if file is not None:
             promise = indexing.promise_of(file)
             self._asked["fetch"] = (promise and promise.fetch) or planner.FETCH
+            self._asked["reach"] = promise.reach if promise else -1.0
             path = self._collection.directory / INDEX / file.name
             self._asked["index"] = files.load(path, bytes=file.bytes, checksum=file.checksum)
 
