@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from pyarrow.parquet import read_table
 
 from muomni_search.batch import run_batch, write_neighbors
 from muomni_search.collection import Collection
-from muomni_search.index import faiss_index, first_pass, planner
+from muomni_search.index import coarse, faiss_index, first_pass, planner
 from muomni_search.items import DIM
 
 NO_ROWS = np.empty(0, np.int64)
@@ -106,17 +107,18 @@ def batches(
             return seconds(planner.top_rows_many, queries, rows, k=k, dead=gone)
 
         def search_in_floats(k: int) -> float:
-            large = first_pass.LARGE
-            first_pass.LARGE = sys.maxsize
-            try:
+            with patch.object(first_pass, "is_paying", lambda *_: False):
                 return search(k, NO_ROWS)
-            finally:
-                first_pass.LARGE = large
+
+        def search_in_whole_numbers(k: int) -> float:
+            with patch.object(coarse, "choose", lambda _: coarse.EIGHT_BITS):
+                return search(k, NO_ROWS)
 
         ways: dict[str, Callable[[int], float]] = {
             "`run_batch`, file to file": job,
             "`top_rows_many`": lambda k: search(k, NO_ROWS),
-            "… without a first pass in 8 bits": search_in_floats,
+            "… by whole numbers of 8 bits at most": search_in_whole_numbers,
+            "… without a first pass": search_in_floats,
             f"… with {DEAD_SHARE:.0%} dead rows": lambda k: search(k, dead),
             INSTALLED: lambda k: as_installed(files, k),
             "`faiss.knn`, core type mended": lambda k: seconds(
