@@ -319,7 +319,7 @@ class _Run:
             # The same items may get another index, or one may be asked deeper.
             promises = {file.name: promise_of(file) for file in state.index_files.values()}
             deciding["indexes"] = [
-                (name, own and [own.recall, own.fetch, own.reach])
+                (name, own and [own.recall, own.fetch, *([own.reach] if own.reach != -1 else [])])
                 for name, own in sorted(promises.items())
             ]
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()

@@ -4,14 +4,15 @@
 
 Exact: every pair is compared, each once, by blocked matrix products, first of fewer bits where
 those are faster (``index/first_pass.py``); a pair that rounding could decide is computed again.
-Memory is that of a block of products on each thread, a vector for each item of several segments,
-and a few numbers an item, however many pairs there are. Groups are what chains of such pairs
-connect (single linkage).
+Memory is that of a block of products, or of smaller ones on each core, a vector for each item of
+several segments, and a few numbers an item, however many pairs there are. Groups are what chains
+of such pairs connect (single linkage).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
@@ -24,7 +25,7 @@ from muomni_search.collection import Collection, Modalities, Where
 from muomni_search.errors import InvalidInput
 from muomni_search.filters import parse_filter
 from muomni_search.index import coarse, first_pass
-from muomni_search.items import Item, Modality
+from muomni_search.items import DIM, Item, Modality
 from muomni_search.progress import Progress, Silent
 from muomni_search.store.rows import are_unit, not_unit
 from muomni_search.store.snapshot import Snapshot
@@ -39,8 +40,8 @@ BLOCK = 4_096
 ROUNDING = 4e-6
 # A vector that is stored may miss unit length by rounding, so equal ones are this far below 1.
 EQUAL = 1 - 1e-6
-# Pairs that are computed again together: 16 MB of vectors.
-PAIRS = 8_192
+# Pairs that are looked at together.
+PAIRS = 65_536
 # Items that are looked up together.
 PAGE = 1_000
 
@@ -170,12 +171,13 @@ def _connected(
     """Return for each item the first one of its group (n,), and its highest cosine (n,)."""
     parents = np.arange(len(vectors))
     best = np.zeros(len(vectors), np.float32)
-    is_coarse = first_pass.is_paying(len(vectors), len(vectors), 1)
+    is_coarse = first_pass.is_paying(len(vectors), len(vectors) // 2, 1)
     width = coarse.ROWS_AT_ONCE if is_coarse else BLOCK
     lock = Lock()
 
     def compare(start: int, own: _Block, other: int) -> None:
-        for one, two, cosines in own.pairs(vectors.take(slice(other, other + width))):
+        others = vectors.take(slice(other, other + width))
+        for one, two, cosines in own.pairs(others, other - start):
             one += start
             two += other
             is_unsure = np.abs(cosines - above) <= ROUNDING
@@ -183,24 +185,25 @@ def _connected(
                 vectors.take(one[is_unsure]).astype(np.float64) * vectors.take(two[is_unsure]),
                 axis=1,
             )
-            is_alike = (cosines >= above) & (two > one)  # a pair once, and none with itself
+            is_alike = cosines >= above
             one, two, cosines = one[is_alike], two[is_alike], cosines[is_alike]
             with lock:
                 np.maximum.at(best, one, cosines)
                 np.maximum.at(best, two, cosines)
                 _join(parents, one, two)
 
-    with coarse.workers("muomni-duplicates") as pool:
-        # Products of floats are on all cores by themselves.
-        do = pool.map if is_coarse else map
+    with ExitStack() as stack:
+        do: Any = map  # products of floats are on all cores by themselves
+        if is_coarse:
+            arithmetic = coarse.choose(len(vectors) ** 2 // 2 * DIM)
+            do = stack.enter_context(coarse.workers("muomni-duplicates", arithmetic)).map
         for start in range(0, len(vectors), BLOCK):
             own = _Block(
                 vectors.take(slice(start, start + BLOCK)),
                 above,
                 len(vectors) if is_coarse else None,
             )
-            others = range(start, len(vectors), width)
-            list(do(partial(compare, start, own), others))
+            list(do(partial(compare, start, own), range(start, len(vectors), width)))
             progress.advance(min(BLOCK, len(vectors) - start))
     return _roots(parents, np.arange(len(parents))), np.minimum(best, 1)
 
@@ -221,19 +224,34 @@ class _Block:
         if rows is not None:
             self._coarse = first_pass.Above(vectors, float(self._least), rows)
 
-    def pairs(self, others: NDArray[np.float32]) -> Iterator[tuple[Ids, Ids, NDArray[np.float32]]]:
+    def pairs(
+        self, others: NDArray[np.float32], after: int
+    ) -> Iterator[tuple[Ids, Ids, NDArray[np.float32]]]:
         """Yield pairs with others (m, 256) that may be above the limit, and their rough cosines.
 
-        As the places of both, in portions.
+        As the places of both, in portions; each pair once, and none with itself.
+
+        Args:
+            others: Items that come as late or later.
+            after: How many items the first of them comes after the first of these.
         """
         near = None if self._coarse is None else self._coarse.pairs(others)
-        if near is None:
-            products = self._vectors @ others.T
-            places = np.flatnonzero(products >= self._least)
-            near = np.divmod(places, len(others))
-        for start in range(0, len(near[0]), PAIRS):
-            one, two = near[0][start : start + PAIRS], near[1][start : start + PAIRS]
-            yield one, two, np.vecdot(self._vectors[one], others[two])
+        if near is not None:
+            is_later = near[1] + after > near[0]
+            one, two = near[0][is_later], near[1][is_later]
+            for start in range(0, len(one), PAIRS):
+                some = slice(start, start + PAIRS)
+                yield one[some], two[some], np.vecdot(self._vectors[one[some]], others[two[some]])
+            return
+        products = self._vectors @ others.T
+        if after < len(products):
+            count, later = products.shape
+            products[np.tri(count, later, -after, dtype=np.bool_)] = -1
+        places = np.flatnonzero(products >= self._least)
+        for start in range(0, len(places), PAIRS):
+            some_places = places[start : start + PAIRS]
+            one, two = np.divmod(some_places, len(others))
+            yield one, two, products.ravel()[some_places]
 
 
 def _join(parents: Ids, one: Ids, two: Ids) -> None:

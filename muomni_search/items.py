@@ -258,7 +258,7 @@ class Query:
         if not isinstance(weight, Real):
             return NotImplemented
         try:
-            parts = [replace(part, weight=float(part.weight * weight)) for part in self.parts]
+            parts = [replace(part, weight=part.weight * float(weight)) for part in self.parts]
         except OverflowError:  # a whole number beyond floats
             parts = [replace(part, weight=math.inf) for part in self.parts]
         if not all(math.isfinite(part.weight) and part.weight for part in parts):

@@ -69,7 +69,7 @@ NO_QUERIES = np.empty(0, np.int64)
 
 
 class Tuned(NamedTuple):
-    """An index, how deep it is asked, and what that promises (None: nothing was measured).
+    """An index, if any, how deep it is asked, and what that promises (None: nothing was measured).
 
     For ``reach`` see ``Promise``.
     """

@@ -17,7 +17,9 @@ off from x'·q' by no more than |x'||f| + |e||q| (Cauchy-Schwarz). Two kinds of 
 
 from __future__ import annotations
 
+import math
 import sys
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -118,6 +120,11 @@ class Arithmetic(ABC):
     def is_right(self) -> bool:
         """Whether products are off by no more than they may, on this processor."""
 
+    @contextmanager
+    def alone(self) -> Iterator[Callable[[], object]]:
+        """Give what a thread calls first so that its products are computed by it alone."""
+        yield int
+
     @abstractmethod
     def queries(self, queries: NDArray[np.float32]) -> Queries:
         """Return queries (n, 256) in fewer bits."""
@@ -149,6 +156,7 @@ class EightBits(Arithmetic):
     def queries(self, queries: NDArray[np.float32]) -> Queries:
         """Return queries in as many bits as this processor multiplies exactly."""
         scales = np.abs(queries).max(axis=1).astype(np.float64) / _query_most()
+        scales[scales == 0] = 1  # the mean of segments that cancel each other out
         whole = np.rint(queries / scales[:, None])
         errors = np.linalg.norm(queries - whole * scales[:, None], axis=1)
         return Queries(np.ascontiguousarray(whole.T.astype(np.int8)), scales, errors)
@@ -174,7 +182,8 @@ class EightBits(Arithmetic):
             {
                 "rows": rows.numbers,
                 "queries": queries.numbers,
-                "least": np.clip(np.floor(wanted) - 1, -(2**31), 2**31 - 1).astype(np.int32),
+                # Products must be greater; what rounds here is far less than the margin.
+                "least": np.clip(np.ceil(wanted) - 1, -(2**31), 2**31 - 1).astype(np.int32),
             },
         )[0]
         return _places(are_near)
@@ -214,19 +223,48 @@ class BFloat16(Arithmetic):
     """Floats of 8 significant bits, by PyTorch."""
 
     at_once = 1_024  # products have 2 bytes
+    _lock = threading.Lock()
+    _users = 0  # of ``alone``, at this moment
+    _threads = 0  # of PyTorch, before the first of them
 
     def is_right(self) -> bool:
         """Whether sums are those of float32, and rounded to the nearest."""
+        with workers("muomni-tried", self) as pool:
+            return all(pool.map(self._is_right, (0.0, 1.0, 8.0)))
+
+    def _is_right(self, spread: float) -> bool:
         rng = np.random.default_rng(0)
-        for spread in (0.0, 1.0, 8.0):
-            scales = 2.0 ** (spread * rng.standard_normal(DIM))
-            rows, queries = (normalise(rng.standard_normal((64, DIM)) * scales) for _ in range(2))
-            left, right = _rounded(rows), _rounded(queries)
-            exact = left.double().numpy() @ right.double().numpy().T
-            found = (left @ right.T).float().numpy()
-            if not (np.abs(found - exact) <= np.abs(exact) * 2.0**-8 + MARGIN).all():
-                return False
-        return True
+        scales = 2.0 ** (spread * rng.standard_normal(DIM))
+        rows = self.rows(normalise(rng.standard_normal((ROWS_AT_ONCE, DIM)) * scales))
+        queries = self.queries(normalise(rng.standard_normal((self.at_once, DIM)) * scales))
+        if rows is None:
+            return False
+        exact = rows.numbers.double().numpy() @ queries.numbers.double().numpy()
+        found = self._products(rows, queries).float().numpy()
+        # A half of the last of 8 bits, and what is off in a sum of float32.
+        return bool((np.abs(found - exact) <= np.abs(exact) * 2.0**-8 + MARGIN).all())
+
+    @contextmanager
+    def alone(self) -> Iterator[Callable[[], object]]:
+        """Give what sets PyTorch's threads for a thread.
+
+        PyTorch keeps the number for each thread and, for those that have not asked yet, the one
+        that was set last: it is put back when the last who computes so has ended. A thread that
+        meets PyTorch for the first time in between stays on one.
+        """
+        import torch
+
+        with self._lock:
+            if not self._users:
+                self._threads = torch.get_num_threads()
+            self._users += 1
+        try:
+            yield lambda: torch.set_num_threads(1)
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    torch.set_num_threads(self._threads)
 
     def queries(self, queries: NDArray[np.float32]) -> Queries:
         """Return queries, each rounded number for itself."""
@@ -249,14 +287,20 @@ class BFloat16(Arithmetic):
         """Return the pairs of a query and a row whose cosine may be the query's least or more."""
         import torch
 
-        products = torch.mm(rows.numbers, queries.numbers)
+        products = self._products(rows, queries)
+        # What is rounded here to float32 is far less than the margin.
         bounded = (least - rows.bounds(queries.errors)).astype(np.float32)
-        wanted = torch.from_numpy(np.nextafter(bounded, np.float32(-np.inf))).to(torch.bfloat16)
+        wanted = torch.from_numpy(bounded).to(torch.bfloat16)
         if bounded.min() <= LEAST_POSITIVE:
             return _places((products >= wanted).numpy())
         # Bits of positive ones are in the order of the numbers, and NumPy is eight times as fast.
         of_products, of_wanted = (one.view(torch.int16).numpy() for one in (products, wanted))
         return _places(of_products >= of_wanted)
+
+    def _products(self, rows: Rows, queries: Queries) -> Any:
+        import torch
+
+        return torch.mm(rows.numbers, queries.numbers)
 
 
 def _rounded(vectors: NDArray[np.float32]) -> Any:
@@ -284,17 +328,22 @@ def choose(multiplications: int) -> Arithmetic:
 
 
 def near_pairs(
-    arithmetic: Arithmetic, rows: Rows, blocks: list[Queries], least: NDArray[np.float64]
-) -> Pairs:
-    """Return what ``near`` does for all blocks of queries."""
+    arithmetic: Arithmetic,
+    rows: Rows,
+    blocks: list[Queries],
+    least: NDArray[np.float64],
+    most: float = math.inf,
+) -> Pairs | None:
+    """Return what ``near`` does for all blocks of queries; None where there are more than most."""
     starts = range(0, len(least), arithmetic.at_once)
-    near = [
-        (start + asked, places)
-        for start, block in zip(starts, blocks, strict=True)
-        for asked, places in [
-            arithmetic.near(rows, block, least[start : start + arithmetic.at_once])
-        ]
-    ]
+    near: list[Pairs] = []
+    count = 0
+    for start, block in zip(starts, blocks, strict=True):
+        asked, places = arithmetic.near(rows, block, least[start : start + arithmetic.at_once])
+        near.append((start + asked, places))
+        count += len(places)
+        if count > most:
+            return None
     asked, places = (np.concatenate(column) for column in zip(*near, strict=True))
     return asked, places
 
@@ -312,16 +361,13 @@ def is_tried() -> bool:
 
 
 @contextmanager
-def workers(name: str) -> Iterator[Executor]:
+def workers(name: str, arithmetic: Arithmetic) -> Iterator[Executor]:
     """Give a thread for each core, on which products are computed by it alone."""
-    torch = sys.modules.get("torch")
-    begin = None if torch is None else (lambda: torch.set_num_threads(1))
-    with ThreadPoolExecutor(usable_cores(), name, initializer=begin) as pool:
-        try:
-            yield pool
-        finally:
-            if torch is not None:  # part of that number is all threads'
-                torch.set_num_threads(torch.get_num_threads())
+    with (
+        arithmetic.alone() as begin,
+        ThreadPoolExecutor(usable_cores(), name, initializer=begin) as pool,
+    ):
+        yield pool
 
 
 @cache
@@ -344,7 +390,7 @@ def gain(arithmetic: Arithmetic) -> float:
         assert made is not None  # noqa: S101  (of unit vectors)
         near_pairs(arithmetic, made, blocks, unreached)
 
-    with workers("muomni-tried") as pool:
+    with workers("muomni-tried", arithmetic) as pool:
         starts = range(0, count, ROWS_AT_ONCE)
         ways = (lambda: nearest(queries, rows, TRIED_K), lambda: list(pool.map(first_pass, starts)))
         # In turns, for the machine may be slower for a while.

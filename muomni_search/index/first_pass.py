@@ -56,8 +56,15 @@ ROWS_PER_HIT = 4_000
 GAIN = 1.2
 
 
-def is_paying(queries: int, available: int, k: int) -> bool:
-    """Whether so many queries of so many rows are answered faster with a first pass."""
+def is_paying(queries: int, available: int, k: int, least: float = GAIN) -> bool:
+    """Whether so many queries of so many rows are answered faster with a first pass.
+
+    Args:
+        queries: How many queries go through together.
+        available: How many rows count.
+        k: How many hits each query has.
+        least: How much faster its products must be than those of float32.
+    """
     multiplications = queries * available * DIM
     if available < ROWS_PER_HIT * k or queries < FEWEST_QUERIES:  # nothing need be tried, or loaded
         return False
@@ -66,7 +73,7 @@ def is_paying(queries: int, available: int, k: int) -> bool:
     if multiplications < LARGE and not coarse.is_tried():
         return False
     gain = coarse.gain(coarse.choose(multiplications))
-    return gain >= GAIN and available * (1 - 1 / gain) >= ROWS_PER_HIT * k
+    return gain >= least and available * (1 - 1 / gain) >= ROWS_PER_HIT * k
 
 
 def best_rows(
@@ -110,13 +117,15 @@ def best_rows(
         made = arithmetic.rows(vectors[tile] if is_whole else vectors[live])
         if made is None:
             return False
-        asked, places = coarse.near_pairs(arithmetic, made, blocks, best.least)
+        near = coarse.near_pairs(arithmetic, made, blocks, best.least)
+        assert near is not None  # noqa: S101  (of as many as there are)
+        asked, places = near
         if not best.count_passed(len(places), len(live) * len(queries)):
             return False
         best.add(asked, live[places])
         return True
 
-    with coarse.workers("muomni-first-pass") as pool:
+    with coarse.workers("muomni-first-pass", arithmetic) as pool:
         best.guess(sample, pool)
         # The first that says no ends it: those that have not begun are called off.
         pays = all(pool.map(compare, range(0, count, coarse.ROWS_AT_ONCE)))
@@ -154,9 +163,8 @@ class Above:
         made = self._arithmetic.rows(rows)
         if made is None:
             return None
-        asked, places = coarse.near_pairs(self._arithmetic, made, self._blocks, self._least)
-        are_few = len(places) <= PASSING_SHARE * len(rows) * len(self._least)
-        return (asked, places) if are_few else None
+        most = PASSING_SHARE * len(rows) * len(self._least)
+        return coarse.near_pairs(self._arithmetic, made, self._blocks, self._least, most)
 
 
 class _Best:

@@ -83,6 +83,9 @@ QUERY_BLOCK = 4_096
 # nine tenths, 600 (k = 30) a third more; at 1,000,000 and 200 (k = 10) less than half, 1,000
 # (k = 50) two thirds, 2,000 (k = 100) as much or more.
 PAYING_SHARES, PAYING_DEPTH = (0.004, 0.001), 1_000
+# Where products in fewer bits are so many times as fast as those of float32, all rows are compared
+# as fast as what an index proposes (benchmarks/batch.py), and all are found.
+GAIN_OF_AN_INDEX = 2.5
 # Of a block of queries on each thread: 4 MB of rows, and a few times that to look through them.
 PROPOSALS_AT_ONCE = 500_000
 TILE_ROWS = 65_536
@@ -350,9 +353,9 @@ def top_rows_many(
     """
     wanted = max(fetch, fetch * k // TUNED_K, k)
     if index is not None and allowed is None and len(queries):
-        # To multiply all in fewer bits first takes about as long, or less, and finds all.
-        is_coarse = first_pass.is_paying(len(queries), len(vectors) - len(dead), k)
-        if not is_coarse and _is_paying(wanted, index.rows):
+        at_once, live = min(len(queries), QUERY_BLOCK), len(vectors) - len(dead)
+        is_as_fast = first_pass.is_paying(at_once, live, k, least=GAIN_OF_AN_INDEX)
+        if not is_as_fast and _is_paying(wanted, index.rows):
             return _many_by_index(queries, vectors, k, dead, index, wanted, reach)
     return CandidateLists.joined(
         [

@@ -220,7 +220,10 @@ def _reach(asking: Mapping[str, Asking], truth: Mapping[str, CandidateLists]) ->
         for name, one in asking.items()
         for best, own in zip(truth[name], one.own.tolist(), strict=True)
     ]
-    least = float(np.concatenate([np.ones(1), *tenths]).min())
+    all_tenths = np.concatenate(tenths)
+    if not len(all_tenths):
+        return -1.0
+    least = float(all_tenths.min())
     return round(least * LEEWAY if least > 0 else least / LEEWAY, 4)
 
 

@@ -171,7 +171,7 @@ def listed(value: Any) -> Any:
     Raises:
         InvalidInput: It begins like one, and is none.
     """
-    if not isinstance(value, str) or not value.startswith("["):
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
         return value
     try:
         return parse_json(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,6 +58,45 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(coarse, "choose", lambda _: chosen)
     monkeypatch.setattr(first_pass, "PASSING_SHARE", 0 if request.param == "too many pass" else 1)
     monkeypatch.setattr(coarse, "ROWS_AT_ONCE", 50)
+
+
+@pytest.mark.usefixtures("way")
+def test_a_limit_that_is_a_cosine_is_reached(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the cosine in float64, whatever the products of fewer bits say."""
+    monkeypatch.setattr(duplicates, "BLOCK", 64)
+    rows = crowd(np.random.default_rng(3))
+    collection.add(records(rows))
+    cosines = np.tril(rows.astype(np.float64) @ rows.T.astype(np.float64), -1)
+    for cosine in np.sort(cosines[(cosines > 0.7) & (cosines < 0.99)])[::60].tolist():
+        for above in (cosine - 1e-7, cosine + 1e-7):
+            found = {
+                frozenset(int(item.key.split("/")[1]) for item in group.items)
+                for group in find_duplicates(collection, above=above)
+            }
+            assert found == groups_by_hand(rows, above)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.filterwarnings("error")
+def test_segments_that_cancel_out_are_like_nothing(collection: Collection, tmp_path: Path) -> None:
+    rows = crowd(np.random.default_rng(4))
+    collection.add(records(rows))
+    expected = len(find_duplicates(collection, above=0.9))
+    assert expected
+    take = duplicates._Vectors.take
+
+    def with_nothing(self: Any, items: Any) -> np.ndarray:
+        found = take(self, items)
+        places = np.arange(len(self))[items]
+        found[places == 0] = 0
+        return found
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(duplicates._Vectors, "take", with_nothing)
+        groups = find_duplicates(collection, above=0.9)
+    assert "image/0" not in {item.key for group in groups for item in group.items}
 
 
 @pytest.mark.usefixtures("way")

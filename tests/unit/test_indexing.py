@@ -135,13 +135,24 @@ def test_who_comes_later_and_asks_is_measured_too(collection: Collection) -> Non
 
 
 def test_a_query_that_is_farther_than_those_that_asked_is_compared_with_all(
-    collection: Collection,
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert index_of(collection)["promise"]["reach"] > 0
-    far = Query.vector(np.eye(256)[255])  # in which the rows differ least
-    for query, how, recall in ((Query.id("image/00007"), "ann", 0.95), (far, "exact", 1.0)):
-        hits = collection.query(query)
-        assert {(hit.how, hit.recall) for hit in hits} == {(how, recall)}
+    promise = index_of(collection)["promise"]
+    queries = rows_of(3, 9)
+    monkeypatch.setattr(planner, "PAYING_SHARES", (1, 1))
+    monkeypatch.setattr(planner, "RUNAWAY_SHARE", 1)
+    for reach, how in ((-1, "ann"), (0.9999, "exact"), (promise["reach"], "ann")):
+        with collection.store.write() as writer:
+            writer.set_promise(IMAGE, {**promise, "reach": reach})
+        for query in queries:
+            hits = collection.query(Query.vector(query))
+            assert {hit.how for hit in hits} == {how}
+        with collection.view() as view:
+            monkeypatch.setattr(planner, "PAYING_SHARES", (1, 1))
+            asked = [Query.vector(query) for query in queries]
+            found = view.rank_many(asked, queries, 10, exact=False)
+        assert set(found.how.tolist()) == {how}
 
 
 def asked_by(collection: Collection, name: str) -> dict:

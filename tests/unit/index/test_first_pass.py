@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import runpy
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -225,23 +225,43 @@ def test_floats_that_are_summed_in_fewer_bits_are_not_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert BFLOAT16.is_right()
-    rounded = coarse._rounded
-    monkeypatch.setattr(coarse, "_rounded", lambda vectors: Sloppy(rounded(vectors)))
+    products = BFLOAT16._products
+    monkeypatch.setattr(BFLOAT16, "_products", lambda *given: products(*given) * 1.01)
     assert not BFLOAT16.is_right()
+    assert coarse.gain.__wrapped__(BFLOAT16) == 0
 
 
-class Sloppy:
-    """Multiplies as if sums had been rounded on the way."""
+def test_pytorch_has_the_threads_that_it_had_before() -> None:
+    import torch
 
-    def __init__(self, numbers: Any) -> None:
-        self._numbers = numbers
-        self.T = numbers.T
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with coarse.workers("outer", BFLOAT16) as outer, coarse.workers("inner", BFLOAT16) as inner:
+            for pool in (outer, inner):
+                assert pool.submit(torch.get_num_threads).result() == 1
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 3
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
-    def double(self) -> Any:
-        return self._numbers.double()
 
-    def __matmul__(self, other: Any) -> Any:
-        return (self._numbers @ other) * 1.01
+def test_what_too_many_reach_or_no_vectors_are_is_left_to_floats(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = clustered(rng, 100)
+    above = first_pass.Above(rows[:50], 0.5, 100)
+    monkeypatch.setattr(first_pass, "PASSING_SHARE", 1)
+    found = above.pairs(rows)
+    assert found is not None
+    count = len(found[0])
+    assert count >= (rows[:50] @ rows.T >= 0.5).sum() > 0
+    monkeypatch.setattr(first_pass, "PASSING_SHARE", (count - 1) / 5_000)
+    assert above.pairs(rows) is None
+    monkeypatch.setattr(first_pass, "PASSING_SHARE", 1)
+    rows[7, 3] = np.nan
+    assert above.pairs(rows) is None
 
 
 def test_where_too_many_pass_nothing_is_compared(
@@ -286,18 +306,20 @@ def test_the_planner_takes_it_where_it_pays(
     monkeypatch.setattr(coarse, "gain", lambda _: 1.1)
     planner.top_rows_many(vectors[:300], vectors, k=5, dead=NOTHING)
     assert asked == []
-    monkeypatch.setattr(coarse, "gain", lambda _: 2.0)
+    monkeypatch.setattr(coarse, "gain", lambda _: 3.0)
     found = planner.top_rows_many(vectors[:300], vectors, k=5, dead=NOTHING)
     assert asked == [300]
     assert np.array_equal(found.rows, expected.rows)
     assert np.array_equal(found.cosines, expected.cosines)
-    # Where it pays, an index does not.
+    # Where it pays much, an index does not.
     index = planner.build_index(vectors)
     monkeypatch.setattr(planner, "PAYING_SHARES", (1, 1))
     asks = {"k": 5, "dead": NOTHING, "index": index, "fetch": 20}
     assert planner.top_rows_many(vectors[:300], vectors, **asks).are_exact.all()
     assert asked == [300, 300]
     assert not planner.top_rows_many(vectors[:255], vectors, **asks).are_exact.all()
+    monkeypatch.setattr(coarse, "gain", lambda _: planner.GAIN_OF_AN_INDEX - 0.1)
+    assert not planner.top_rows_many(vectors[:300], vectors, **asks).are_exact.all()
     asked.pop()
     planner.top_rows_many(vectors[:300], vectors, k=50, dead=NOTHING)
     planner.top_rows_many(vectors[:100], vectors, k=5, dead=NOTHING)

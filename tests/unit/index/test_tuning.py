@@ -122,6 +122,17 @@ def test_the_reach_is_that_of_the_query_that_is_farthest_from_what_it_should_fin
             tenths.append(best.cosines[best.rows != own][9])
     assert promise.reach == pytest.approx(0.9 * min(tenths), abs=1e-4)
     assert 0 < promise.reach < 0.5
+    # Who is a row does not count itself, and so few others have no tenth.
+    few = vectors[:8]
+    alone = tuning.asking_with(few, 8, np.arange(8))
+    best = planner.top_rows_many(alone.vectors, few, k=11, dead=NOTHING)
+    cosines = few @ few.T
+    least = cosines.min()
+    expected = least * 0.9 if least > 0 else least / 0.9
+    assert tuning._reach({"image": alone}, {"image": best}) == pytest.approx(expected, abs=1e-3)
+    nobody = tuning.asking_with(few[:1], 1, np.arange(1))
+    best = planner.top_rows_many(nobody.vectors, few[:1], k=11, dead=NOTHING)
+    assert tuning._reach({"image": nobody}, {"image": best}) == -1
 
 
 def test_a_row_that_is_tied_with_the_tenth_is_as_good():
