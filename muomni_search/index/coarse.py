@@ -306,7 +306,9 @@ class BFloat16(Arithmetic):
 def _rounded(vectors: NDArray[np.float32]) -> Any:
     import torch
 
-    return torch.from_numpy(np.ascontiguousarray(vectors)).to(torch.bfloat16)
+    # Of what may not be written to, as rows that are mapped, PyTorch warns.
+    own = np.require(vectors, requirements=("C", "W"))
+    return torch.from_numpy(own).to(torch.bfloat16)
 
 
 # ---- which -----------------------------------------------------------------------------------

@@ -77,6 +77,13 @@ def test_nothing_differs_from_the_long_way(rng: np.random.Generator) -> None:
         check(-queries, vectors, k)
 
 
+@pytest.mark.filterwarnings("error")
+def test_rows_may_be_mapped_to_be_read_only(rng: np.random.Generator) -> None:
+    vectors = clustered(rng, 1_000)
+    vectors.flags.writeable = False
+    check(vectors[::20], vectors, 5)
+
+
 def test_dead_and_filtered_rows_are_left_out(rng: np.random.Generator) -> None:
     vectors = clustered(rng, 3_000)
     queries = normalise(rng.standard_normal((40, DIM)))
