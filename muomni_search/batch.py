@@ -264,12 +264,12 @@ class _Run:
         has_books: bool = True,
     ) -> None:
         output = output.absolute()
+        if output.is_dir():  # as an empty name is
+            raise InvalidInput(f"{output} is a folder", hint="name a file")
         if output.suffix not in FORMATS:
             raise InvalidInput(
                 f"{output.name}: no format {output.suffix!r}", hint=f"one of {', '.join(FORMATS)}"
             )
-        if output.is_dir():
-            raise InvalidInput(f"{output} is a folder", hint="name a file")
         durable.check_folder(output)
         collection.check_output(output)
         self._collection = collection

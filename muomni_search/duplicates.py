@@ -290,7 +290,8 @@ def _groups(
             found: dict[int, Item] = {}
             for page in range(0, count, PAGE):
                 found |= snapshot.items(items[own[page : page + PAGE]].tolist())
-            sorted_ids = sorted(found, key=lambda one: (found[one].added, found[one].key))
+            # Of those that came together the numbers say which came first.
+            sorted_ids = sorted(found, key=lambda one: (found[one].added, one))
             yield Group(
                 modality,
                 [found[one] for one in sorted_ids],

@@ -44,7 +44,7 @@ class Share(FiniteNumber):
         """Return the share that ``value`` spells."""
         share = super().convert(value, param, ctx)
         if not 0 < share <= 1:
-            self.fail(f"{value!r} is no share, as 0.95 is", param, ctx)
+            self.fail(f"{value!r} is not above 0 and at most 1, as 0.95 is", param, ctx)
         return share
 
 

@@ -627,7 +627,7 @@ def test_a_job_that_ended_before_its_first_answer_is_in_nobodys_way(
 
 def test_an_output_without_a_name_is_refused(shelf: Collection, tmp_path: Path) -> None:
     np.save(tmp_path / "q.npy", ASKED)
-    with pytest.raises(InvalidInput, match="no format"):
+    with pytest.raises(InvalidInput, match="is a folder"):
         run_batch(shelf, tmp_path / "q.npy", "")
 
 

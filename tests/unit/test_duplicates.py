@@ -60,6 +60,14 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(coarse, "ROWS_AT_ONCE", 50)
 
 
+def test_who_came_first_stands_first(collection: Collection) -> None:
+    row = crowd(np.random.default_rng(5))[:1]
+    came = [Record(key, Modality.IMAGE, "here", vector=row[0]) for key in ("z", "b", "a")]
+    collection.add(came)
+    (group,) = find_duplicates(collection)
+    assert [item.key for item in group.items] == ["z", "b", "a"]
+
+
 @pytest.mark.usefixtures("way")
 def test_a_limit_that_is_a_cosine_is_reached(
     collection: Collection, monkeypatch: pytest.MonkeyPatch
