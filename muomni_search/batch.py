@@ -170,6 +170,7 @@ def run_batch(
         Conflict: The output belongs to another input, collection state or option.
         UnreadableFile: The query file cannot be read.
     """
+    # Absolute: an empty name has no other.
     queries, output = Path(queries), Path(output).absolute()
     _check_format(queries)
     for taken in (output, _errors_of(output)):

@@ -193,16 +193,13 @@ def _connected(
                 _join(parents, one, two)
 
     with ExitStack() as stack:
+        arithmetic = None
         do: Any = map  # products of floats are on all cores by themselves
         if is_coarse:
             arithmetic = coarse.choose(len(vectors) ** 2 // 2 * DIM)
             do = stack.enter_context(coarse.workers("muomni-duplicates", arithmetic)).map
         for start in range(0, len(vectors), BLOCK):
-            own = _Block(
-                vectors.take(slice(start, start + BLOCK)),
-                above,
-                len(vectors) if is_coarse else None,
-            )
+            own = _Block(vectors.take(slice(start, start + BLOCK)), above, arithmetic)
             list(do(partial(compare, start, own), range(start, len(vectors), width)))
             progress.advance(min(BLOCK, len(vectors) - start))
     return _roots(parents, np.arange(len(parents))), np.minimum(best, 1)
@@ -214,15 +211,15 @@ class _Block:
     Args:
         vectors: Theirs.
         above: The limit.
-        rows: With how many others in all, where a first pass pays; else None.
+        arithmetic: Of a first pass, where it pays.
     """
 
-    def __init__(self, vectors: NDArray[np.float32], above: float, rows: int | None) -> None:
+    def __init__(
+        self, vectors: NDArray[np.float32], above: float, arithmetic: coarse.Arithmetic | None
+    ) -> None:
         self._vectors = vectors
         self._least = np.float32(above - ROUNDING)
-        self._coarse = None
-        if rows is not None:
-            self._coarse = first_pass.Above(vectors, float(self._least), rows)
+        self._in_fewer_bits = None if arithmetic is None else coarse.Asked(arithmetic, vectors)
 
     def pairs(
         self, others: NDArray[np.float32], after: int
@@ -235,7 +232,12 @@ class _Block:
             others: Items that come as late or later.
             after: How many items the first of them comes after the first of these.
         """
-        near = None if self._coarse is None else self._coarse.pairs(others)
+        near = None
+        if self._in_fewer_bits is not None:
+            # More than that take longer than the products of floats.
+            most = first_pass.PASSING_SHARE * len(others) * len(self._vectors)
+            least = np.full(len(self._vectors), self._least, np.float64)
+            near = self._in_fewer_bits.near(others, least, most)
         if near is not None:
             is_later = near[1] + after > near[0]
             one, two = near[0][is_later], near[1][is_later]

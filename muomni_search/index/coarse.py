@@ -41,11 +41,10 @@ from muomni_search.vectors import normalise
 __all__ = [
     "ROWS_AT_ONCE",
     "Arithmetic",
-    "blocks_of",
+    "Asked",
     "choose",
     "gain",
     "is_tried",
-    "near_pairs",
     "workers",
 ]
 
@@ -329,32 +328,46 @@ def choose(multiplications: int) -> Arithmetic:
     return max(ways, key=lambda way: gain(way))
 
 
-def near_pairs(
-    arithmetic: Arithmetic,
-    rows: Rows,
-    blocks: list[Queries],
-    least: NDArray[np.float64],
-    most: float = math.inf,
-) -> Pairs | None:
-    """Return what ``near`` does for all blocks of queries; None where there are more than most."""
-    starts = range(0, len(least), arithmetic.at_once)
-    near: list[Pairs] = []
-    count = 0
-    for start, block in zip(starts, blocks, strict=True):
-        asked, places = arithmetic.near(rows, block, least[start : start + arithmetic.at_once])
-        near.append((start + asked, places))
-        count += len(places)
-        if count > most:
+class Asked:
+    """Queries (n, 256) in fewer bits, as many at a time as are multiplied at once."""
+
+    def __init__(self, arithmetic: Arithmetic, queries: NDArray[np.float32]) -> None:
+        self._arithmetic = arithmetic
+        self._starts = range(0, len(queries), arithmetic.at_once)
+        self._blocks = [
+            arithmetic.queries(queries[start : start + arithmetic.at_once])
+            for start in self._starts
+        ]
+
+    def near(
+        self, rows: NDArray[np.float32], least: NDArray[np.float64], most: float = math.inf
+    ) -> Pairs | None:
+        """Return the pairs of a query and a row that may reach what the query wants, as places.
+
+        On the calling thread.
+
+        Args:
+            rows: (m, 256), ``ROWS_AT_ONCE`` at best.
+            least: The cosine that each query wants, (n,).
+            most: How many pairs are few enough.
+
+        Returns:
+            None where they are more, or a row holds no numbers of a unit vector.
+        """
+        made = self._arithmetic.rows(rows)
+        if made is None:
             return None
-    asked, places = (np.concatenate(column) for column in zip(*near, strict=True))
-    return asked, places
-
-
-def blocks_of(arithmetic: Arithmetic, queries: NDArray[np.float32]) -> list[Queries]:
-    """Return queries (n, 256) in fewer bits, as many at a time as are multiplied at once."""
-    at_once = arithmetic.at_once
-    starts = range(0, len(queries), at_once)
-    return [arithmetic.queries(queries[start : start + at_once]) for start in starts]
+        near: list[Pairs] = []
+        count = 0
+        for start, block in zip(self._starts, self._blocks, strict=True):
+            wanted = least[start : start + self._arithmetic.at_once]
+            asked, places = self._arithmetic.near(made, block, wanted)
+            near.append((start + asked, places))
+            count += len(places)
+            if count > most:
+                return None
+        asked, places = (np.concatenate(column) for column in zip(*near, strict=True))
+        return asked, places
 
 
 def is_tried() -> bool:
@@ -384,13 +397,11 @@ def gain(arithmetic: Arithmetic) -> float:
     count = ROWS_AT_ONCE * max(4, 2 * usable_cores())
     queries = normalise(rng.standard_normal((TRIED_QUERIES, DIM)))
     rows = normalise(rng.standard_normal((count, DIM)))
-    blocks = blocks_of(arithmetic, queries)
+    asked = Asked(arithmetic, queries)
     unreached = np.full(TRIED_QUERIES, 2.0)
 
     def first_pass(start: int) -> None:
-        made = arithmetic.rows(rows[start : start + ROWS_AT_ONCE])
-        assert made is not None  # noqa: S101  (of unit vectors)
-        near_pairs(arithmetic, made, blocks, unreached)
+        asked.near(rows[start : start + ROWS_AT_ONCE], unreached)
 
     with workers("muomni-tried", arithmetic) as pool:
         starts = range(0, count, ROWS_AT_ONCE)

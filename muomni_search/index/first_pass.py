@@ -32,7 +32,7 @@ from muomni_search.vectors import cosines_of_pairs
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-__all__ = ["Above", "best_rows", "is_paying"]
+__all__ = ["PASSING_SHARE", "best_rows", "is_paying"]
 
 # Pairs that are multiplied one by one: 2 MB of rows and queries.
 PAIRS_AT_ONCE = 1_024
@@ -100,7 +100,7 @@ def best_rows(
     vectors = np.asarray(vectors)  # slices of a map are slower
     count = len(vectors) if allowed is None else len(allowed)
     arithmetic = coarse.choose(len(queries) * count * DIM)
-    blocks = coarse.blocks_of(arithmetic, queries)
+    in_fewer_bits = coarse.Asked(arithmetic, queries)
     best = _Best(queries, vectors, k)
     step = max(1, count // min(max(count // SAMPLE_STEP, SAMPLE_ROWS[0]), SAMPLE_ROWS[1]))
     sample = np.arange(0, count, step) if allowed is None else allowed[::step]
@@ -114,11 +114,9 @@ def best_rows(
         if not len(live):
             return True
         is_whole = allowed is None and len(live) == len(numbers)
-        made = arithmetic.rows(vectors[tile] if is_whole else vectors[live])
-        if made is None:
+        near = in_fewer_bits.near(vectors[tile] if is_whole else vectors[live], best.least)
+        if near is None:
             return False
-        near = coarse.near_pairs(arithmetic, made, blocks, best.least)
-        assert near is not None  # noqa: S101  (of as many as there are)
         asked, places = near
         if not best.count_passed(len(places), len(live) * len(queries)):
             return False
@@ -130,41 +128,6 @@ def best_rows(
         # The first that says no ends it: those that have not begun are called off.
         pays = all(pool.map(compare, range(0, count, coarse.ROWS_AT_ONCE)))
         return best.lists(pool) if pays else None
-
-
-class Above:
-    """Queries (n, 256), in fewer bits, and a cosine that rows shall reach.
-
-    Args:
-        queries: The queries.
-        least: The cosine.
-        rows: With how many rows they will be compared.
-    """
-
-    def __init__(self, queries: NDArray[np.float32], least: float, rows: int) -> None:
-        from muomni_search.index import coarse
-
-        self._arithmetic = coarse.choose(len(queries) * rows * DIM)
-        self._blocks = coarse.blocks_of(self._arithmetic, queries)
-        self._least = np.full(len(queries), least)
-
-    def pairs(
-        self, rows: NDArray[np.float32]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-        """Return the pairs of a query and a row (m, 256) that may reach it, as places (p,) each.
-
-        For ``coarse.ROWS_AT_ONCE`` rows, and on the calling thread.
-
-        Returns:
-            None where they are so many that products of floats take less time.
-        """
-        from muomni_search.index import coarse
-
-        made = self._arithmetic.rows(rows)
-        if made is None:
-            return None
-        most = PASSING_SHARE * len(rows) * len(self._least)
-        return coarse.near_pairs(self._arithmetic, made, self._blocks, self._least, most)
 
 
 class _Best:

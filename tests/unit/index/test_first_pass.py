@@ -255,20 +255,17 @@ def test_pytorch_has_the_threads_that_it_had_before() -> None:
 
 
 def test_what_too_many_reach_or_no_vectors_are_is_left_to_floats(
-    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+    rng: np.random.Generator, arithmetic: Arithmetic
 ) -> None:
     rows = clustered(rng, 100)
-    above = first_pass.Above(rows[:50], 0.5, 100)
-    monkeypatch.setattr(first_pass, "PASSING_SHARE", 1)
-    found = above.pairs(rows)
+    asked, least = coarse.Asked(arithmetic, rows[:50]), np.full(50, 0.5)
+    found = asked.near(rows, least, 5_000)
     assert found is not None
     count = len(found[0])
     assert count >= (rows[:50] @ rows.T >= 0.5).sum() > 0
-    monkeypatch.setattr(first_pass, "PASSING_SHARE", (count - 1) / 5_000)
-    assert above.pairs(rows) is None
-    monkeypatch.setattr(first_pass, "PASSING_SHARE", 1)
+    assert asked.near(rows, least, count - 1) is None
     rows[7, 3] = np.nan
-    assert above.pairs(rows) is None
+    assert asked.near(rows, least, 5_000) is None
 
 
 def test_where_too_many_pass_nothing_is_compared(
