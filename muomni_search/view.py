@@ -80,7 +80,7 @@ class Tuned(NamedTuple):
     reach: float
 
 
-UNTUNED = Tuned(None, planner.FETCH, None, -1.0)
+EXACTLY = Tuned(None, planner.FETCH, None, -1.0)
 
 
 class Loaded:
@@ -137,21 +137,20 @@ class Loaded:
 
     # ---- caches --------------------------------------------------------------------------
 
-    def index(self, snapshot: Snapshot, modality: Modality) -> Tuned | None:
-        """Return the index of this snapshot's rows, or None when there is none to trust."""
+    def index(self, snapshot: Snapshot, modality: Modality) -> Tuned:
+        """Return the index of this snapshot's rows, ``EXACTLY`` when there is none to trust."""
         file = snapshot.index_file(modality)
         if file is None:
             with self._lock:
                 self._indexes.pop(modality, None)
-            return None
-        _, fetch, recall, reach = UNTUNED
-        promise = indexing.promise_of(file)
+            return EXACTLY
+        tuned, promise = EXACTLY, indexing.promise_of(file)
         if promise is not None:
             if promise.fetch is None:
-                return None
-            fetch, recall, reach = promise.fetch, promise.recall, promise.reach
+                return EXACTLY
+            tuned = Tuned(None, promise.fetch, promise.recall, promise.reach)
         index = self._index(file)
-        return None if index is None else Tuned(index, fetch, recall, reach)
+        return EXACTLY if index is None else tuned._replace(asked=index)
 
     def _index(self, file: IndexFile) -> VectorIndex | None:
         modality = file.modality
@@ -194,7 +193,7 @@ class View:
         self.snapshot = snapshot
         # What a batch looks up again and again.
         self._looked_up: Counter[Modality] = Counter()
-        self._indexes: dict[Modality, Tuned | None] = {}
+        self._indexes: dict[Modality, Tuned] = {}
         self._row_items: dict[Modality, NDArray[np.int64]] = {}
         self._keys: dict[int, str] = {}
 
@@ -401,8 +400,7 @@ class View:
         """Return the best k items (or rows) of one modality and all tied with the last."""
         snapshot = self.snapshot
         vectors, dead = snapshot.vectors(modality), snapshot.dead(modality)
-        tuned = None if exact else self._index(modality)
-        index, ask_for, recall, reach = tuned or UNTUNED
+        index, ask_for, recall, reach = EXACTLY if exact else self._index(modality)
         available = len(vectors) - len(dead) if allowed is None else len(allowed)
         fetch = k + len(left_out)
         while True:
@@ -513,8 +511,7 @@ class View:
         rows, dead = snapshot.vectors(modality), snapshot.dead(modality)
         available = len(rows) - len(dead) if allowed is None else len(allowed)
         fetch = min(available, k + max(map(len, left_out)))
-        tuned = None if exact else self._index(modality)
-        index, ask_for, _, reach = tuned or UNTUNED
+        index, ask_for, _, reach = EXACTLY if exact else self._index(modality)
         try:
             best = planner.top_rows_many(
                 vectors,
@@ -562,7 +559,7 @@ class View:
             )
         return Rows(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
-    def _index(self, modality: Modality) -> Tuned | None:
+    def _index(self, modality: Modality) -> Tuned:
         """Return the index of a modality, the same one as long as the view is held."""
         if modality not in self._indexes:
             self._indexes[modality] = self._loaded.index(self.snapshot, modality)
