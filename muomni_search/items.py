@@ -258,9 +258,10 @@ class Query:
         if not isinstance(weight, Real):
             return NotImplemented
         try:
-            parts = [replace(part, weight=part.weight * float(weight)) for part in self.parts]
+            factor = float(weight)
         except OverflowError:  # a whole number beyond floats
-            parts = [replace(part, weight=math.inf) for part in self.parts]
+            factor = math.inf
+        parts = [replace(part, weight=part.weight * factor) for part in self.parts]
         if not all(math.isfinite(part.weight) and part.weight for part in parts):
             raise InvalidInput("a weight must be a finite number other than 0")
         return Query(tuple(parts))

@@ -352,10 +352,9 @@ def top_rows_many(
     memory stays bounded. See ``top_rows`` for the arguments.
     """
     wanted = max(fetch, fetch * k // TUNED_K, k)
-    if index is not None and allowed is None and len(queries):
+    if index is not None and allowed is None and len(queries) and _is_paying(wanted, index.rows):
         at_once, live = min(len(queries), QUERY_BLOCK), len(vectors) - len(dead)
-        is_as_fast = first_pass.is_paying(at_once, live, k, least=GAIN_OF_AN_INDEX)
-        if not is_as_fast and _is_paying(wanted, index.rows):
+        if not first_pass.is_paying(at_once, live, k, least=GAIN_OF_AN_INDEX):
             return _many_by_index(queries, vectors, k, dead, index, wanted, reach)
     return CandidateLists.joined(
         [
