@@ -220,6 +220,8 @@ class _Watch:
         self._pending: OrderedDict[Path, _Seen] = OrderedDict()
         # Disks that are mounted below the folders, and from which there are items.
         self._mounts: set[Path] = set()
+        # Those that were mounted when last looked at; one that goes meanwhile is missed here.
+        self._present: set[Path] = set()
         # Where they were looked for: folders of files, and the device that each was on.
         self._known_places: set[tuple[Path, int]] = set()
         # Folders from which something may be gone; one that is refused holds up no other.
@@ -285,7 +287,7 @@ class _Watch:
             poll_delay_ms=max(int(1000 * self._debounce), 10),
             ignore_permission_denied=True,
         )
-        mounted = self._mounted()
+        self._present = self._mounted()
         with closing(changes):
             # The first comes when the watch is on: from then on no change is missed.
             while (changed := self._next(changes)) is not None:
@@ -293,13 +295,12 @@ class _Watch:
                 self._note(Path(path) for _, path in changed)
                 if any(durable.place_of(root) != places.get(root) for root in self._roots):
                     return
-                if self._mounted() != mounted:  # of what comes with it, there are no events
+                if self._mounted() != self._present:  # of what comes with it, there are no events
                     return
                 if time.monotonic() >= self._next_scan:
                     self._read_whole(places)
                     self._watch_wait = _PutOff()
                 yield from self._batch()
-                mounted = self._mounted()
 
     def _next(self, changes: Generator[set[tuple[Any, str]]]) -> set[tuple[Any, str]] | None:
         """Return the next changes; None when the watch ended and another one must begin.
@@ -450,7 +451,10 @@ class _Watch:
             if path is not None and look and (path.parent, look[0]) not in self._known_places:
                 self._known_places.add((path.parent, look[0]))
                 below = [one for one in path.parents if not {*one.parents}.isdisjoint(self._roots)]
-                self._mounts |= {one for one in below if one.is_mount()}
+                found = {one for one in below if one.is_mount()}
+                # Read while it is there: should it go before the batch ends, that is a change.
+                self._present |= found - self._mounts
+                self._mounts |= found
             if path is not None and look and 0 <= time.time() - look[-1] / 1e9 < self._debounce:
                 self._wait_for(path, time.monotonic())
             else:

@@ -41,6 +41,17 @@ def mounted_disk(folder: Path, size: int) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+@contextmanager
+def bound(what: Path, place: Path) -> Iterator[None]:
+    """Show a folder of a disk at another place, as a mounted disk is."""
+    place.mkdir()
+    subprocess.run(["mount", "--bind", what, place], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", place], check=False, capture_output=True)
+
+
 def flip_span(place: Path, item_id: int) -> None:
     """Give a segment another span, in the table and not in its index."""
     with sqlite3.connect(place / "collection.db") as connection:

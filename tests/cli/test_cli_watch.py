@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cli_helpers import MUOMNI, Run, answers, on_terminal, plain, write_picture
-from file_helpers import mounted_disk
+from file_helpers import bound, mounted_disk
 
 from muomni_search import Collection, read_corpus
 
@@ -363,17 +363,6 @@ def test_a_disk_below_the_folder_that_is_unmounted_loses_nothing(
             wait_for(lambda: keys_of(kept) == {*left, "disk/owl.txt"})
             (place / "owl.txt").unlink()
             wait_for(lambda: keys_of(kept) == left)
-    finally:
-        subprocess.run(["umount", place], check=False, capture_output=True)
-
-
-@contextmanager
-def bound(what: Path, place: Path) -> Iterator[None]:
-    """Show a folder of a disk at another place, as a mounted disk is."""
-    place.mkdir()
-    subprocess.run(["mount", "--bind", what, place], check=True)
-    try:
-        yield
     finally:
         subprocess.run(["umount", place], check=False, capture_output=True)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from file_helpers import bound, mounted_disk
 
 from muomni_search import (
     Collection,
@@ -89,6 +91,30 @@ def test_a_thread_watches_while_another_searches(folder: Path, tmp_path: Path) -
             thread.join(60)
         assert not thread.is_alive()
         assert [report.added for report in reports] == [600, 1]
+
+
+def test_a_disk_that_goes_before_the_batch_that_read_it_ends_is_missed(
+    folder: Path, tmp_path: Path
+) -> None:
+    stop = threading.Event()
+    deadline = threading.Timer(60, stop.set)
+    said: list[str] = []
+
+    def told(words: str) -> None:
+        said.append(words)
+        stop.set()
+
+    with mounted_disk(tmp_path / "disk", 1 << 20) as disk, bound(disk, folder / "disk"):
+        (disk / "owl.txt").write_text("An owl calls in the night.")
+        os.utime(disk / "owl.txt", (1_000_000_000, 1_000_000_000))
+        with Collection.create(tmp_path / "c", model="hashing") as collection:
+            deadline.start()
+            for report in watch_folders(collection, folder, stop=stop, told=told, debounce=0.2):
+                assert report.added == 601
+                subprocess.run(["umount", folder / "disk"], check=True)
+            deadline.cancel()
+            assert ["is mounted no more" in words for words in said] == [True]
+            assert {item.key for item in collection.items()} >= {"disk/owl.txt", "0.txt"}
 
 
 def test_what_cannot_be_watched_is_told_at_the_call(folder: Path, tmp_path: Path) -> None:
