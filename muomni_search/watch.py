@@ -52,6 +52,9 @@ TEMPORARY = (
 # With more paths than this at once, some events may be lost (Linux keeps 16,384 of them), so that
 # whole folders are looked at.
 MANY_PATHS = 10_000
+# Who polls compares times in whole seconds: only what stays the same for longer than one cannot
+# change once more without being seen (watchfiles, issue 319).
+SECONDS_OF_A_POLL = 2.0
 # What is put off is tried again after this long, then twice as long, …
 FIRST_WAIT, LONGEST_WAIT = 1.0, 300.0
 # How often stopping, roots and what is pending are looked at.
@@ -94,7 +97,7 @@ def watch_folders(
         exclude: As in ``read_corpus``, after ``TEMPORARY``.
         force: Remove what is gone even when more than half of a folder is.
         limits: What a single file may cost.
-        debounce: Seconds that a file must stay as it is.
+        debounce: Seconds that a file must stay as it is; with ``poll``, two at least.
         rescan: Seconds after which the folders are read whole again.
         poll: Look at all files again and again instead of waiting for events, which network
             folders do not send.
@@ -212,6 +215,8 @@ class _Watch:
         self._force = force
         self._limits = limits
         self._debounce = debounce
+        # How long a file must stay as it is.
+        self._settle = max(debounce, SECONDS_OF_A_POLL) if poll else debounce
         self._rescan = rescan
         self._poll = poll
         self._told = told
@@ -263,7 +268,7 @@ class _Watch:
         self._read_whole(self._roots)
         yield from self._batch(once=True)
         if self._pending:  # written just now; what is written still, the next run takes
-            self._stop.wait(self._debounce)
+            self._stop.wait(self._settle)
             yield from self._batch(once=True)
             for path in self._pending:
                 self._told(f"{path} is still being written: left to the next run")
@@ -288,6 +293,7 @@ class _Watch:
             ignore_permission_denied=True,
         )
         self._present = self._mounted()
+        began = time.monotonic()
         with closing(changes):
             # The first comes when the watch is on: from then on no change is missed.
             while (changed := self._next(changes)) is not None:
@@ -299,6 +305,7 @@ class _Watch:
                     return
                 if time.monotonic() >= self._next_scan:
                     self._read_whole(places)
+                if time.monotonic() - began > self._watch_wait.wait:  # it lasts
                     self._watch_wait = _PutOff()
                 yield from self._batch()
 
@@ -356,7 +363,7 @@ class _Watch:
         # Only those whose time has come, however many are pending.
         while self._pending:
             path, seen = next(iter(self._pending.items()))
-            if now - seen.since < self._debounce:
+            if now - seen.since < self._settle:
                 break
             if _look(path) == seen.look:
                 del self._pending[path]
@@ -455,7 +462,7 @@ class _Watch:
                 # Read while it is there: should it go before the batch ends, that is a change.
                 self._present |= found - self._mounts
                 self._mounts |= found
-            if path is not None and look and 0 <= time.time() - look[-1] / 1e9 < self._debounce:
+            if path is not None and look and 0 <= time.time() - look[-1] / 1e9 < self._settle:
                 self._wait_for(path, time.monotonic())
             else:
                 yield entry

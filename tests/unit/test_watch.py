@@ -117,6 +117,21 @@ def test_a_disk_that_goes_before_the_batch_that_read_it_ends_is_missed(
             assert {item.key for item in collection.items()} >= {"disk/owl.txt", "0.txt"}
 
 
+def test_what_is_polled_must_stay_as_it_is_for_longer_than_a_second(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Else a file that is written twice in one second would be taken between, and not again."""
+    with Collection.create(tmp_path / "c", model="hashing") as collection:
+        reports = watch_folders(collection, folder, poll=True, debounce=0.05)
+        assert next(reports).added == 600
+        written = time.monotonic()
+        (folder / "new.txt").write_text("Written just now.")
+        assert next(reports).added == 1
+        assert time.monotonic() - written >= 2
+        assert isinstance(reports, Generator)
+        reports.close()
+
+
 def test_what_cannot_be_watched_is_told_at_the_call(folder: Path, tmp_path: Path) -> None:
     with Collection.create(tmp_path / "c", model="hashing") as collection:
         with pytest.raises(NotFound, match="nowhere"):
