@@ -47,8 +47,6 @@ PASSING_SHARE, PATIENCE = 0.003, 4
 LARGE, FEWEST_QUERIES = 100_000_000_000, 256
 # How many rows a first guess of the thresholds is taken from: one of so many, within these numbers.
 SAMPLE_STEP, SAMPLE_ROWS = 64, (4_096, 16_384)
-# How many products that takes at a time: 16 MB.
-GUESSED_AT_ONCE = 4_194_304
 # Where there are fewer rows for each hit than this, divided by the share of the products' time that
 # is saved, comparing takes all of that (benchmarks/batch.py: 900,000 rows, k = 100).
 ROWS_PER_HIT = 4_000
@@ -123,8 +121,8 @@ def best_rows(
         best.add(asked, live[places])
         return True
 
+    best.guess(sample)
     with coarse.workers("muomni-first-pass", arithmetic) as pool:
-        best.guess(sample, pool)
         # The first that says no ends it: those that have not begun are called off.
         pays = all(pool.map(compare, range(0, count, coarse.ROWS_AT_ONCE)))
         return best.lists(pool) if pays else None
@@ -155,19 +153,14 @@ class _Best:
         self._new = [self._kept]
         self._count = 0
 
-    def guess(self, rows: NDArray[np.int64], pool: Executor) -> None:
-        """Take a first threshold from products with some rows."""
+    def guess(self, rows: NDArray[np.int64]) -> None:
+        """Take a first threshold from the products with some rows."""
+        from muomni_search.index.faiss_index import nearest
+
         if len(rows) < self._k:
             return
-        some_rows = self._vectors[rows]
-
-        def multiply(some: slice) -> None:
-            products = self._queries[some] @ some_rows.T
-            products.partition(-self._k, axis=1)
-            self.least[some] = products[:, -self._k].astype(np.float64) - MARGIN
-
-        slices = _slices(len(self._queries), max(1, GUESSED_AT_ONCE // len(rows)))
-        list(pool.map(multiply, slices))
+        products, _ = nearest(self._queries, self._vectors[rows], self._k)
+        self.least[:] = products[:, -1].astype(np.float64) - MARGIN
 
     def count_passed(self, passed: int, products: int) -> bool:
         """Count so many pairs that passed of so many; return whether they are few enough so far."""
