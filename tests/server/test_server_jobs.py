@@ -42,7 +42,7 @@ def test_a_batch_answers_as_the_command_does(
     job = batch(http, *rows, k=2, modality=["text", "audio"])
     name, last = watch(http, job)[-1]
     assert (name, last["state"], last["done"], last["total"]) == ("done", "done", 3, 3)
-    assert last["summary"] == {"answered": 3, "failed": 0, "errors": []}
+    assert last["summary"] == {"answered": 3, "failed": 0, "errors": [], "lacking_fields": {}}
     queries = tmp_path / "q.jsonl"
     queries.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with Collection.open(root / "small") as small:
@@ -80,6 +80,12 @@ def test_a_query_of_a_batch_names_no_file_and_wants_no_end_of_hits(
     assert (summary["answered"], summary["failed"]) == (1, 6)
     assert [one["query_id"] for one in summary["errors"]] == [0, 1, 2, 3, 4, 5]
     assert str(corpus) not in json.dumps(summary)
+
+
+def test_a_batch_says_which_field_of_its_filter_no_item_has(http: httpx.Client) -> None:
+    job = batch(http, {"text": "a dog"}, where="yaer > 1990")
+    summary = watch(http, job)[-1][1]["summary"]
+    assert (summary["answered"], [*summary["lacking_fields"]]) == (1, ["yaer"])
 
 
 @pytest.mark.parametrize("output", ["parquet", "trec"])

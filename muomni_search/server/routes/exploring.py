@@ -190,11 +190,13 @@ async def batch(context: Context, request: Request, name: Name) -> Response:
                     progress=job,
                     is_foreign=True,
                 )
+                lacking = collection.lacking_fields(options["where"])
             shutil.rmtree(queries.parent)
             job.summary = {
                 "answered": report.answered,
                 "failed": report.failed,
                 "errors": _first_errors(answers.with_name(f"{answers.name}.errors.jsonl")),
+                "lacking_fields": lacking,
             }
             return answers
 
