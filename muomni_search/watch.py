@@ -12,11 +12,14 @@ an event that got lost is made up for, and no rule is told twice.
 from __future__ import annotations
 
 import math
+import os
+import re
+import select
 import stat
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -168,6 +171,44 @@ class _PutOff:
         return time.monotonic() >= self.due
 
 
+class _MountTable:
+    """What the system has mounted, where it says so in a file, as Linux does (proc(5)).
+
+    A disk that goes and comes back between two looks is at its place each time, but no event of it
+    arrives any more; the table tells that it changed.
+    """
+
+    FILE = Path("/proc/self/mountinfo")
+
+    def __init__(self) -> None:
+        self._open = ExitStack()
+        self._poll = None
+        if self.FILE.exists():
+            self._poll = select.poll()
+            self._poll.register(self._open.enter_context(self.FILE.open("rb")), select.POLLPRI)
+
+    def close(self) -> None:
+        """Look at it no more."""
+        self._open.close()
+
+    def has_changed(self) -> bool:
+        """Whether anything was mounted or unmounted since this was asked last."""
+        return self._poll is not None and bool(self._poll.poll(0))
+
+    def holds(self, roots: Sequence[Path]) -> bool:
+        """Whether a disk is mounted at one of some folders, or below."""
+        if self._poll is None:
+            return False
+        lines = self.FILE.read_bytes().splitlines()
+        points = (re.sub(rb"\\(\d{3})", _octal, line.split()[4]) for line in lines)
+        places = (Path(os.fsdecode(point)) for point in points)
+        return any(place.is_relative_to(root) for place in places for root in roots)
+
+
+def _octal(found: re.Match[bytes]) -> bytes:
+    return bytes([int(found[1], 8)])
+
+
 class _Stopped(KeyboardInterrupt):
     """Ends an ``add`` as Ctrl-C does: what is encoded is committed."""
 
@@ -233,6 +274,7 @@ class _Watch:
         self._unpruned: dict[Path, _PutOff] = {}
         self._batch_wait = _PutOff()
         self._watch_wait = _PutOff()
+        self._mount_wait = _PutOff()
         self._complaint = ""
         self._next_scan = math.inf
         self._is_first = True
@@ -293,18 +335,25 @@ class _Watch:
             ignore_permission_denied=True,
         )
         self._present = self._mounted()
-        began = time.monotonic()
-        with closing(changes):
+        began, is_mounted_anew = time.monotonic(), False
+        with closing(changes), closing(_MountTable()) as table:
             # The first comes when the watch is on: from then on no change is missed.
             while (changed := self._next(changes)) is not None:
                 self._check_collection()
                 self._note(Path(path) for _, path in changed)
                 if any(durable.place_of(root) != places.get(root) for root in self._roots):
                     return
-                if self._mounted() != self._present:  # of what comes with it, there are no events
+                # Of what comes with a disk there are no events.
+                is_mounted_anew |= table.has_changed() and table.holds(self._roots)
+                if self._mounted() != self._present:
+                    return
+                # It may be of other disks, time and again.
+                if is_mounted_anew and self._mount_wait.is_due():
+                    self._mount_wait.again()
                     return
                 if time.monotonic() >= self._next_scan:
                     self._read_whole(places)
+                    self._mount_wait = _PutOff()
                 if time.monotonic() - began > self._watch_wait.wait:  # it lasts
                     self._watch_wait = _PutOff()
                 yield from self._batch()
@@ -454,7 +503,7 @@ class _Watch:
             path = entry.path if isinstance(entry, Record) else None
             if isinstance(entry, Problem):  # half a picture may well be one
                 path = Path(entry.source)
-            look = None if path is None or path in settled else _look(path)
+            look = None if path is None else _look(path)
             if path is not None and look and (path.parent, look[0]) not in self._known_places:
                 self._known_places.add((path.parent, look[0]))
                 below = [one for one in path.parents if not {*one.parents}.isdisjoint(self._roots)]
@@ -462,7 +511,8 @@ class _Watch:
                 # Read while it is there: should it go before the batch ends, that is a change.
                 self._present |= found - self._mounts
                 self._mounts |= found
-            if path is not None and look and 0 <= time.time() - look[-1] / 1e9 < self._settle:
+            is_new = look and 0 <= time.time() - look[-1] / 1e9 < self._settle
+            if path is not None and path not in settled and is_new:
                 self._wait_for(path, time.monotonic())
             else:
                 yield entry

@@ -458,7 +458,7 @@ class JobOut(BaseModel):
     done: int
     total: int | None
     error: str | None
-    summary: Object | None = Field(description="Of a batch: answered, failed, why, and the fields that no item has.")
+    summary: Object | None = Field(description="Of a batch: answered, failed, why; lacking_fields.")
 
 
 class Point(BaseModel):

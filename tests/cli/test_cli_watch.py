@@ -392,6 +392,45 @@ def test_a_disk_that_is_away_holds_up_no_other_folder(
     assert {"disk/owl.txt", "x.txt"} & keys_of(kept) == {"disk/owl.txt"}
 
 
+def test_a_disk_is_known_by_files_that_come_later_too(folder: Path, kept: Path, disk: Path) -> None:
+    """It was empty when the folder was read."""
+    with bound(disk, folder / "disk"), watching(folder, "-c", kept) as watch:
+        assert counts(watch.report()) == {"added": 5}
+        (disk / "owl.txt").write_text("An owl calls in the night.")
+        assert counts(watch.report()) == {"added": 1}
+        subprocess.run(["umount", folder / "disk"], check=True)
+        watch.until_said("is mounted no more")
+        (folder / "new.txt").write_text("Meanwhile.")
+        assert counts(watch.report()) == {"added": 1}
+    assert "disk/owl.txt" in keys_of(kept)
+
+
+def test_a_disk_in_the_place_of_another_is_read(folder: Path, kept: Path, disk: Path) -> None:
+    """Between two looks: a disk is at that place each time, but of the new one no event comes."""
+    for name in ("fox", "owl"):
+        (disk / name).mkdir()
+        (disk / name / f"{name}.txt").write_text(f"The text of the {name}.")
+    settle(disk)
+    with bound(disk / "fox", folder / "disk"), watching(folder, "-f", "-c", kept) as watch:
+        assert counts(watch.report()) == {"added": 6}
+        change = 'umount "$1" && mount --bind "$0" "$1"'
+        subprocess.run(["sh", "-c", change, disk / "owl", folder / "disk"], check=True)
+        wait_for(lambda: {one for one in keys_of(kept) if "/" in one} >= {"disk/owl.txt"})
+
+
+def test_a_disk_that_comes_later_is_read(folder: Path, kept: Path, disk: Path) -> None:
+    (disk / "owl.txt").write_text("An owl calls in the night.")
+    settle(disk)
+    with watching(folder, "-c", kept) as watch:
+        assert counts(watch.report()) == {"added": 5}
+        (folder / "a disk").mkdir()
+        with bound(disk, folder / "a disk" / "here"):
+            assert counts(watch.report()) == {"added": 1}
+            subprocess.run(["umount", folder / "a disk" / "here"], check=True)
+            watch.until_said("is mounted no more")
+    assert "a disk/here/owl.txt" in keys_of(kept)
+
+
 def test_a_disk_that_is_mounted_twice_is_known_at_both_places(
     folder: Path, other: Path, kept: Path, disk: Path
 ) -> None:

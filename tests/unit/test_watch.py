@@ -132,6 +132,15 @@ def test_what_is_polled_must_stay_as_it_is_for_longer_than_a_second(
         reports.close()
 
 
+def test_a_run_that_polls_waits_for_what_was_written_just_now(folder: Path, tmp_path: Path) -> None:
+    (folder / "new.txt").write_text("Written just now.")
+    written = time.monotonic()
+    with Collection.create(tmp_path / "c", model="hashing") as collection:
+        reports = list(watch_folders(collection, folder, once=True, poll=True, debounce=0.01))
+        assert sum(report.added for report in reports) == 601
+        assert time.monotonic() - written >= 2
+
+
 def test_what_cannot_be_watched_is_told_at_the_call(folder: Path, tmp_path: Path) -> None:
     with Collection.create(tmp_path / "c", model="hashing") as collection:
         with pytest.raises(NotFound, match="nowhere"):
