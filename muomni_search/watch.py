@@ -19,7 +19,7 @@ import stat
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -181,27 +181,29 @@ class _MountTable:
     FILE = Path("/proc/self/mountinfo")
 
     def __init__(self) -> None:
-        self._open = ExitStack()
-        self._poll = None
-        if self.FILE.exists():
+        self._file = None
+        with suppress(OSError):  # without it the next whole reading finds what came
+            self._file = self.FILE.open("rb")
             self._poll = select.poll()
-            self._poll.register(self._open.enter_context(self.FILE.open("rb")), select.POLLPRI)
+            self._poll.register(self._file, select.POLLPRI)
 
     def close(self) -> None:
         """Look at it no more."""
-        self._open.close()
+        if self._file is not None:
+            self._file.close()
 
     def has_changed(self) -> bool:
-        """Whether anything was mounted or unmounted since this was asked last."""
-        return self._poll is not None and bool(self._poll.poll(0))
+        """Whether anything was mounted or unmounted since it was opened, or this asked last."""
+        return self._file is not None and bool(self._poll.poll(0))
 
     def holds(self, roots: Sequence[Path]) -> bool:
         """Whether a disk is mounted at one of some folders, or below."""
-        if self._poll is None:
+        if self._file is None:
             return False
-        lines = self.FILE.read_bytes().splitlines()
-        points = (re.sub(rb"\\(\d{3})", _octal, line.split()[4]) for line in lines)
-        places = (Path(os.fsdecode(point)) for point in points)
+        # Only these separate: whatever else a name has in it stands as it is.
+        lines = self.FILE.read_bytes().split(b"\n")[:-1]
+        points = (re.sub(rb"\\([0-7]{3})", _octal, line.split(b" ")[4]) for line in lines)
+        places = [Path(os.fsdecode(point)) for point in points]
         return any(place.is_relative_to(root) for place in places for root in roots)
 
 
@@ -337,6 +339,7 @@ class _Watch:
         self._present = self._mounted()
         began, is_mounted_anew = time.monotonic(), False
         with closing(changes), closing(_MountTable()) as table:
+            held = table.holds(self._roots)
             # The first comes when the watch is on: from then on no change is missed.
             while (changed := self._next(changes)) is not None:
                 self._check_collection()
@@ -344,10 +347,13 @@ class _Watch:
                 if any(durable.place_of(root) != places.get(root) for root in self._roots):
                     return
                 # Of what comes with a disk there are no events.
-                is_mounted_anew |= table.has_changed() and table.holds(self._roots)
+                if table.has_changed():
+                    before, held = held, table.holds(self._roots)
+                    is_mounted_anew |= before or held
                 if self._mounted() != self._present:
                     return
-                # It may be of other disks, time and again.
+                # Or another disk somewhere: where that happens time and again, folders are not read
+                # whole each time.
                 if is_mounted_anew and self._mount_wait.is_due():
                     self._mount_wait.again()
                     return

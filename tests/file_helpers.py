@@ -44,7 +44,7 @@ def mounted_disk(folder: Path, size: int) -> Iterator[Path]:
 @contextmanager
 def bound(what: Path, place: Path) -> Iterator[None]:
     """Show a folder of a disk at another place, as a mounted disk is."""
-    place.mkdir()
+    place.mkdir(exist_ok=True)
     subprocess.run(["mount", "--bind", what, place], check=True)
     try:
         yield

@@ -421,14 +421,28 @@ def test_a_disk_in_the_place_of_another_is_read(folder: Path, kept: Path, disk: 
 def test_a_disk_that_comes_later_is_read(folder: Path, kept: Path, disk: Path) -> None:
     (disk / "owl.txt").write_text("An owl calls in the night.")
     settle(disk)
+    place = folder / "a disk\r here"
+    place.mkdir()
     with watching(folder, "-c", kept) as watch:
         assert counts(watch.report()) == {"added": 5}
-        (folder / "a disk").mkdir()
-        with bound(disk, folder / "a disk" / "here"):
+        with bound(disk, place):
             assert counts(watch.report()) == {"added": 1}
-            subprocess.run(["umount", folder / "a disk" / "here"], check=True)
+            (disk / "fox.txt").write_text("A fox in the snow.")
+            assert counts(watch.report()) == {"added": 1}
+            subprocess.run(["umount", place], check=True)
             watch.until_said("is mounted no more")
-    assert "a disk/here/owl.txt" in keys_of(kept)
+    assert {f"{place.name}/owl.txt", f"{place.name}/fox.txt"} <= keys_of(kept)
+
+
+def test_what_lay_below_a_disk_that_goes_is_read(folder: Path, kept: Path, disk: Path) -> None:
+    place = folder / "below"
+    place.mkdir()
+    (place / "hidden.txt").write_text("It lies below the disk.")
+    settle(folder)
+    with bound(disk, place), watching(folder, "-c", kept) as watch:
+        assert counts(watch.report()) == {"added": 5}
+        subprocess.run(["umount", place], check=True)
+        assert counts(watch.report()) == {"added": 1}
 
 
 def test_a_disk_that_is_mounted_twice_is_known_at_both_places(

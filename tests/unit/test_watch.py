@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,22 @@ def test_what_is_polled_must_stay_as_it_is_for_longer_than_a_second(
         assert time.monotonic() - written >= 2
         assert isinstance(reports, Generator)
         reports.close()
+
+
+def test_the_table_of_mounts_is_read_whatever_stands_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of white space Linux escapes what separates, and nothing else."""
+    table = tmp_path / "mountinfo"
+    table.write_bytes(
+        b"21 1 0:20 / / rw - tmpfs none rw\n"
+        b"42 21 0:39 / /mnt/a\\040b\rc rw shared:1 - tmpfs from\rafar rw\n"
+    )
+    monkeypatch.setattr(watch._MountTable, "FILE", table)
+    with closing(watch._MountTable()) as mounts:
+        assert mounts.holds([Path("/srv"), Path("/mnt")])
+        assert mounts.holds([Path("/mnt/a b\rc")])
+        assert not mounts.holds([Path("/mnt/a b"), Path("/mnt/a b\rc/below")])
 
 
 def test_a_run_that_polls_waits_for_what_was_written_just_now(folder: Path, tmp_path: Path) -> None:
