@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import threading
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -23,6 +25,7 @@ __all__ = [
     "changed_ns",
     "check_folder",
     "check_kind",
+    "checksum",
     "cut",
     "disk_hint",
     "fsync_directory",
@@ -137,6 +140,7 @@ def held_folder(folder: Path, why: str) -> Iterator[None]:
 
 
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
+SHA256_DIGITS = 64
 
 
 def check_folder(path: Path) -> None:
@@ -192,6 +196,27 @@ def changed_ns(facts: os.stat_result) -> int:
     renaming another file to its name sets the second, and nobody can set that.
     """
     return max(facts.st_mtime_ns, facts.st_ctime_ns)
+
+
+def checksum(blocks: Iterable[bytes | memoryview], *, like: str = "") -> str:
+    """Return what the bytes of a file are known again by: their CRC-32.
+
+    A SHA-256 of an index took longer than all else that opening it took, and guards no better
+    against disks: who could alter a file on purpose could alter what it is held against.
+
+    Args:
+        blocks: The bytes, in order.
+        like: What they will be held against: earlier versions took a SHA-256, which is then taken.
+    """
+    if len(like) == SHA256_DIGITS:
+        summed = hashlib.sha256()
+        for block in blocks:
+            summed.update(block)
+        return summed.hexdigest()
+    running = 0
+    for block in blocks:
+        running = zlib.crc32(block, running)
+    return f"{running:08x}"
 
 
 def place_of(path: Path) -> tuple[int, int] | None:

@@ -1,7 +1,7 @@
 """Index files: written whole, and held against their checksum before FAISS reads a byte.
 
 FAISS believes what it reads: it accepts flipped bytes in silence, and a forged size makes it ask
-for any memory. So a file is opened only when its length and SHA-256 are those that were written
+for any memory. So a file is opened only when its length and checksum are those that were written
 down when it was made::
 
     8 bytes   magic, "MUOMNIX1"
@@ -12,15 +12,17 @@ down when it was made::
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from muomni_search import durable
 from muomni_search.errors import CorruptData, NotFound
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 __all__ = ["Saved", "load", "save"]
 
 MAGIC = b"MUOMNIX1"
+HEAD_BYTES = len(MAGIC) + 8
+# At a time: a quarter of a megabyte stays in a core's cache.
+READ_BYTES = 1 << 18
 HINT = "run: muomni rebuild"
 # 256 numbers of three digits and three names; what is longer was not written here.
 MAX_PARAMS_BYTES = 2_048
@@ -62,12 +67,11 @@ def save(index: FourBitScan, directory: Path, stem: str) -> Saved:
     params = {**facts, "rows": index.rows, "order": index.order.tolist()}
     head = json.dumps(params, separators=(",", ":")).encode()
     data = MAGIC + len(head).to_bytes(8, "little") + head + index.to_bytes()
-    checksum = hashlib.sha256(data).hexdigest()
     name = f"{stem}.{secrets.token_hex(6)}.faiss"
     directory.mkdir(exist_ok=True)
     with durable.whole_file(directory / name) as partial:
         partial.write_bytes(data)
-    return Saved(name, len(data), checksum, facts)
+    return Saved(name, len(data), durable.checksum([data]), facts)
 
 
 def load(path: Path, *, bytes: int, checksum: str) -> FourBitScan:  # noqa: A002
@@ -76,7 +80,7 @@ def load(path: Path, *, bytes: int, checksum: str) -> FourBitScan:  # noqa: A002
     Args:
         path: The file.
         bytes: How long it must be.
-        checksum: The SHA-256 that it must have.
+        checksum: What ``save`` returned of it.
 
     Raises:
         NotFound: There is no such file.
@@ -92,35 +96,45 @@ def load(path: Path, *, bytes: int, checksum: str) -> FourBitScan:  # noqa: A002
         raise CorruptData(f"{path}: {error}", hint=HINT) from error
 
 
-def _read(path: Path, size: int, checksum: str) -> bytes:
+def _read(path: Path, size: int, checksum: str) -> NDArray[np.uint8]:
     """Return the bytes of a file; one of another size, however large, is not read at all.
+
+    Summed while they are in the cache, and read into what NumPy asks large pages for: that takes
+    half as long as reading them as ``bytes`` and then summing those.
 
     Raises:
         ValueError: They are not those that were written.
     """
-    with path.open("rb") as file:
+    with path.open("rb", buffering=0) as file:
         found = os.fstat(file.fileno()).st_size
         if found != size:
             raise ValueError(f"it has {found} bytes, expected {size}")
-        data = file.read()
-    if hashlib.sha256(data).hexdigest() != checksum:
-        raise ValueError("it is not the file that was written")
+        data = np.empty(size, np.uint8)
+        if durable.checksum(_blocks(file, data.data), like=checksum) != checksum:
+            raise ValueError("it is not the file that was written")
     return data
 
 
-def _decode(data: bytes) -> FourBitScan:
+def _blocks(file: FileIO, data: memoryview) -> Iterator[memoryview]:
+    """Read a file into ``data``; yield what was read, piece by piece."""
+    while count := file.readinto(data[:READ_BYTES]):
+        yield data[:count]
+        data = data[count:]
+
+
+def _decode(data: NDArray[np.uint8]) -> FourBitScan:
     """Return the index in the bytes of a file.
 
     Raises:
         ValueError: They are none of ours, or parts of them do not fit.
     """
-    if not data.startswith(MAGIC):
+    magic, length = data[: len(MAGIC)].tobytes(), data[len(MAGIC) : HEAD_BYTES].tobytes()
+    if magic != MAGIC:
         raise ValueError("it is no index file")
-    start = len(MAGIC) + 8
-    end = start + int.from_bytes(data[len(MAGIC) : start], "little")
-    if end - start > MAX_PARAMS_BYTES:
+    end = HEAD_BYTES + int.from_bytes(length, "little")
+    if end - HEAD_BYTES > MAX_PARAMS_BYTES:
         raise ValueError("its parameters are too long")
-    params = json.loads(data[start:end])
+    params = json.loads(data[HEAD_BYTES:end].tobytes())
     if not isinstance(params, dict) or params.get("kind") != "pq4":
         raise ValueError("it holds an index of another kind")
     order = params.get("order")
@@ -128,8 +142,7 @@ def _decode(data: bytes) -> FourBitScan:
         raise ValueError(f"its order of dimensions is none of {DIM}")
     from muomni_search.index.faiss_index import FourBitScan
 
-    codes = np.frombuffer(data, np.uint8, offset=end)
-    index = FourBitScan.from_bytes(codes, np.array(order, np.int64))
+    index = FourBitScan.from_bytes(data[end:], np.array(order, np.int64))
     if index.rows != params.get("rows"):
         raise ValueError(f"it covers {index.rows} rows, expected {params.get('rows')}")
     return index

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from muomni_search import durable
 from muomni_search.documents import item_checksum, legible
 from muomni_search.errors import CorruptData
 from muomni_search.items import Modality
@@ -49,6 +49,8 @@ __all__ = [
 LOG_HEAD, FRAME_HEAD = 32, 24
 # Frames that are read at once: a megabyte.
 LOG_FRAMES = 256
+# Of an index.
+READ_BYTES = 1 << 20
 MAX_ID = 2**63 - 1
 SUMMED_ITEMS = (
     f"SELECT id, checksum, {tables.SUMMED_BYTES} FROM items"  # noqa: S608
@@ -334,11 +336,9 @@ def index_fault(path: Path, index: IndexFile) -> str | None:
         size = path.stat().st_size
         if size != index.bytes:
             return f"{size} bytes, expected {index.bytes}"
-        return None if _sha256(path) == index.checksum else "not the file that was written"
+        with path.open("rb") as file:
+            blocks = iter(partial(file.read, READ_BYTES), b"")
+            found = durable.checksum(blocks, like=index.checksum)
+        return None if found == index.checksum else "not the file that was written"
     except OSError as error:
         return error.strerror or str(error)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -52,7 +52,7 @@ class IndexFile:
         kind: What it is.
         rows: How many rows it covers, from the first on.
         bytes: The length of its file.
-        checksum: The SHA-256 of its file.
+        checksum: Of its file, as ``durable.checksum`` computes it.
         params: How it was built, a JSON object.
         created: When it was recorded, ISO 8601 in UTC; filled in by the store.
     """

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ def good(index, tmp_path_factory) -> tuple[bytes, str]:
 def write(path: Path, data: bytes) -> dict:
     """Write bytes and return what ``load`` must be told to believe them."""
     path.write_bytes(data)
-    return {"bytes": len(data), "checksum": hashlib.sha256(data).hexdigest()}
+    return {"bytes": len(data), "checksum": f"{zlib.crc32(data):08x}"}
 
 
 def refused(path: Path, **expected) -> str:
@@ -115,6 +116,18 @@ def test_a_file_cut_anywhere_is_refused(good, tmp_path):
     for length in [0, 1, 7, 8, 15, 16, 17, *rng.integers(17, len(data), 200).tolist()]:
         path.write_bytes(data[:length])
         refused(path, bytes=len(data), checksum=checksum)
+
+
+def test_a_file_of_an_earlier_version_is_held_against_its_sha256(good, tmp_path):
+    data, _ = good
+    path = tmp_path / "index"
+    path.write_bytes(data)
+    checksum = hashlib.sha256(data).hexdigest()
+    assert files.load(path, bytes=len(data), checksum=checksum).rows == 500
+    damaged = bytearray(data)
+    damaged[len(data) // 2] ^= 1
+    path.write_bytes(damaged)
+    refused(path, bytes=len(data), checksum=checksum)
 
 
 def test_a_file_cut_anywhere_is_refused_even_with_a_checksum_that_fits(good, tmp_path):
