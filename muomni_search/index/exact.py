@@ -15,6 +15,9 @@ __all__ = ["MARGIN", "best_of", "exact_top_rows", "is_in"]
 # A float32 product of unit vectors of 256 numbers is off by less than 256 · 2⁻²⁴ = 1.5e-5, and
 # two products are compared: that of the row and that of the threshold.
 MARGIN = 4e-5
+# How many rows are marked, and how many marks cleared for each of those, in the time in which one
+# row in no order is searched for: 4,000 of 1,000,000 rows among 100,000 took 0.6 ms, by marks 0.2.
+MARKED_PER_SEARCH, CLEARED_AT_ONCE = 100, 32
 
 
 def exact_top_rows(
@@ -46,9 +49,17 @@ def best_of(
 
 
 def is_in(rows: NDArray[np.int64], some: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether each row is among some sorted ones."""
-    if not len(some):
+    """Whether each row, in any order, is among some sorted ones."""
+    if not len(rows) or not len(some):
         return np.zeros(len(rows), bool)
+    first, last = rows.min(), rows.max()
+    near = some[np.searchsorted(some, first) : np.searchsorted(some, last, side="right")]
+    inside: NDArray[np.bool_]
+    if len(near) + (last - first) // CLEARED_AT_ONCE < MARKED_PER_SEARCH * len(rows):
+        marks = np.zeros(last - first + 1, bool)
+        marks[near - first] = True
+        inside = marks[rows - first]
+        return inside
     places = np.minimum(np.searchsorted(some, rows), len(some) - 1)
-    inside: NDArray[np.bool_] = some[places] == rows
+    inside = some[places] == rows
     return inside

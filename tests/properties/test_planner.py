@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muomni_search.index import planner
-from muomni_search.index.exact import exact_top_rows
+from muomni_search.index.exact import exact_top_rows, is_in
 from muomni_search.vectors import normalise
 
 NOTHING = np.empty(0, np.int64)
@@ -49,6 +49,16 @@ def cases(draw, *, rows: st.SearchStrategy[int]) -> Case:
 def assert_same(found, expected):
     assert found.rows.tolist() == expected.rows.tolist()
     assert found.cosines.tobytes() == expected.cosines.tobytes()
+
+
+@given(
+    rows=st.lists(st.integers(-1, 5_000), max_size=200),
+    some=st.sets(st.integers(0, 5_000) | st.integers(0, 10**9), max_size=200),
+)
+def test_rows_in_any_order_are_found_among_sorted_ones(rows, some):
+    rows, some = np.array(rows, np.int64), np.array(sorted(some), np.int64)
+    for one in (rows, np.append(rows, 10**9)):  # marked, and too far apart for that
+        assert is_in(one, some).tolist() == np.isin(one, some).tolist()
 
 
 @given(cases(rows=st.integers(0, 400)))
