@@ -7,7 +7,7 @@ down when it was made::
     8 bytes   magic, "MUOMNIX1"
     8 bytes   length of the parameters, little-endian
     n bytes   parameters, JSON: {"kind": "pq4", "order": [256 numbers], "rows": n}
-    the rest  the index as FAISS serialises it
+    the rest  the index as FAISS serialises it, or its parts, one after the other
 """
 
 from __future__ import annotations

@@ -5,13 +5,17 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import numpy as np
 import pytest
+import vector_helpers
+from vector_helpers import rows_of
 
 from muomni_search.index import faiss_index
+from muomni_search.index.faiss_index import FourBitScan
 
 IMPORT = """
 import json, os
@@ -90,3 +94,121 @@ def test_the_number_of_threads_holds_for_the_thread_that_set_it():
     thread.join()
     assert seen == [2]
     assert faiss_index.faiss.omp_get_max_threads() == 1
+
+
+# ---- parts ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def whole() -> FourBitScan:
+    return FourBitScan.build(rows_of(3_000, 1))
+
+
+@pytest.fixture
+def divided(monkeypatch) -> FourBitScan:
+    """The same rows in three parts."""
+    monkeypatch.setattr(faiss_index, "PART_ROWS", 900)
+    monkeypatch.setattr(faiss_index, "usable_cores", lambda: 4)
+    return FourBitScan.build(rows_of(3_000, 1))
+
+
+@pytest.fixture
+def pool(monkeypatch):
+    """The helpers, but for this test only."""
+    with ThreadPoolExecutor(3) as pool:
+        monkeypatch.setattr(faiss_index, "helpers", lambda: pool)
+        yield pool
+
+
+def test_as_many_parts_as_cores_are_made_where_there_are_rows_enough(divided, monkeypatch):
+    assert (divided.rows, divided.codes, len(divided._parts)) == (3_000, 64, 3)
+    monkeypatch.setattr(faiss_index, "usable_cores", lambda: 2)
+    assert len(FourBitScan.build(rows_of(3_000, 1))._parts) == 2
+    monkeypatch.setattr(faiss_index, "PART_ROWS", 1_501)
+    assert len(FourBitScan.build(rows_of(3_000, 1))._parts) == 1
+
+
+@pytest.mark.parametrize("fetch", [1, 7, 200, 3_000, 9_000])
+def test_parts_propose_what_one_scan_does(whole, divided, pool, fetch):
+    queries = rows_of(8, 2)
+    many = divided.search_many(queries, fetch)
+    assert many.shape == (8, min(fetch, 3_000))
+    for query, own in zip(queries, many, strict=True):
+        found = divided.search(query, fetch)
+        assert found.tolist() == own.tolist()
+        assert len(set(found.tolist())) == len(found)
+        # All of the likelier half, give or take those whose codes are as near as the last one's.
+        expected = whole.search(query, fetch)[: max(1, fetch // 2 - fetch // 20)]
+        assert np.isin(expected, found).all()
+
+
+def test_rows_that_lie_together_are_found_though_one_part_holds_them_all(monkeypatch, pool):
+    rows = rows_of(3_000, 1)
+    rows[1_000:1_100] = rows[0]
+    monkeypatch.setattr(faiss_index, "PART_ROWS", 900)
+    monkeypatch.setattr(faiss_index, "usable_cores", lambda: 4)
+    found = FourBitScan.build(rows).search(rows[0], 202)[:101]
+    assert set(found.tolist()) == {0, *range(1_000, 1_100)}
+
+
+def test_who_finds_the_helpers_busy_scans_all_parts_itself(divided, pool):
+    query, busy = rows_of(1, 2)[0], Event()
+    expected = divided.search(query, 50).tolist()
+    waiting = [pool.submit(busy.wait) for _ in range(3)]
+    found = divided.search(query, 50)
+    busy.set()
+    assert all(one.result() for one in waiting)
+    assert found.tolist() == expected
+
+
+def test_only_one_query_at_a_time_is_divided(divided, monkeypatch):
+    def divide(*_):
+        raise AssertionError("it is divided")
+
+    expected = divided.search(rows_of(1, 2)[0], 50).tolist()
+    monkeypatch.setattr(FourBitScan, "_search_divided", divide)
+    with faiss_index.DIVIDING:
+        assert divided.search(rows_of(1, 2)[0], 50).tolist() == expected
+    with pytest.raises(AssertionError, match="divided"):
+        divided.search(rows_of(1, 2)[0], 50)
+    # An error leaves nothing held.
+    assert faiss_index.DIVIDING.acquire(blocking=False)
+    faiss_index.DIVIDING.release()
+
+
+def test_parts_are_written_and_read(divided, pool):
+    data = np.frombuffer(divided.to_bytes(), np.uint8)
+    loaded = FourBitScan.from_bytes(data, divided.order)
+    assert (loaded.rows, len(loaded._parts)) == (3_000, 3)
+    query = rows_of(1, 2)[0]
+    assert loaded.search(query, 50).tolist() == divided.search(query, 50).tolist()
+    with pytest.raises(ValueError, match="cannot read"):
+        FourBitScan.from_bytes(data[:-1], divided.order)
+    other = FourBitScan.build(rows_of(300, 1), 128).to_bytes()
+    with pytest.raises(ValueError, match="another kind"):
+        FourBitScan.from_bytes(np.frombuffer(data.tobytes() + other, np.uint8), divided.order)
+
+
+FORKED = """
+import os, signal, sys
+import numpy as np
+sys.path.insert(0, sys.argv[1])
+import vector_helpers
+from vector_helpers import rows_of
+from muomni_search.index import faiss_index
+faiss_index.PART_ROWS, faiss_index.usable_cores = 900, lambda: 4
+index = faiss_index.FourBitScan.build(rows_of(3_000, 1))
+query = rows_of(1, 2)[0]
+found = index.search(query, 50).tolist()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    os._exit(0 if index.search(query, 50).tolist() == found else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_child_of_a_fork_has_no_helpers_and_answers_all_the_same():
+    helpers = Path(vector_helpers.__file__).parent
+    subprocess.run([sys.executable, "-c", FORKED, str(helpers)], check=True, timeout=120)
