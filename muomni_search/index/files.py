@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import FileIO
@@ -67,7 +66,7 @@ def save(index: FourBitScan, directory: Path, stem: str) -> Saved:
     params = {**facts, "rows": index.rows, "order": index.order.tolist()}
     head = json.dumps(params, separators=(",", ":")).encode()
     data = MAGIC + len(head).to_bytes(8, "little") + head + index.to_bytes()
-    name = f"{stem}.{secrets.token_hex(6)}.faiss"
+    name = f"{stem}.{os.urandom(6).hex()}.faiss"
     directory.mkdir(exist_ok=True)
     with durable.whole_file(directory / name) as partial:
         partial.write_bytes(data)

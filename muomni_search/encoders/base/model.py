@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -179,7 +178,7 @@ class BaseModel(Model):
 
 def packaged_directory() -> Path:
     """Return the directory of the model that ships with the package."""
-    return Path(str(resources.files("muomni_search.encoders.base"))) / "weights"
+    return Path(__file__).parent / "weights"
 
 
 def cache_directory() -> Path:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -182,4 +181,4 @@ class MuOmniModel(Model):
 
 def tiny_directory() -> Path:
     """Return the directory of `muomni-tiny`, which ships with the package."""
-    return Path(str(resources.files("muomni_search.encoders.muomni"))) / "tiny"
+    return Path(__file__).parent / "tiny"
