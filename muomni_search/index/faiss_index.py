@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from muomni_search.index.protocol import CODES
 from muomni_search.items import DIM
 
 if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 __all__ = ["FourBitScan", "blas_core", "nearest"]
 
@@ -32,13 +32,12 @@ BITS = 4
 # Rows that the codes are learned from: with 65,536 as many of the nearest are found, no more.
 TRAINING_ROWS = 16_384
 ADDED_AT_ONCE = 65_536
-# So many rows are worth a part and a thread of their own: a million in two parts take 1.7 ms where
-# one takes 3.1; where the other core is busy 3.1 where one takes 2.8. Each part costs something,
-# and five of a million a third more than two.
+# So many rows are worth a part and a thread of their own: a million in two parts took 1.6 to 2.5 ms
+# where one took 2.2 to 6.5, on a machine that was fast and slow by turns; where the other core is
+# busy as long, or a third longer. Each part costs something, and five of a million a third more.
 PART_ROWS, MOST_PARTS = 200_000, 8
-# Held by the one query, of all threads, whose parts are scanned at the same time: those that come
-# meanwhile find the cores busy, and dividing them too costs a quarter of what all get done.
-DIVIDING = threading.Lock()
+# How near rows seem, and their numbers, (n, m) each.
+Proposed = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
 def _processor_core() -> str | None:
@@ -164,13 +163,10 @@ class FourBitScan:
 
     def search(self, query: NDArray[np.float32], fetch: int) -> NDArray[np.int64]:
         """Return up to ``fetch`` rows that may be nearest to a query (256,)."""
-        if len(self._parts) > 1 and usable_cores() > 1 and DIVIDING.acquire(blocking=False):
-            try:
-                numbers = self._search_divided(query[None], fetch)
-            finally:
-                DIVIDING.release()
-        else:
-            numbers = self.search_many(query[None], fetch)
+        with SCANNING as is_alone:
+            is_divided = is_alone and len(self._parts) > 1 and usable_cores() > 1
+            search = self._search_divided if is_divided else self.search_many
+            numbers = search(query[None], fetch)
         return numbers[numbers >= 0]
 
     def search_many(self, queries: NDArray[np.float32], fetch: int) -> NDArray[np.int64]:
@@ -186,38 +182,31 @@ class FourBitScan:
     def _search_divided(self, query: NDArray[np.float32], fetch: int) -> NDArray[np.int64]:
         """Return what ``search_many`` does for one query (1, 256), on all cores that are free."""
         asked = np.take(query, self._order, axis=1)
-        helped = [
-            (part, helpers().submit(self._scan, part, asked, fetch))
-            for part in range(1, len(self._parts))
-        ]
-        found = {0: self._scan(0, asked, fetch)}
+        others = range(1, len(self._parts))
+        begun = [_begin(self._scan, part, asked, fetch) for part in others]
+        first = self._scan(0, asked, fetch)
         # From the last on: whatever nobody has begun is done here, and not waited for.
-        for part, future in reversed(helped):
-            is_ours = future.cancel()
-            found[part] = self._scan(part, asked, fetch) if is_ours else future.result()
-        # Of equally near ones the order of the parts decides, and not who was first.
-        return self._merged([found[part] for part in sorted(found)], fetch)
+        rest = [
+            self._scan(part, asked, fetch) if future is None or future.cancel() else future.result()
+            for part, future in reversed([*zip(others, begun, strict=True)])
+        ]
+        return self._merged([first, *reversed(rest)], fetch)
 
-    def _scan(
-        self, part: int, asked: NDArray[np.float32], fetch: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def _scan(self, part: int, asked: NDArray[np.float32], fetch: int) -> Proposed:
         """Return what a part proposes, and how near that seems, (n, fetch or fewer) both.
 
-        Of several parts half as much each: whoever asks compares no more than that at first, so
-        that this is the same as of one.
+        As much as all parts are asked for: the nearest may all lie in one, as what was added
+        together does.
         """
         use_threads(1)
-        depth = fetch if len(self._parts) == 1 else -(-fetch // 2)
         start, end = self._starts[part : part + 2]
-        values, numbers = self._parts[part].search(asked, min(depth, end - start))
+        values, numbers = self._parts[part].search(asked, min(fetch, end - start))
         if start:
             numbers[numbers >= 0] += start
         return values, numbers
 
     @staticmethod
-    def _merged(
-        found: Sequence[tuple[NDArray[np.float32], NDArray[np.int64]]], fetch: int
-    ) -> NDArray[np.int64]:
+    def _merged(found: Sequence[Proposed], fetch: int) -> NDArray[np.int64]:
         """Return the likeliest rows of what some parts propose, (n, fetch) or fewer."""
         if len(found) == 1:
             return found[0][1]
@@ -251,6 +240,8 @@ class FourBitScan:
                 or part.M not in CODES
                 or part.M != (parts or [part])[0].M
                 or part.metric_type != faiss.METRIC_INNER_PRODUCT
+                or not part.is_trained
+                or part.ntotal < 1
             ):
                 raise ValueError("it holds an index of another kind")
             parts.append(part)
@@ -259,13 +250,49 @@ class FourBitScan:
 
 @cache
 def helpers() -> ThreadPoolExecutor:
-    """Return the threads that scan parts beside the one that asks.
-
-    A child of a fork has none of them, and does all parts itself.
-    """
+    """Return the threads that scan parts beside the one that asks."""
     from concurrent.futures import ThreadPoolExecutor  # which few rows do without
 
-    return ThreadPoolExecutor(usable_cores() - 1, "muomni-scan")
+    return ThreadPoolExecutor(max(1, usable_cores() - 1), "muomni-scan")
+
+
+def _begin(work: Callable[..., Proposed], *given: Any) -> Future[Proposed] | None:
+    """Give a helper something to do; None while the interpreter ends, when no thread begins any."""
+    try:
+        return helpers().submit(work, *given)
+    except RuntimeError:
+        return None
+
+
+class _Scanning:
+    """Counts the queries that are under way, of all threads.
+
+    Where there are several, the cores are busy without dividing them; to divide them too costs a
+    quarter of what all get done.
+    """
+
+    def __init__(self) -> None:
+        self.forget()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.forget)
+
+    def forget(self) -> None:
+        """Begin anew, as a child does: a fork copies no threads, and what they held is nobody's."""
+        self._lock, self._count = threading.Lock(), 0
+        helpers.cache_clear()
+
+    def __enter__(self) -> bool:
+        """Return whether no other query is under way."""
+        with self._lock:
+            self._count += 1
+            return self._count == 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._count -= 1
+
+
+SCANNING = _Scanning()
 
 
 def interleaved(variance: NDArray[np.float32], together: int = 2) -> NDArray[np.int64]:

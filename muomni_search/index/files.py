@@ -34,8 +34,6 @@ __all__ = ["Saved", "load", "save"]
 
 MAGIC = b"MUOMNIX1"
 HEAD_BYTES = len(MAGIC) + 8
-# At a time: a quarter of a megabyte stays in a core's cache.
-READ_BYTES = 1 << 18
 HINT = "run: muomni rebuild"
 # 256 numbers of three digits and three names; what is longer was not written here.
 MAX_PARAMS_BYTES = 2_048
@@ -116,7 +114,7 @@ def _read(path: Path, size: int, checksum: str) -> NDArray[np.uint8]:
 
 def _blocks(file: FileIO, data: memoryview) -> Iterator[memoryview]:
     """Read a file into ``data``; yield what was read, piece by piece."""
-    while count := file.readinto(data[:READ_BYTES]):
+    while count := file.readinto(data[: durable.READ_BYTES]):
         yield data[:count]
         data = data[count:]
 

@@ -322,7 +322,8 @@ def _proposed(
     most = int(RUNAWAY_SHARE * index.rows)
     if wanted * index.rows > most * alive:
         return None
-    fetch = max(2 * wanted * index.rows // alive, int(CHEAP_SHARE * index.rows))
+    wanted_of_all = wanted * index.rows // alive
+    fetch = max(2 * wanted_of_all, min(int(CHEAP_SHARE * index.rows), WIDEN * wanted_of_all))
     while True:
         fetch = min(fetch, most)
         rows = index.search(query, fetch)

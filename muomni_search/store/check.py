@@ -49,8 +49,6 @@ __all__ = [
 LOG_HEAD, FRAME_HEAD = 32, 24
 # Frames that are read at once: a megabyte.
 LOG_FRAMES = 256
-# Of an index.
-READ_BYTES = 1 << 20
 MAX_ID = 2**63 - 1
 SUMMED_ITEMS = (
     f"SELECT id, checksum, {tables.SUMMED_BYTES} FROM items"  # noqa: S608
@@ -337,7 +335,7 @@ def index_fault(path: Path, index: IndexFile) -> str | None:
         if size != index.bytes:
             return f"{size} bytes, expected {index.bytes}"
         with path.open("rb") as file:
-            blocks = iter(partial(file.read, READ_BYTES), b"")
+            blocks = iter(partial(file.read, durable.READ_BYTES), b"")
             found = durable.checksum(blocks, like=index.checksum)
         return None if found == index.checksum else "not the file that was written"
     except OSError as error:

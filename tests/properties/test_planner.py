@@ -52,8 +52,8 @@ def assert_same(found, expected):
 
 
 @given(
-    rows=st.lists(st.integers(-1, 5_000), max_size=200),
-    some=st.sets(st.integers(0, 5_000) | st.integers(0, 10**9), max_size=200),
+    rows=st.lists(st.integers(-1, 50), max_size=200),
+    some=st.sets(st.integers(0, 50) | st.integers(0, 10**9), max_size=200),
 )
 def test_rows_in_any_order_are_found_among_sorted_ones(rows, some):
     rows, some = np.array(rows, np.int64), np.array(sorted(some), np.int64)

@@ -5,16 +5,19 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event, Thread
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import vector_helpers
 from vector_helpers import rows_of
 
-from muomni_search.index import faiss_index
+from muomni_search.index import faiss_index, planner
+from muomni_search.index.exact import exact_top_rows
 from muomni_search.index.faiss_index import FourBitScan
 
 IMPORT = """
@@ -100,16 +103,23 @@ def test_the_number_of_threads_holds_for_the_thread_that_set_it():
 
 
 @pytest.fixture
-def whole() -> FourBitScan:
-    return FourBitScan.build(rows_of(3_000, 1))
+def divide(monkeypatch) -> Callable[[np.ndarray, int], FourBitScan]:
+    """Build an index of rows in so many parts."""
+    monkeypatch.setattr(faiss_index, "usable_cores", lambda: 8)
+
+    def build(rows: np.ndarray, parts: int) -> FourBitScan:
+        monkeypatch.setattr(faiss_index, "PART_ROWS", len(rows) // parts)
+        index = FourBitScan.build(rows)
+        assert len(index._parts) == parts
+        return index
+
+    return build
 
 
 @pytest.fixture
-def divided(monkeypatch) -> FourBitScan:
-    """The same rows in three parts."""
-    monkeypatch.setattr(faiss_index, "PART_ROWS", 900)
-    monkeypatch.setattr(faiss_index, "usable_cores", lambda: 4)
-    return FourBitScan.build(rows_of(3_000, 1))
+def divided(divide) -> FourBitScan:
+    """3,000 rows in three parts."""
+    return divide(rows_of(3_000, 1), 3)
 
 
 @pytest.fixture
@@ -121,34 +131,47 @@ def pool(monkeypatch):
 
 
 def test_as_many_parts_as_cores_are_made_where_there_are_rows_enough(divided, monkeypatch):
-    assert (divided.rows, divided.codes, len(divided._parts)) == (3_000, 64, 3)
-    monkeypatch.setattr(faiss_index, "usable_cores", lambda: 2)
-    assert len(FourBitScan.build(rows_of(3_000, 1))._parts) == 2
-    monkeypatch.setattr(faiss_index, "PART_ROWS", 1_501)
-    assert len(FourBitScan.build(rows_of(3_000, 1))._parts) == 1
+    assert (divided.rows, divided.codes) == (3_000, 64)
+    for cores, rows, parts in ((2, 1_000, 2), (2, 1_501, 1), (16, 100, 8), (1, 100, 1)):
+        monkeypatch.setattr(faiss_index, "usable_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(faiss_index, "PART_ROWS", rows)
+        index = FourBitScan.build(rows_of(3_000, 1))
+        assert (index.rows, len(index._parts)) == (3_000, parts)
 
 
 @pytest.mark.parametrize("fetch", [1, 7, 200, 3_000, 9_000])
-def test_parts_propose_what_one_scan_does(whole, divided, pool, fetch):
-    queries = rows_of(8, 2)
+@pytest.mark.parametrize("lie", ["by chance", "together"])
+def test_parts_propose_what_one_scan_does(divide, pool, fetch, lie):
+    rows = rows_of(3_000, 1)
+    if lie == "together":
+        rows = rows[np.argsort(rows @ rows[0])]
+    whole, divided = divide(rows, 1), divide(rows, 3)
+    queries = np.concatenate([rows_of(8, 2), rows[-1:]])
     many = divided.search_many(queries, fetch)
-    assert many.shape == (8, min(fetch, 3_000))
+    assert many.shape == (9, min(fetch, 3_000))
     for query, own in zip(queries, many, strict=True):
         found = divided.search(query, fetch)
         assert found.tolist() == own.tolist()
         assert len(set(found.tolist())) == len(found)
-        # All of the likelier half, give or take those whose codes are as near as the last one's.
-        expected = whole.search(query, fetch)[: max(1, fetch // 2 - fetch // 20)]
-        assert np.isin(expected, found).all()
+        # As near by their codes; of those that are as near as the last one it may take others.
+        near, numbers = (one[0] for one in whole._scan(0, query[None, whole.order], 3_000))
+        by_row = np.empty(3_000, np.float32)
+        by_row[numbers] = near
+        assert by_row[found].tolist() == near[:fetch].tolist()
 
 
-def test_rows_that_lie_together_are_found_though_one_part_holds_them_all(monkeypatch, pool):
+def test_a_run_that_one_part_holds_is_found_whole(divide, pool):
     rows = rows_of(3_000, 1)
-    rows[1_000:1_100] = rows[0]
-    monkeypatch.setattr(faiss_index, "PART_ROWS", 900)
-    monkeypatch.setattr(faiss_index, "usable_cores", lambda: 4)
-    found = FourBitScan.build(rows).search(rows[0], 202)[:101]
-    assert set(found.tolist()) == {0, *range(1_000, 1_100)}
+    rows[1_100:1_700] = rows[0]
+    nothing = np.empty(0, np.int64)
+    for dead in (nothing, np.arange(1_100, 1_600)):
+        expected = exact_top_rows(rows[0], rows, k=5, dead=dead)
+        for parts in (1, 3):
+            given = {"k": 5, "dead": dead, "index": divide(rows, parts), "fetch": 50}
+            with patch.object(planner, "RUNAWAY_SHARE", 1.0):
+                found = planner.top_rows(rows[0], rows, **given)
+                many = planner.top_rows_many(rows[:1], rows, **given)[0]
+            assert found.rows.tolist() == many.rows.tolist() == expected.rows.tolist()
 
 
 def test_who_finds_the_helpers_busy_scans_all_parts_itself(divided, pool):
@@ -167,13 +190,12 @@ def test_only_one_query_at_a_time_is_divided(divided, monkeypatch):
 
     expected = divided.search(rows_of(1, 2)[0], 50).tolist()
     monkeypatch.setattr(FourBitScan, "_search_divided", divide)
-    with faiss_index.DIVIDING:
+    with faiss_index.SCANNING as is_alone:
+        assert is_alone
         assert divided.search(rows_of(1, 2)[0], 50).tolist() == expected
-    with pytest.raises(AssertionError, match="divided"):
-        divided.search(rows_of(1, 2)[0], 50)
-    # An error leaves nothing held.
-    assert faiss_index.DIVIDING.acquire(blocking=False)
-    faiss_index.DIVIDING.release()
+    for _ in range(2):  # an error leaves nobody counted
+        with pytest.raises(AssertionError, match="divided"):
+            divided.search(rows_of(1, 2)[0], 50)
 
 
 def test_parts_are_written_and_read(divided, pool):
@@ -184,13 +206,19 @@ def test_parts_are_written_and_read(divided, pool):
     assert loaded.search(query, 50).tolist() == divided.search(query, 50).tolist()
     with pytest.raises(ValueError, match="cannot read"):
         FourBitScan.from_bytes(data[:-1], divided.order)
-    other = FourBitScan.build(rows_of(300, 1), 128).to_bytes()
-    with pytest.raises(ValueError, match="another kind"):
-        FourBitScan.from_bytes(np.frombuffer(data.tobytes() + other, np.uint8), divided.order)
+    faiss = faiss_index.faiss
+    empty = faiss.clone_index(divided._parts[0])
+    empty.reset()
+    raw = faiss.IndexPQFastScan(256, 64, 4, faiss.METRIC_INNER_PRODUCT)
+    more_codes = FourBitScan.build(rows_of(300, 1), 128)._parts[0]
+    for other in (empty, raw, more_codes):
+        forged = np.concatenate([data, faiss.serialize_index(other)])
+        with pytest.raises(ValueError, match="another kind"):
+            FourBitScan.from_bytes(forged, divided.order)
 
 
 FORKED = """
-import os, signal, sys
+import gc, os, signal, sys, weakref
 import numpy as np
 sys.path.insert(0, sys.argv[1])
 import vector_helpers
@@ -203,12 +231,36 @@ found = index.search(query, 50).tolist()
 child = os.fork()
 if child == 0:
     signal.alarm(60)
-    os._exit(0 if index.search(query, 50).tolist() == found else 1)
+    is_found = index.search(query, 50).tolist() == found
+    # Its own helpers keep nothing of what they scanned.
+    kept = weakref.ref(index)
+    faiss_index.helpers().shutdown()
+    del index
+    gc.collect()
+    os._exit(0 if is_found and kept() is None else 1)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_child_of_a_fork_has_no_helpers_and_answers_all_the_same():
+def test_a_child_of_a_fork_gets_helpers_of_its_own():
     helpers = Path(vector_helpers.__file__).parent
     subprocess.run([sys.executable, "-c", FORKED, str(helpers)], check=True, timeout=120)
+
+
+ENDING = """
+import atexit, sys
+sys.path.insert(0, sys.argv[1])
+from vector_helpers import rows_of
+from muomni_search.index import faiss_index
+faiss_index.PART_ROWS, faiss_index.usable_cores = 900, lambda: 4
+index = faiss_index.FourBitScan.build(rows_of(3_000, 1))
+atexit.register(lambda: print(len(index.search(rows_of(1, 2)[0], 50))))
+"""
+
+
+def test_a_query_is_answered_while_the_interpreter_ends():
+    helpers = Path(vector_helpers.__file__).parent
+    command = [sys.executable, "-c", ENDING, str(helpers)]
+    done = subprocess.run(command, check=True, timeout=120, capture_output=True)
+    assert (done.stdout.strip(), done.stderr) == (b"50", b"")

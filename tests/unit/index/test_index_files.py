@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from muomni_search import durable
 from muomni_search.errors import CorruptData, NotFound
 from muomni_search.index import faiss_index, files, planner
 from muomni_search.vectors import normalise
@@ -116,6 +117,23 @@ def test_a_file_cut_anywhere_is_refused(good, tmp_path):
     for length in [0, 1, 7, 8, 15, 16, 17, *rng.integers(17, len(data), 200).tolist()]:
         path.write_bytes(data[:length])
         refused(path, bytes=len(data), checksum=checksum)
+
+
+def test_a_file_is_summed_whole_piece_by_piece(good, tmp_path, monkeypatch):
+    data, checksum = good
+    assert checksum == f"{zlib.crc32(data):08x}"
+    monkeypatch.setattr(durable, "READ_BYTES", 1_000)
+    path = tmp_path / "index"
+    path.write_bytes(data)
+    assert files.load(path, bytes=len(data), checksum=checksum).rows == 500
+    for place in (100, 1_500, len(data) - 1):  # in the first piece, the second, the last
+        damaged = bytearray(data)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        refused(path, bytes=len(data), checksum=checksum)
+    few = next(bytes([n]) for n in range(256) if zlib.crc32(bytes([n])) < 1 << 28)
+    assert durable.checksum([few]).startswith("0")
+    assert len(durable.checksum([few])) == 8
 
 
 def test_a_file_of_an_earlier_version_is_held_against_its_sha256(good, tmp_path):

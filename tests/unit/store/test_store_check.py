@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sqlite3
@@ -207,6 +208,17 @@ def test_of_two_damaged_blocks_the_one_with_a_flipped_bit_is_whole_again(
     assert texts_left(store) == FIRST
     assert failed(store) == SECOND
     assert kinds(store) == set()
+
+
+def test_an_index_of_an_earlier_version_is_held_against_its_sha256(
+    place: Path, store: Store
+) -> None:
+    path = next((place / "index").iterdir())
+    checksum = hashlib.sha256(path.read_bytes()).hexdigest()
+    sql(place, f"UPDATE index_files SET checksum = '{checksum}'")
+    assert kinds(store) == set()
+    path.write_bytes(b"an Index")
+    assert kinds(store) == {"index"}
 
 
 def test_a_row_that_is_no_unit_vector_is_found_though_its_checksum_fits(
