@@ -10,10 +10,14 @@ constant gap and noisy, as words are that ask for pictures. Compare ratios withi
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from common import SEED, describe_machine, make_rows, table
@@ -116,6 +120,43 @@ def codes(
         yield str(count), f"{built:.1f}", f"{count * len(rows) / 2e6:.1f}", f"{scan:.2f}", *found
 
 
+@contextmanager
+def busy(count: int) -> Iterator[None]:
+    """Keep so many cores busy with something else."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
+def parts(rows: np.ndarray, queries: np.ndarray, k: int) -> Iterator[Sequence[str]]:
+    """Yield what a query takes by an index in one part and by one in parts, in turns."""
+    indexes = [planner.build_index(rows)]
+    with patch.object(faiss_index, "PART_ROWS", len(rows)):
+        indexes.insert(0, planner.build_index(rows))
+    for beside in range(2):
+        taken: list[list[np.ndarray]] = [[], []]
+        cpu = [0.0, 0.0]
+        with busy(beside):
+            for start in range(0, len(queries), 50):
+                for number, index in enumerate(indexes):
+                    ask = partial(planner.top_rows, vectors=rows, k=k, dead=NO_ROWS, index=index)
+                    before = time.process_time()
+                    taken[number].append(times(ask, queries[start : start + 50]))
+                    cpu[number] += time.process_time() - before
+        for number in range(len(indexes)):
+            every = np.concatenate(taken[number])
+            asked = len(every) + 10 * len(taken[number])  # with those that warm up
+            yield (
+                f"{len(rows):,}", "as built" if number else "one", str(beside),
+                *(f"{one:.2f}" for one in np.quantile(every, [0.5, 0.95])),
+                f"{cpu[number] / asked * 1e3:.2f}",
+            )  # fmt: skip
+
+
 def filters(rows: np.ndarray, queries: np.ndarray, k: int) -> Iterator[Sequence[str]]:
     rng = np.random.default_rng(SEED)
     for share in FILTER_SHARES:
@@ -152,6 +193,10 @@ def main() -> None:
             *(f"{depth} compared, ms: recall in / out" for depth in DEPTHS),
         ),
         codes(rows, kinds, options.k, DEPTHS),
+    )
+    table(
+        ("rows", "parts", "cores that are busy", "p50 ms", "p95 ms", "CPU ms"),
+        parts(rows, kinds["in"], options.k),
     )
     table(("let through", "rows", "p50 ms", "p95 ms"), filters(rows, kinds["in"], options.k))
 
