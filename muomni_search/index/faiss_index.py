@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, reduce
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +32,8 @@ BITS = 4
 # Rows that the codes are learned from: with 65,536 as many of the nearest are found, no more.
 TRAINING_ROWS = 16_384
 ADDED_AT_ONCE = 65_536
-# So many rows are worth a part and a thread of their own: a million in two parts took 1.6 to 2.5 ms
-# where one took 2.2 to 6.5, on a machine that was fast and slow by turns; where the other core is
-# busy as long, or a third longer. Each part costs something, and five of a million a third more.
+# So many rows are worth a part and a thread of their own (benchmarks/index.py, of a million rows).
+# Each part costs something: five of a million a third more than two.
 PART_ROWS, MOST_PARTS = 200_000, 8
 # How near rows seem, and their numbers, (n, m) each.
 Proposed = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -165,7 +164,7 @@ class FourBitScan:
         """Return up to ``fetch`` rows that may be nearest to a query (256,)."""
         with SCANNING as is_alone:
             is_divided = is_alone and len(self._parts) > 1 and usable_cores() > 1
-            search = self._search_divided if is_divided else self.search_many
+            search = self._search_divided if is_divided else self._search_many
             numbers = search(query[None], fetch)
         return numbers[numbers >= 0]
 
@@ -174,10 +173,12 @@ class FourBitScan:
 
         On one thread: what is done with the rows takes as long, so callers divide the queries.
         """
+        with SCANNING:
+            return self._search_many(queries, fetch)
+
+    def _search_many(self, queries: NDArray[np.float32], fetch: int) -> NDArray[np.int64]:
         asked = np.take(queries, self._order, axis=1)
-        return self._merged(
-            [self._scan(one, asked, fetch) for one in range(len(self._parts))], fetch
-        )
+        return _merged((self._scan(one, asked, fetch) for one in range(len(self._parts))), fetch)
 
     def _search_divided(self, query: NDArray[np.float32], fetch: int) -> NDArray[np.int64]:
         """Return what ``search_many`` does for one query (1, 256), on all cores that are free."""
@@ -190,7 +191,7 @@ class FourBitScan:
             self._scan(part, asked, fetch) if future is None or future.cancel() else future.result()
             for part, future in reversed([*zip(others, begun, strict=True)])
         ]
-        return self._merged([first, *reversed(rest)], fetch)
+        return _merged([first, *reversed(rest)], fetch)
 
     def _scan(self, part: int, asked: NDArray[np.float32], fetch: int) -> Proposed:
         """Return what a part proposes, and how near that seems, (n, fetch or fewer) both.
@@ -204,15 +205,6 @@ class FourBitScan:
         if start:
             numbers[numbers >= 0] += start
         return values, numbers
-
-    @staticmethod
-    def _merged(found: Sequence[Proposed], fetch: int) -> NDArray[np.int64]:
-        """Return the likeliest rows of what some parts propose, (n, fetch) or fewer."""
-        if len(found) == 1:
-            return found[0][1]
-        values, numbers = (np.concatenate(column, axis=1) for column in zip(*found, strict=True))
-        best = np.argsort(-values, axis=1)[:, :fetch]
-        return np.take_along_axis(numbers, best, axis=1)
 
     def to_bytes(self) -> bytes:
         """Return the codes as FAISS writes them, part by part."""
@@ -248,6 +240,18 @@ class FourBitScan:
         return cls(parts, order)
 
 
+def _merged(found: Iterable[Proposed], fetch: int) -> NDArray[np.int64]:
+    """Return the likeliest rows of what some parts propose, (n, fetch) or fewer."""
+
+    def likeliest(one: Proposed, other: Proposed) -> Proposed:
+        values = np.concatenate([one[0], other[0]], axis=1)
+        numbers = np.concatenate([one[1], other[1]], axis=1)
+        best = np.argsort(-values, axis=1)[:, :fetch]
+        return np.take_along_axis(values, best, axis=1), np.take_along_axis(numbers, best, axis=1)
+
+    return reduce(likeliest, found)[1]
+
+
 @cache
 def helpers() -> ThreadPoolExecutor:
     """Return the threads that scan parts beside the one that asks."""
@@ -257,15 +261,16 @@ def helpers() -> ThreadPoolExecutor:
 
 
 def _begin(work: Callable[..., Proposed], *given: Any) -> Future[Proposed] | None:
-    """Give a helper something to do; None while the interpreter ends, when no thread begins any."""
+    """Give a helper something to do; None where no thread can be begun, or the interpreter ends."""
     try:
         return helpers().submit(work, *given)
     except RuntimeError:
+        helpers.cache_clear()  # it keeps what it could not begin
         return None
 
 
 class _Scanning:
-    """Counts the queries that are under way, of all threads.
+    """Counts the scans that are under way, of all threads, those of a batch too.
 
     Where there are several, the cores are busy without dividing them; to divide them too costs a
     quarter of what all get done.
@@ -282,14 +287,14 @@ class _Scanning:
         helpers.cache_clear()
 
     def __enter__(self) -> bool:
-        """Return whether no other query is under way."""
+        """Return whether no other scan is under way."""
         with self._lock:
             self._count += 1
             return self._count == 1
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
-            self._count -= 1
+            self._count = max(0, self._count - 1)  # who forks here has none of it to take back
 
 
 SCANNING = _Scanning()

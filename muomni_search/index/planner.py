@@ -69,7 +69,7 @@ LONGEST = 1.001
 FETCH, TUNED_K = 200, 10
 # When the fetch would reach this share of the rows, comparing all is faster.
 RUNAWAY_SHARE = 0.1
-# So many candidates cost the scan next to nothing; whether they are compared is seen then.
+# So many candidates cost the scan little; whether they are compared is seen then.
 CHEAP_SHARE = 0.002
 # Up to here all are compared exactly at once: faster than to choose by rough products first.
 COMPARED_AT_ONCE = 256
@@ -316,23 +316,25 @@ def _proposed(
     More are asked for at once, since a second scan takes as long as the first and depth costs
     little. Dead and filtered rows may crowd out the others, so those that count are counted and
     not what was fetched; ``alive`` is how many of them the index covers. When there are too few,
-    as many are asked for as their share so far makes likely; where there are none at all,
-    comparing all rows is faster.
+    as many are asked for as their share so far makes likely; where there are none at all among
+    more than a few, comparing all rows is faster.
     """
     most = int(RUNAWAY_SHARE * index.rows)
     if wanted * index.rows > most * alive:
         return None
-    wanted_of_all = wanted * index.rows // alive
-    fetch = max(2 * wanted_of_all, min(int(CHEAP_SHARE * index.rows), WIDEN * wanted_of_all))
+    cheap, wanted_of_all = int(CHEAP_SHARE * index.rows), wanted * index.rows // alive
+    fetch = max(2 * wanted_of_all, min(cheap, WIDEN * wanted_of_all))
     while True:
         fetch = min(fetch, most)
         rows = index.search(query, fetch)
         counting = rows[is_in(rows, allowed) if allowed is not None else ~is_in(rows, dead)]
         if len(counting) >= wanted:
             return counting
-        if fetch == most or not len(counting):
+        if fetch == most or (fetch >= cheap and not len(counting)):
             return None
-        fetch = max(WIDEN * fetch, 2 * fetch * wanted // len(counting))
+        likely = 2 * fetch * wanted // max(len(counting), 1)
+        # So few say little of the share.
+        fetch = max(WIDEN * fetch, likely if fetch >= cheap else cheap)
 
 
 def top_rows_many(

@@ -379,3 +379,29 @@ def test_a_batch_by_an_index_gives_what_the_oracle_gives(monkeypatch, cores, cou
         expected = exact_top_rows(query, rows, k=3, dead=dead)
         assert own.rows.tolist() == expected.rows.tolist()
         assert own.cosines.tobytes() == expected.cosines.tobytes()
+
+
+class Recording:
+    """An index that proposes the first rows, and keeps how many it was asked for."""
+
+    rows = 1_000_000
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def search(self, _: np.ndarray, fetch: int) -> np.ndarray:
+        self.asked.append(fetch)
+        return np.arange(fetch)
+
+
+@pytest.mark.parametrize(
+    ("first", "asked", "counting"),
+    [(0, [40], 40), (1_000, [40, 2_000], 1_000), (3_000, [40, 2_000], None)],
+)
+def test_few_are_asked_for_at_first_and_more_before_the_index_is_given_up(first, asked, counting):
+    index = Recording()
+    allowed = np.arange(first, 1_000_000)
+    query = rows_of(1, 1)[0]
+    found = planner._proposed(query, 10, len(allowed), NOTHING, allowed, index)
+    assert index.asked == asked
+    assert (None if found is None else len(found)) == counting
