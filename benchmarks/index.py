@@ -134,26 +134,26 @@ def busy(count: int) -> Iterator[None]:
 
 def parts(rows: np.ndarray, queries: np.ndarray, k: int) -> Iterator[Sequence[str]]:
     """Yield what a query takes by an index in one part and by one in parts, in turns."""
-    indexes = [planner.build_index(rows)]
     with patch.object(faiss_index, "PART_ROWS", len(rows)):
-        indexes.insert(0, planner.build_index(rows))
+        indexes = {"one": planner.build_index(rows)}
+    indexes["as built"] = planner.build_index(rows)
     for beside in range(2):
-        taken: list[list[np.ndarray]] = [[], []]
-        cpu = [0.0, 0.0]
+        taken: dict[str, list[np.ndarray]] = {told: [] for told in indexes}
+        cpu = dict.fromkeys(indexes, 0.0)
         with busy(beside):
             for start in range(0, len(queries), 50):
-                for number, index in enumerate(indexes):
+                for told, index in indexes.items():
                     ask = partial(planner.top_rows, vectors=rows, k=k, dead=NO_ROWS, index=index)
                     before = time.process_time()
-                    taken[number].append(times(ask, queries[start : start + 50]))
-                    cpu[number] += time.process_time() - before
-        for number in range(len(indexes)):
-            every = np.concatenate(taken[number])
-            asked = len(every) + 10 * len(taken[number])  # with those that warm up
+                    taken[told].append(times(ask, queries[start : start + 50]))
+                    cpu[told] += time.process_time() - before
+        for told, turns in taken.items():
+            every = np.concatenate(turns)
+            asked = len(every) + 10 * len(turns)  # with those that warm up
             yield (
-                f"{len(rows):,}", "as built" if number else "one", str(beside),
+                f"{len(rows):,}", told, str(beside),
                 *(f"{one:.2f}" for one in np.quantile(every, [0.5, 0.95])),
-                f"{cpu[number] / asked * 1e3:.2f}",
+                f"{cpu[told] / asked * 1e3:.2f}",
             )  # fmt: skip
 
 

@@ -203,8 +203,8 @@ def changed_ns(facts: os.stat_result) -> int:
 def checksum(blocks: Iterable[bytes | memoryview], *, like: str = "") -> str:
     """Return what the bytes of a file are known again by: their CRC-32.
 
-    A SHA-256 of an index took longer than all else that opening it took, and guards no better
-    against disks: who could alter a file on purpose could alter what it is held against.
+    A SHA-256 of an index takes as long as FAISS takes to read it, and guards no better against
+    disks: who could alter a file on purpose could alter what it is held against.
 
     Args:
         blocks: The bytes, in order.

@@ -62,7 +62,7 @@ def is_in(rows: NDArray[np.int64], some: NDArray[np.int64]) -> NDArray[np.bool_]
         marks = np.zeros(last - first + 1, bool)
         marks[near - first] = True
         inside = marks[rows - first]
-        return inside
-    places = np.minimum(np.searchsorted(near, rows), len(near) - 1)
-    inside = near[places] == rows
+    else:
+        places = np.minimum(np.searchsorted(near, rows), len(near) - 1)
+        inside = near[places] == rows
     return inside

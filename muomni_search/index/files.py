@@ -96,8 +96,8 @@ def load(path: Path, *, bytes: int, checksum: str) -> FourBitScan:  # noqa: A002
 def _read(path: Path, size: int, checksum: str) -> NDArray[np.uint8]:
     """Return the bytes of a file; one of another size, however large, is not read at all.
 
-    Summed while they are in the cache, and read into what NumPy asks large pages for: that takes
-    half as long as reading them as ``bytes`` and then summing those.
+    Summed while they are in the cache, and read into what NumPy asks large pages for: that is
+    faster than to read them as ``bytes`` and then to sum those.
 
     Raises:
         ValueError: They are not those that were written.
