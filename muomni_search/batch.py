@@ -34,6 +34,7 @@ from muomni_search import durable
 from muomni_search.collection import Collection
 from muomni_search.errors import Conflict, InvalidInput, MuomniError, NotFound, UnreadableFile
 from muomni_search.filters import parse_filter, refuse_source
+from muomni_search.garbage import rare_collections
 from muomni_search.index.planner import QUERY_BLOCK
 from muomni_search.indexing import promise_of
 from muomni_search.ingest.matrix import load_matrix
@@ -247,6 +248,11 @@ def _count_items(view: View) -> int:
     return sum(count["items"] for count in view.snapshot.counts().values())
 
 
+def _count_live(view: View) -> int:
+    """Return how many rows there are, which are as many as items or more, without counting."""
+    return sum(file.rows - file.dead for file in view.snapshot.state.row_files.values())
+
+
 # ---- the machinery ---------------------------------------------------------------------------
 
 
@@ -388,10 +394,11 @@ class _Run:
         self._progress.start(total, "searching")
         number = -1
         try:
-            for number, block in enumerate(_blocks(self._source.read(view), _count_items(view))):
-                if number >= done:
-                    self._write_part(number, _answer(view, block, exact=self._exact))
-                self._progress.advance(len(block))
+            with rare_collections():
+                for number, block in enumerate(_blocks(self._source.read(view), _count_live(view))):
+                    if number >= done:
+                        self._write_part(number, _answer(view, block, exact=self._exact))
+                    self._progress.advance(len(block))
         finally:
             self._progress.finish()
         return number + 1
@@ -449,12 +456,12 @@ def _clear(folder: Path) -> None:
         path.unlink()
 
 
-def _blocks(tasks: Iterator[Task], items: int) -> Iterator[list[Task]]:
-    """Yield the tasks block by block, fewer at a time where they ask for many of the items."""
+def _blocks(tasks: Iterator[Task], rows: int) -> Iterator[list[Task]]:
+    """Yield the tasks block by block, fewer at a time where they ask for many of the rows."""
     block: list[Task] = []
     hits = 0
     for task in tasks:
-        wanted = min(task.k, items)
+        wanted = min(task.k, rows)
         if block and (len(block) == BLOCK_QUERIES or hits + wanted > BLOCK_HITS):
             yield block
             block, hits = [], 0

@@ -52,8 +52,8 @@ __all__ = [
 GRAPH = Path(__file__).with_name("first_pass.onnx")
 # The greatest whole number of a row, those of a query, the best first, and what stands for nothing.
 ROW_MOST, QUERY_MOSTS, ZERO = 127, (127, 63), 128
-# Rows that each thread multiplies at a time, with so many queries that 2 MB of products stay in the
-# cache of its core until they are looked through. With eight times as many, a third fewer a second.
+# Rows that each thread multiplies at a time, with so many queries that their products, 1 or 2 MB,
+# stay in the cache of its core until they are looked through. With more, fewer a second.
 ROWS_AT_ONCE = 1_024
 # Multiplications that take longer in 8 bits than PyTorch takes to load and to do them.
 WORTH_TORCH = 1_000_000_000_000
@@ -146,7 +146,7 @@ class Arithmetic(ABC):
 class EightBits(Arithmetic):
     """Whole numbers of 8 bits; queries have 7 where 8 are not multiplied exactly."""
 
-    at_once = 512  # products have 4 bytes
+    at_once = 256  # products have 4 bytes
 
     def is_right(self) -> bool:
         """Whether there is a number of bits for which products are exact."""

@@ -440,18 +440,22 @@ def _block_by_index(
     since: NDArray[np.int64],
     missed: NDArray[np.float32],
 ) -> tuple[list[Compared], NDArray[np.int64]]:
-    """Compare what one scan proposes to each query, and the best of the rows since.
+    """Compare what is proposed to each query, and the best of the rows since.
+
+    Most have enough at the first depth, and for them a deeper scan would take half as long again;
+    the others are asked for anew.
 
     Returns:
         What was found at each depth, and the queries for which the last one is too little.
     """
-    proposed = index.search_many(queries, depths[-1])
-    if len(dead):
-        proposed[is_in(proposed.ravel(), dead).reshape(proposed.shape)] = -1
     found: list[Compared] = []
     left = np.arange(len(queries))
     for depth in depths:
-        some = proposed[left, :depth]
+        if not len(left):
+            break
+        some = index.search_many(queries[left], depth)
+        if len(dead):
+            some[is_in(some.ravel(), dead).reshape(some.shape)] = -1
         rows = np.concatenate([since[left], some], axis=1)
         values = _best_cosines(vectors, rows, queries[left], k)
         least = np.partition(values, -k, axis=1)[:, -k]
