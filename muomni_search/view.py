@@ -369,7 +369,9 @@ class View:
                 self._loaded.sample(self.snapshot, one),
                 self._loaded.prior(self.snapshot, asked_with, one),
             )
-            found = self._top(one, vector, k, allowed, left_out, exact=exact, segments=segments)
+            found = self._top(
+                one, vector, k, allowed, left_out, condition, exact=exact, segments=segments
+            )
             least = background.alarm if min_score == "auto" else min_score
             scored = [match._replace(score=background.score(match.cosine)) for match in found]
             ranked += [match for match in scored if least is None or match.score >= least]
@@ -393,11 +395,15 @@ class View:
         k: int,
         allowed: NDArray[np.int64] | None,
         left_out: set[int],
+        condition: Filter | None,
         *,
         exact: bool,
         segments: bool,
     ) -> list[Ranked]:
-        """Return the best k items (or rows) of one modality and all tied with the last."""
+        """Return the best k items (or rows) of one modality and all tied with the last.
+
+        ``allowed`` are the rows that the filter ``condition`` lets through.
+        """
         snapshot = self.snapshot
         vectors, dead = snapshot.vectors(modality), snapshot.dead(modality)
         index, ask_for, recall, reach = EXACTLY if exact else self._index(modality)
@@ -414,6 +420,7 @@ class View:
                     index=index,
                     fetch=ask_for,
                     reach=reach,
+                    counting=lambda: snapshot.counting(modality, condition),
                 )
             except CorruptData as error:
                 raise not_unit(snapshot.row_file(modality)) from error
@@ -468,7 +475,7 @@ class View:
         ]
         parts: list[tuple[Modality, Rows, NDArray[np.float64]]] = []
         for one, allowed in self._searched(modality, condition):
-            found = self._top_many(one, vectors, k, allowed, left_out, exact=exact)
+            found = self._top_many(one, vectors, k, allowed, left_out, condition, exact=exact)
             backgrounds = self._backgrounds(queries, vectors, one)
             medians = np.array([own.median for own in backgrounds])[found.queries]
             scales = np.array([own.scale for own in backgrounds])[found.queries]
@@ -503,6 +510,7 @@ class View:
         k: int,
         allowed: NDArray[np.int64] | None,
         left_out: Sequence[set[int]],
+        condition: Filter | None,
         *,
         exact: bool,
     ) -> Rows:
@@ -545,6 +553,7 @@ class View:
                 k,
                 allowed,
                 left_out[number],
+                condition,
                 exact=True,
                 segments=False,
             )

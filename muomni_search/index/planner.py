@@ -15,7 +15,7 @@ never decides which rows are found, and ties come out the same whatever way was 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -139,6 +139,7 @@ def top_rows(
     index: VectorIndex | None = None,
     fetch: int = FETCH,
     reach: float = -1.0,
+    counting: Callable[[], NDArray[np.bool_]] | None = None,
     exact: bool = False,
 ) -> Candidates:
     """Return the best rows for a query, exactly min(k, available) and those tied with the last.
@@ -154,12 +155,14 @@ def top_rows(
             for more.
         reach: How near the tenth of the hits (or the last, of fewer) must be for an answer by the
             index to count.
+        counting: Returns whether each row (n,) is live and let through: who asks again and again
+            keeps that. By default what an index proposes is looked for among the rows.
         exact: Compare every row all the same.
     """
     share = 1.0 if allowed is None else len(allowed) / max(len(vectors), 1)
     if index is not None and not exact and share > SCAN_SHARE:
         wanted = max(fetch, fetch * k // TUNED_K)
-        found = _by_index(query, vectors, k, dead, allowed, index, wanted)
+        found = _by_index(query, vectors, k, dead, allowed, index, wanted, counting)
         if found is not None and _judged(found.cosines) >= reach:
             return found
     if allowed is None:
@@ -273,6 +276,7 @@ def _by_index(
     allowed: NDArray[np.int64] | None,
     index: VectorIndex,
     wanted: int,
+    counting: Callable[[], NDArray[np.bool_]] | None,
 ) -> Candidates | None:
     """Compare what the index proposes and the rows since; None when that does not pay."""
     since, alive = NO_ROWS, index.rows - int(np.searchsorted(dead, index.rows))
@@ -282,7 +286,7 @@ def _by_index(
     elif index.rows < len(vectors):
         since = _near_live(query, vectors, k, dead, start=index.rows)
     while True:
-        proposed = _proposed(query, wanted, alive, dead, allowed, index)
+        proposed = _proposed(query, wanted, alive, dead, allowed, index, counting)
         if proposed is None:
             return None
         depth = wanted
@@ -310,6 +314,7 @@ def _proposed(
     dead: NDArray[np.int64],
     allowed: NDArray[np.int64] | None,
     index: VectorIndex,
+    counting: Callable[[], NDArray[np.bool_]] | None,
 ) -> NDArray[np.int64] | None:
     """Return at least ``wanted`` rows that count, likeliest first; None when that costs too much.
 
@@ -327,14 +332,28 @@ def _proposed(
     while True:
         fetch = min(fetch, most)
         rows = index.search(query, fetch)
-        counting = rows[is_in(rows, allowed) if allowed is not None else ~is_in(rows, dead)]
-        if len(counting) >= wanted:
-            return counting
-        if fetch == most or (fetch >= cheap and not len(counting)):
+        found = _that_count(rows, dead, allowed, counting)
+        if len(found) >= wanted:
+            return found
+        if fetch == most or (fetch >= cheap and not len(found)):
             return None
-        likely = 2 * fetch * wanted // max(len(counting), 1)
+        likely = 2 * fetch * wanted // max(len(found), 1)
         # So few say little of the share.
         fetch = max(WIDEN * fetch, likely if fetch >= cheap else cheap)
+
+
+def _that_count(
+    rows: NDArray[np.int64],
+    dead: NDArray[np.int64],
+    allowed: NDArray[np.int64] | None,
+    counting: Callable[[], NDArray[np.bool_]] | None,
+) -> NDArray[np.int64]:
+    """Return those of some rows that are live and let through, in the same order."""
+    if allowed is None and not len(dead):
+        return rows
+    if counting is not None:
+        return rows[counting()[rows]]
+    return rows[is_in(rows, allowed) if allowed is not None else ~is_in(rows, dead)]
 
 
 def top_rows_many(

@@ -82,10 +82,10 @@ class _Arrays:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._arrays: OrderedDict[tuple[str, ...], NDArray[np.int64]] = OrderedDict()
+        self._arrays: OrderedDict[tuple[str, ...], NDArray[Any]] = OrderedDict()
         self._bytes = 0
 
-    def get(self, key: tuple[str, ...], make: Callable[[], NDArray[np.int64]]) -> NDArray[np.int64]:
+    def get(self, key: tuple[str, ...], make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
         with self._lock:
             if key in self._arrays:
                 self._arrays.move_to_end(key)
@@ -508,6 +508,21 @@ class Snapshot:
                 self.state.arrays.get(("items", key), lambda: self._matching(condition)),
             ),
         )
+
+    def counting(self, modality: Modality, condition: Filter | None) -> NDArray[np.bool_]:
+        """Return whether each row is live and let through by a filter (rows,); read-only."""
+        return self.state.arrays.get(
+            ("counting", modality, repr(condition)), lambda: self._counting(modality, condition)
+        )
+
+    def _counting(self, modality: Modality, condition: Filter | None) -> NDArray[np.bool_]:
+        file = self.row_file(modality)
+        counts = np.full(file.rows if file else 0, fill_value=condition is None)
+        if condition is None:
+            counts[self.dead(modality)] = False
+        else:
+            counts[self.matching_rows(modality, condition)] = True
+        return counts
 
     def _matching(self, condition: Filter) -> NDArray[np.int64]:
         """Return the ids of the items that a filter lets through, whatever their modality.

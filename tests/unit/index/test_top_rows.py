@@ -144,6 +144,25 @@ def test_the_index_answers_a_filter_that_lets_many_rows_through(
     assert np.mean(shared) > 0.95
 
 
+@pytest.mark.parametrize("has_filter", [True, False])
+def test_who_keeps_which_rows_count_gets_the_same_answer_without_a_search_for_them(
+    vectors, queries, index, monkeypatch, has_filter
+):
+    dead = np.arange(0, 8_000, 3)
+    live = np.setdiff1d(np.arange(8_000), dead)
+    allowed = live[::2] if has_filter else None
+    counts = np.zeros(8_000, bool)
+    counts[live if allowed is None else allowed] = True
+    given = {"k": 10, "dead": dead, "allowed": allowed, "index": index, "fetch": 30}
+    expected = [planner.top_rows(query, vectors, **given) for query in queries]
+    assert {one.how for one in expected} == {"ann"}
+    monkeypatch.setattr(planner, "is_in", None)
+    for query, one in zip(queries, expected, strict=True):
+        assert_same(
+            planner.top_rows(query, vectors, counting=lambda: counts, **given), one, how="ann"
+        )
+
+
 def test_a_filter_on_rows_that_came_since_the_index_finds_them(vectors, index):
     more = np.concatenate([vectors, rows_of(900, 6)])
     allowed = np.flatnonzero(np.arange(8_900) % 2 == 0)
@@ -402,6 +421,6 @@ def test_few_are_asked_for_at_first_and_more_before_the_index_is_given_up(first,
     index = Recording()
     allowed = np.arange(first, 1_000_000)
     query = rows_of(1, 1)[0]
-    found = planner._proposed(query, 10, len(allowed), NOTHING, allowed, index)
+    found = planner._proposed(query, 10, len(allowed), NOTHING, allowed, index, None)
     assert index.asked == asked
     assert (None if found is None else len(found)) == counting
