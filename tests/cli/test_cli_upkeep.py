@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sqlite3
@@ -263,7 +264,8 @@ def test_what_repair_cannot_mend_is_told_with_the_way_out(muomni: Run, collectio
         result = muomni(*command, "-c", collection)
         assert result.exit_code == 1
         assert "muomni export --salvage" in result.stderr.splitlines()[-1]
-    assert muomni("export", "saved.parquet", "--salvage", "-c", collection).exit_code == 0
+    # What was saved says that something is lost, as `verify` does.
+    assert muomni("export", "saved.parquet", "--salvage", "-c", collection).exit_code == 1
 
 
 def test_an_export_needs_a_folder(muomni: Run, shared: Path) -> None:
@@ -298,10 +300,14 @@ def test_what_is_damaged_is_left_out_of_a_salvage_and_said(muomni: Run, collecti
     (collection / "vectors/audio.0.f32").unlink()
     assert muomni("export", "all.parquet", "-c", collection).exit_code == 1
     result = muomni("export", "all.parquet", "--salvage", "-c", collection)
-    (report,) = answers(result)
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
     assert report["exported"] == 6
     assert len(report["left_out"]) == 3  # the file, and two sounds
     assert result.stderr.count("left out: ") == 3
+    assert "muomni import all.parquet --create" in result.stderr.splitlines()[-1]
+    (taken,) = answers(muomni("import", "all.parquet", "--create", "--model", "hashing", "-c", "c"))
+    assert taken["added"] == 6
 
 
 def test_many_that_are_left_out_are_counted(muomni: Run, tmp_path: Path) -> None:
@@ -310,7 +316,7 @@ def test_many_that_are_left_out_are_counted(muomni: Run, tmp_path: Path) -> None
     answers(muomni("add", "t.jsonl", "--model", "hashing", "-c", "c"))
     (tmp_path / "c/vectors/text.0.f32").unlink()
     result = muomni("export", "all.parquet", "--salvage", "-c", "c")
-    (report,) = answers(result)
+    report = json.loads(result.stdout)
     assert len(report["left_out"]) == 1_201  # the file first
     told = [line for line in result.stderr.splitlines() if "left out: " in line]
     assert [line.partition("left out: ")[2] for line in told] == [
