@@ -115,6 +115,34 @@ def test_fields_tells_what_a_filter_can_ask_for(muomni: Run, tmp_path: Path) -> 
     assert [name for name, one in fields.items() if not one["indexed"]] == ["tags"]
 
 
+def test_metadata_called_like_a_column_is_asked_for_from_the_root(
+    muomni: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "t.jsonl").write_text(
+        '{"key": "a", "text": "owl", "source": "BBC", "metadata": {"key": 7, "year": 2000}}\n'
+        '{"key": "b", "text": "cat", "source": "ARD", "metadata": {"key": 8, "year": 2001}}\n'
+    )
+    answers(muomni("add", "t.jsonl", "--model", "hashing", "-c", "c"))
+    (fields,) = answers(muomni("fields", "--index", "$.source", "-c", "c"))
+    assert {name: one["indexed"] for name, one in fields.items()} == {
+        "$.key": False,
+        "$.source": True,
+        "year": False,
+    }
+
+    def keys(where: str) -> list[str]:
+        return [one["key"] for one in answers(muomni("list", "--where", where, "-c", "c"))]
+
+    assert keys("$.source = 'BBC' and $.year = 2000") == ["a"]
+    assert keys("$.key > 7") == ["b"]
+    # By its name alone a column stays the item's own.
+    assert keys("key = 'b' and source is null") == ["b"]
+    result = muomni("fields", "--index", "source", "-c", "c")
+    assert (result.exit_code, "metadata of this name is $.source" in result.stderr) == (1, True)
+    told = "no item has the field $.added: see: muomni fields\n"
+    assert muomni("list", "--where", "$.added = 1", "-c", "c").stderr == told
+
+
 def test_an_index_of_a_field_that_nothing_has_is_told_of_and_no_field(
     muomni: Run, tmp_path: Path
 ) -> None:
