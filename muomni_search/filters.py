@@ -7,7 +7,8 @@ Grammar (keywords in any case)::
     test := field ("=" | "!=" | "<" | "<=" | ">" | ">=") literal
           | field ["not"] "in" "(" literal, … ")" | field "contains" literal
           | field "is" ["not"] "null"
-    field := name ("." name)*;  name := identifier | '"' … '"', a quote inside doubled
+    field := ["$" "."] name ("." name)*
+    name := identifier | '"' … '"', a quote inside doubled
     literal := "'" … "'", a quote inside doubled | number | "true" | "false"
 
 What a test means is decided where it is turned into SQL, and said in
@@ -26,6 +27,7 @@ from typing import Any, NamedTuple
 from muomni_search.errors import InvalidInput
 
 __all__ = [
+    "COLUMNS",
     "And",
     "Filter",
     "Literal",
@@ -33,6 +35,8 @@ __all__ = [
     "Or",
     "Test",
     "fields_of",
+    "metadata_field",
+    "names_inside",
     "parse_field",
     "parse_filter",
     "refuse_source",
@@ -40,6 +44,11 @@ __all__ = [
 ]
 
 Literal = str | int | float | bool
+# The fields that are the item's own, and no metadata.
+COLUMNS = (("key",), ("modality",), ("source",), ("added",))
+# Stands before the names of metadata that is called like one of them. No name of metadata has a
+# NUL (``documents.to_json``).
+METADATA = "\0"
 COMPARISONS = ("=", "!=", "<", "<=", ">", ">=")
 # Deeper than any person writes, shallower than Python's stack.
 MAX_DEPTH = 50
@@ -54,7 +63,8 @@ class Test:
     """One comparison.
 
     Args:
-        field: The names from the outside in: ``("camera", "make")`` for ``camera.make``.
+        field: The names from the outside in: ``("camera", "make")`` for ``camera.make``; what
+            ``metadata_field`` returns for ``$.source``.
         op: ``=``, ``!=``, ``<``, ``<=``, ``>``, ``>=``, ``in``, ``not in``, ``contains``,
             ``is null`` or ``is not null``.
         value: A literal; a tuple of them for ``in`` and ``not in``; None for the null tests.
@@ -140,7 +150,7 @@ TOKEN = re.compile(
       | (?P<quoted>"(?:[^"]|"")*")
       | (?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)
       | (?P<word>{WORD})
-      | (?P<sign><=|>=|!=|=|<|>|\(|\)|,|\.)
+      | (?P<sign><=|>=|!=|=|<|>|\(|\)|,|\.|\$)
       | (?P<end>\Z)
     )""",
     re.VERBOSE,
@@ -173,13 +183,26 @@ def fields_of(condition: Filter) -> set[tuple[str, ...]]:
             return set().union(*map(fields_of, terms))
 
 
+def metadata_field(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the field at some names in the metadata, also where these alone are an own column."""
+    return (METADATA, *names) if names in COLUMNS else names
+
+
+def names_inside(field: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names that lead to a field in the metadata: ``metadata_field`` undone."""
+    inside = field[1:]
+    return inside if metadata_field(inside) == field else field
+
+
 def spell_field(names: tuple[str, ...]) -> str:
     """Return a field as filters spell it, quoted where that is needed."""
-    return ".".join(
+    inside = names_inside(names)
+    root = "$." if inside != names else ""
+    return root + ".".join(
         name
         if re.fullmatch(WORD, name) and name.lower() not in JOINING
         else '"' + name.replace('"', '""') + '"'
-        for name in names
+        for name in inside
     )
 
 
@@ -291,10 +314,13 @@ class _Parser:
         raise self._error("expected a comparison, 'in', 'contains' or 'is'")
 
     def _field(self) -> tuple[str, ...]:
+        is_of_metadata = self._accept("$")
+        if is_of_metadata:
+            self._expect(".")
         names = [self._name()]
         while self._accept("."):
             names.append(self._name())
-        return tuple(names)
+        return metadata_field(tuple(names)) if is_of_metadata else tuple(names)
 
     def _name(self) -> str:
         token = self._peek()
@@ -364,10 +390,12 @@ def _from_dict(expr: Any, depth: int) -> Filter:
             terms.append(parts[0] if len(parts) == 1 else joined)
         elif name == "$not":
             terms.append(Not(_from_dict(value, depth + 1)))
-        elif not isinstance(name, str) or not name or name.startswith("$"):
+        elif not isinstance(name, str) or not name or re.match(r"\$(?!\..)", name):
             raise InvalidInput(f"{_shown(name)} is neither a field nor an operator")
         else:
-            terms.append(_field_tests(tuple(name.split(".")), value, depth))
+            names = tuple(name.removeprefix("$.").split("."))
+            field = metadata_field(names) if name.startswith("$.") else names
+            terms.append(_field_tests(field, value, depth))
     return _all(terms)
 
 
@@ -375,7 +403,7 @@ def _field_tests(field: tuple[str, ...], value: Any, depth: int) -> Filter:
     _check_depth(depth)
     tests = value if isinstance(value, Mapping) else {"$eq": value}
     if not tests:
-        raise InvalidInput(f"the field {'.'.join(field)!r} has no test")
+        raise InvalidInput(f"the field {spell_field(field)!r} has no test")
     return _all([_field_test(field, op, operand, depth) for op, operand in tests.items()])
 
 
@@ -398,7 +426,7 @@ def _field_test(field: tuple[str, ...], op: Any, operand: Any, depth: int) -> Fi
         return Test(field, DICT_COMPARISONS[op], _checked(operand))
     known = ", ".join([*DICT_COMPARISONS, "$in", "$nin", "$contains", "$exists", "$not"])
     raise InvalidInput(
-        f"unknown operator {_shown(op)} of the field {'.'.join(field)!r}", hint=f"one of {known}"
+        f"unknown operator {_shown(op)} of the field {spell_field(field)!r}", hint=f"one of {known}"
     )
 
 

@@ -75,7 +75,7 @@ def _lacks(
     """Return what must be done to a modality's index; ``index`` for none that need be there."""
     file, index = snapshot.row_file(modality), snapshot.index_file(modality)
     choices, settings = _choices(snapshot), snapshot.settings
-    if not choices or settings.recall >= 1:
+    if not choices or settings.recall > tuning.MOST_RECALL:
         return "index" if index is None else "drop"
     if file is None or planner.is_index_due(rows=file.rows, covered=index.rows if index else 0):
         return "index" if file is None else "build"
@@ -174,7 +174,7 @@ def _build(store: Store, modality: Modality, kind: str, tried: int | None) -> di
             hint="allow more: muomni tune --memory SIZE",
         )
     chosen = planner.choose_kind(len(vectors)) if kind == "auto" else kind
-    if kind == "auto" and recall >= 1:
+    if kind == "auto" and recall > tuning.MOST_RECALL:
         chosen = "exact"
     if file is None or chosen == "exact" or not choices or len(vectors) == len(dead):
         with store.write() as writer:
@@ -335,8 +335,12 @@ def describe(snapshot: Snapshot, modality: Modality) -> dict[str, Any]:
 
 def _why_none(snapshot: Snapshot) -> str:
     """Return why so many rows have no index."""
-    if snapshot.settings.recall >= 1:
+    recall = snapshot.settings.recall
+    if recall >= 1:
         return "a recall of 1 was asked for, which only comparing all rows keeps"
+    if recall > tuning.MOST_RECALL:
+        most = tuning.MOST_RECALL
+        return f"a recall of {recall} was asked for, and no measurement is sure of more than {most}"
     if not _choices(snapshot):
         return "the memory allowed holds no index"
     return "none was built"

@@ -26,9 +26,9 @@ def command(output: Path, salvage: bool, as_json: bool, directory: Path) -> None
     A row a segment: key, modality, source, text, metadata (JSON), span and vector. --salvage is
     the way out of a database that `muomni verify --repair` cannot mend: what is whole goes into
     the file, and `muomni import --create` makes a new collection of it; --json names all that is
-    left out.
+    left out. The exit code is 1 when something is.
     """
-    from muomni_search import Collection, export_collection
+    from muomni_search import Collection, CorruptData, export_collection
 
     left_out: list[str] = []
     with Collection.open(directory, salvage=salvage) as collection:
@@ -38,6 +38,11 @@ def command(output: Path, salvage: bool, as_json: bool, directory: Path) -> None
         click.echo(f"{exported:,} items exported")
     else:
         print_json({"exported": exported, **({"left_out": left_out} if salvage else {})})
+    if left_out:
+        raise CorruptData(
+            f"{output} holds what is whole, and not what is damaged",
+            hint=f"muomni import {output} --create makes a collection of it; add the rest again",
+        )
 
 
 def _tell(left_out: Sequence[str]) -> None:

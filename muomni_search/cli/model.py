@@ -78,22 +78,31 @@ def check(model: str, as_json: bool) -> None:
     What it is made of is said too, and why it cannot encode something.
 
     PATH is a model's directory, or a checkpoint of μOmni in any layout that its training writes.
+    The exit code is 1 when something of it is damaged or was not fetched; a checkpoint that was
+    made without a tower is whole.
     """
     from muomni_search import CheckpointError, Modality, MuomniError, load_model
+    from muomni_search.encoders.protocol import NoEncoder
 
     loaded = load_model(model)
     encodes: dict[str, bool] = {}
     problems: dict[str, str] = {}
+    faults: list[str] = []
     parts = loaded.parts()
     for modality in Modality:
         try:
             encodes[modality] = loaded.encoder(modality).modality == modality
         except MuomniError as error:
             encodes[modality], problems[modality] = False, str(error)
-    if not any(encodes.values()):
-        raise CheckpointError("; ".join(dict.fromkeys(problems.values())))
-    found = {**_as_dict(loaded), "parts": parts, "encodes": encodes, "problems": problems}
-    (print_record if on_terminal(as_json) else print_json)(found)
+            if not isinstance(error, NoEncoder):
+                faults.append(str(error))
+    if any(encodes.values()):
+        found = {**_as_dict(loaded), "parts": parts, "encodes": encodes, "problems": problems}
+        (print_record if on_terminal(as_json) else print_json)(found)
+    else:  # a model without any encoder is of no use, whatever it was made without
+        faults = list(problems.values())
+    if faults:
+        raise CheckpointError("; ".join(dict.fromkeys(faults)))
 
 
 def _as_dict(model: Model) -> dict[str, Any]:

@@ -68,7 +68,8 @@ def command(recall: float | None, memory: int | None, as_json: bool, directory: 
 
     Every modality that can ask does, with what the collection holds of it, and each answer is held
     against all rows. The index is then asked as deep as its promise needs (95 % confidence); where
-    no depth is sure to keep it, searches stay exact.
+    no depth is sure to keep it, searches stay exact; above 0.9993, which no measurement is sure of,
+    they do without measuring.
 
     `muomni add` tunes what it builds; this is for another promise, or to measure again.
     """

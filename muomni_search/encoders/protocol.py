@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muomni_search.cores import usable_cores
+from muomni_search.errors import CheckpointError
 from muomni_search.items import DIM, Modality, Span
 
-__all__ = ["Encoder", "Model", "Piece", "Prior", "SegmentEncoder", "VectorMap"]
+__all__ = ["Encoder", "Model", "NoEncoder", "Piece", "Prior", "SegmentEncoder", "VectorMap"]
 
 # From unit rows (n, 256) of a modality in one space to those in another.
 VectorMap = Callable[[Modality, NDArray[np.float32]], NDArray[np.float32]]
@@ -87,6 +88,10 @@ class SegmentEncoder(Encoder, Protocol):
         ...
 
 
+class NoEncoder(CheckpointError):
+    """A model that was made without an encoder of this modality: nothing of it is damaged."""
+
+
 class Model(ABC):
     """Three encoders of one space, and one fingerprint.
 
@@ -129,7 +134,8 @@ class Model(ABC):
 
         Raises:
             NotFound: Its weights were not fetched yet.
-            CheckpointError: Its weights are damaged or foreign, or it has none.
+            CheckpointError: Its weights are damaged or foreign.
+            NoEncoder: It was made without one.
         """
         with self._lock:
             if modality not in self._encoders:

@@ -27,6 +27,7 @@ from muomni_search.vectors import normalise
 
 __all__ = [
     "ENOUGH_ROWS",
+    "MOST_RECALL",
     "Asking",
     "Measured",
     "Promise",
@@ -44,6 +45,10 @@ FEWEST_QUERIES, MOST_QUERIES = 128, 4_096
 ENOUGH_ROWS = 8
 # 97.7 % on one side: more than 95, because several depths are tried on the same queries.
 DEVIATIONS = 2.0
+# What ``_measure`` is sure of when each of so many queries finds all, and the one that it counts
+# besides nothing: of n + 1 shares of which one is 0 the mean is 1 - 1 / (n + 1), and its standard
+# error 1 / (n + 1). No depth of any index can show more.
+MOST_RECALL = round(1 - (1 + DEVIATIONS) / (MOST_QUERIES + 1), 4)
 SEED = 0
 # Queries a little farther than all of so small a sample are no others.
 LEEWAY = 0.9
@@ -191,8 +196,10 @@ def tune(
         vectors: All rows (n, 256), dead ones too.
         dead: The dead ones, sorted.
         asking: Queries by who asks.
-        recall: What is promised, 1.0 for all of them: then no index will do.
+        recall: What is promised; above ``MOST_RECALL`` no index will do, and none is asked.
     """
+    if recall > MOST_RECALL:
+        return Promise(recall, None, {}, index.rows)
     truth = {
         name: planner.top_rows_many(one.vectors, vectors, k=planner.TUNED_K + 1, dead=dead)
         for name, one in asking.items()
@@ -202,7 +209,7 @@ def tune(
     least = min(LEAST_SHARE * index.rows, DEPTHS[-1])
     most = planner.RUNAWAY_SHARE * index.rows
     depths = [fetch for fetch in DEPTHS if least <= fetch <= most]
-    for fetch in (depths or DEPTHS[:1]) if recall < 1 else ():
+    for fetch in depths or DEPTHS[:1]:
         measured = {}
         for name, one in asking.items():
             measured[name] = _measure(index, vectors, dead, one, truth[name], fetch)

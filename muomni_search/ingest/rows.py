@@ -242,23 +242,33 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, list[str] | str]]:
         yield 0, names
         number = 0
         while True:
+            line = reader.line_num + 1
             try:
                 cells = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
                 number += 1
-                yield number, f"no CSV: {error}"
+                yield number, _bad_csv(f"no CSV: {error}", line)
                 continue
             if not cells:
                 continue
             number += 1
             if len(cells) > len(names):
-                yield number, f"{len(cells)} cells under {len(names)} columns"
+                reason = f"{len(cells)} cells under {len(names)} columns"
+                yield number, _bad_csv(reason, line)
             elif not _is_unicode("".join(cells)):
-                yield number, "no UTF-8"
+                yield number, _bad_csv("no UTF-8", line)
             else:
                 yield number, cells
+
+
+def _bad_csv(reason: str, line: int) -> str:
+    """Return why a row cannot be read, and its first line: what is broken is mended in an editor.
+
+    Its number, by which spreadsheets and keys know it, counts no header and no lines within cells.
+    """
+    return f"{reason} (the row begins on line {line})"
 
 
 def _csv_lines(file: TextIO, path: Path) -> Iterator[str]:

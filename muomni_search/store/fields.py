@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from muomni_search.filters import Filter, Test, fields_of, spell_field
+from muomni_search.filters import COLUMNS, Filter, Test, fields_of, metadata_field, spell_field
 from muomni_search.store.snapshot import Snapshot
-from muomni_search.store.sql_filter import COLUMNS, filter_to_sql, sql
+from muomni_search.store.sql_filter import filter_to_sql, sql
 
 __all__ = ["lacking_fields", "summarise_fields"]
 
@@ -32,7 +32,8 @@ def summarise_fields(
     counts: dict[tuple[str, ...], Counter[str]] = {}
     common: dict[tuple[str, ...], Counter[Any]] = {}
     for metadata in snapshot.iter_metadata(most):
-        for names, value in _fields(metadata):
+        for path, value in _fields(metadata):
+            names = metadata_field(path)
             kind = TYPES.get(type(value), "null")
             counts.setdefault(names, Counter())[kind] += 1
             if values:
@@ -46,14 +47,13 @@ def summarise_fields(
             **({"values": _commonest(common.get(names, Counter()), values)} if values else {}),
         }
         for names in sorted(counts.keys() | indexed)
-        if names not in COLUMNS  # a filter by that name looks at the item itself
     }
 
 
 def lacking_fields(snapshot: Snapshot, condition: Filter) -> dict[str, list[str]]:
     """Return the metadata fields of a filter that no item has, and to each those spelled alike."""
     lacking = []
-    for names in sorted(fields_of(condition) - COLUMNS.keys()):
+    for names in sorted(fields_of(condition).difference(COLUMNS)):
         has_it = filter_to_sql(Test(names, "is not null"))
         found = snapshot.ask(*sql("SELECT id FROM items WHERE {} LIMIT 1", has_it))
         if found.fetchone() is None:

@@ -16,9 +16,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from muomni_search.errors import InvalidInput
-from muomni_search.filters import And, Filter, Literal, Not, Or, Test
+from muomni_search.filters import (
+    COLUMNS,
+    And,
+    Filter,
+    Literal,
+    Not,
+    Or,
+    Test,
+    names_inside,
+    spell_field,
+)
 
-__all__ = ["COLUMNS", "Sql", "all_of", "field_expressions", "filter_to_sql", "sql"]
+__all__ = ["Sql", "all_of", "field_expressions", "filter_to_sql", "sql"]
 
 
 class Sql(NamedTuple):
@@ -56,9 +66,6 @@ def _joined(word: str, conditions: Sequence[Sql], none: Sql) -> Sql:
 
 
 TRUE, FALSE = Sql("1"), Sql("0")
-COLUMNS: dict[tuple[str, ...], Sql] = {
-    (name,): Sql(f"items.{name}") for name in ("key", "modality", "source", "added")
-}
 # What SQLite's json_type calls numbers, and true and false.
 NUMBERS, FLAGS = ("integer", "real"), ("true", "false")
 # Names that JSON writes as they are, so that a JSON path finds them by their bytes; how a path
@@ -236,9 +243,10 @@ def _contains(field: _Field, value: Literal) -> Sql:
 def _field(names: tuple[str, ...]) -> _Field:
     for name in names:
         _check_text(name)
-    column = COLUMNS.get(names)
-    if column is not None:
+    if names in COLUMNS:
+        column = Sql(f"items.{names[0]}")
         return _Field(column, sql("iif({} IS NULL, 'null', 'text')", column))
+    names = names_inside(names)
     path = _path(names)
     if path is None:
         return _looked_up(names)
@@ -263,11 +271,12 @@ def field_expressions(names: tuple[str, ...]) -> str:
     Raises:
         InvalidInput: It is no metadata, or has a name that no JSON path spells.
     """
-    path = _path(names)
+    path = _path(names_inside(names))
     if names in COLUMNS or path is None:
-        what = f"{'.'.join(names)!r} is no metadata field that can have an index"
+        what = f"{spell_field(names)!r} is no metadata field that can have an index"
         if names in COLUMNS:
-            raise InvalidInput(what, hint="a filter by this name looks at the item itself")
+            hint = f"it is the item's own; metadata of this name is $.{names[0]}"
+            raise InvalidInput(what, hint=hint)
         raise InvalidInput(what, hint="its names must be without quotes, backslashes and controls")
     return f"json_extract(metadata, {path}), json_type(metadata, {path})"
 

@@ -1,12 +1,15 @@
-"""`model check` on checkpoints that have some of the encoders."""
+"""`model check` on checkpoints that have some of the encoders, and on damaged models."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 from cli_helpers import Run, answers
+
+from muomni_search.encoders.base.model import packaged_directory
 
 THINKER = "thinker_tiny/thinker.pt"
 TOKENIZER = "thinker_tiny/tokenizer.model"
@@ -85,3 +88,45 @@ def test_a_checkpoint_that_encodes_nothing_is_an_error_with_every_reason(
     assert line.startswith("muomni: error: ")
     for said in lacking.values():
         assert said in line
+
+
+def test_a_damaged_tower_is_told_and_ends_with_1(muomni: Run, tmp_path: Path) -> None:
+    model = tmp_path / "base"
+    model.mkdir()
+    for path in packaged_directory().iterdir():
+        (model / path.name).symlink_to(path)
+    (model / "image.onnx").unlink()
+    (model / "image.onnx").write_bytes(b"no tower")
+    result = muomni("model", "check", model)
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    assert (found["encodes"]["text"], found["encodes"]["image"]) == (True, False)
+    assert "image.onnx is not the file" in found["problems"]["image"]
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("muomni: error: ")
+    assert found["problems"]["image"] in line
+
+
+def test_a_tower_that_was_not_fetched_is_told_and_ends_with_1(
+    muomni: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MUOMNI_CACHE", str(tmp_path / "cache"))
+    result = muomni("model", "check", "base")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["encodes"] == {"text": True, "image": True, "audio": False}
+    assert "run: muomni model fetch base" in result.stderr
+
+
+def test_a_checkpoint_with_a_damaged_tokenizer_ends_with_1(
+    muomni: Run, muomni_checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = partial(muomni_checkpoint, tmp_path / "part", [THINKER, VISION, PROJECTORS])
+    (folder / TOKENIZER).write_bytes(b"no tokenizer")
+    result = muomni("model", "check", folder)
+    found = json.loads(result.stdout)
+    assert found["encodes"] == {"text": False, "image": True, "audio": False}
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert found["problems"]["text"] in line
+    # That there is no tower of sounds is no damage.
+    assert found["problems"]["audio"] not in line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sqlite3
@@ -112,6 +113,34 @@ def test_fields_tells_what_a_filter_can_ask_for(muomni: Run, tmp_path: Path) -> 
         assert answers(muomni("fields", "-c", "c")) == [fields]
     (fields,) = answers(muomni("fields", "--index", "year", "--drop", "tags", "-c", "c"))
     assert [name for name, one in fields.items() if not one["indexed"]] == ["tags"]
+
+
+def test_metadata_called_like_a_column_is_asked_for_from_the_root(
+    muomni: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "t.jsonl").write_text(
+        '{"key": "a", "text": "owl", "source": "BBC", "metadata": {"key": 7, "year": 2000}}\n'
+        '{"key": "b", "text": "cat", "source": "ARD", "metadata": {"key": 8, "year": 2001}}\n'
+    )
+    answers(muomni("add", "t.jsonl", "--model", "hashing", "-c", "c"))
+    (fields,) = answers(muomni("fields", "--index", "$.source", "-c", "c"))
+    assert {name: one["indexed"] for name, one in fields.items()} == {
+        "$.key": False,
+        "$.source": True,
+        "year": False,
+    }
+
+    def keys(where: str) -> list[str]:
+        return [one["key"] for one in answers(muomni("list", "--where", where, "-c", "c"))]
+
+    assert keys("$.source = 'BBC' and $.year = 2000") == ["a"]
+    assert keys("$.key > 7") == ["b"]
+    # By its name alone a column stays the item's own.
+    assert keys("key = 'b' and source is null") == ["b"]
+    result = muomni("fields", "--index", "source", "-c", "c")
+    assert (result.exit_code, "metadata of this name is $.source" in result.stderr) == (1, True)
+    told = "no item has the field $.added: see: muomni fields\n"
+    assert muomni("list", "--where", "$.added = 1", "-c", "c").stderr == told
 
 
 def test_an_index_of_a_field_that_nothing_has_is_told_of_and_no_field(
@@ -263,7 +292,8 @@ def test_what_repair_cannot_mend_is_told_with_the_way_out(muomni: Run, collectio
         result = muomni(*command, "-c", collection)
         assert result.exit_code == 1
         assert "muomni export --salvage" in result.stderr.splitlines()[-1]
-    assert muomni("export", "saved.parquet", "--salvage", "-c", collection).exit_code == 0
+    # What was saved says that something is lost, as `verify` does.
+    assert muomni("export", "saved.parquet", "--salvage", "-c", collection).exit_code == 1
 
 
 def test_an_export_needs_a_folder(muomni: Run, shared: Path) -> None:
@@ -298,10 +328,14 @@ def test_what_is_damaged_is_left_out_of_a_salvage_and_said(muomni: Run, collecti
     (collection / "vectors/audio.0.f32").unlink()
     assert muomni("export", "all.parquet", "-c", collection).exit_code == 1
     result = muomni("export", "all.parquet", "--salvage", "-c", collection)
-    (report,) = answers(result)
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
     assert report["exported"] == 6
     assert len(report["left_out"]) == 3  # the file, and two sounds
     assert result.stderr.count("left out: ") == 3
+    assert "muomni import all.parquet --create" in result.stderr.splitlines()[-1]
+    (taken,) = answers(muomni("import", "all.parquet", "--create", "--model", "hashing", "-c", "c"))
+    assert taken["added"] == 6
 
 
 def test_many_that_are_left_out_are_counted(muomni: Run, tmp_path: Path) -> None:
@@ -310,7 +344,7 @@ def test_many_that_are_left_out_are_counted(muomni: Run, tmp_path: Path) -> None
     answers(muomni("add", "t.jsonl", "--model", "hashing", "-c", "c"))
     (tmp_path / "c/vectors/text.0.f32").unlink()
     result = muomni("export", "all.parquet", "--salvage", "-c", "c")
-    (report,) = answers(result)
+    report = json.loads(result.stdout)
     assert len(report["left_out"]) == 1_201  # the file first
     told = [line for line in result.stderr.splitlines() if "left out: " in line]
     assert [line.partition("left out: ")[2] for line in told] == [

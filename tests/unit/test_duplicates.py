@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from threading import Barrier, BrokenBarrierError
 from typing import Any
 
 import numpy as np
@@ -154,6 +156,27 @@ def test_a_chain_is_one_group(collection: Collection, monkeypatch: pytest.Monkey
     collection.add(records(rows[np.random.default_rng(1).permutation(60)]))
     (group,) = find_duplicates(collection, above=0.998)
     assert len(group.items) == 60
+
+
+@pytest.mark.parametrize("way", ["a first pass"], indirect=True)
+@pytest.mark.usefixtures("way")
+def test_threads_join_their_pairs_one_after_the_other(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that hang one root at once could lose what the other connected."""
+    monkeypatch.setattr(coarse, "usable_cores", lambda: 2)
+    collection.add(records(crowd(np.random.default_rng(6))))
+    two, met, join = Barrier(2), [], duplicates._join
+
+    def waiting_for_another(*pairs: np.ndarray) -> None:
+        with suppress(BrokenBarrierError):  # nobody came, nor can anybody any more
+            met.append(two.wait(timeout=0.5))
+        join(*pairs)
+
+    monkeypatch.setattr(duplicates, "_join", waiting_for_another)
+    assert find_duplicates(collection, above=0.5)
+    assert two.broken
+    assert not met
 
 
 def test_modalities_are_not_compared_and_can_be_chosen(collection: Collection) -> None:

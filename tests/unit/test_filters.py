@@ -8,7 +8,18 @@ from typing import Any
 import pytest
 
 from muomni_search.errors import InvalidInput
-from muomni_search.filters import MAX_DEPTH, And, Filter, Not, Or, Test, parse_filter
+from muomni_search.filters import (
+    MAX_DEPTH,
+    And,
+    Filter,
+    Not,
+    Or,
+    Test,
+    metadata_field,
+    parse_field,
+    parse_filter,
+    spell_field,
+)
 
 A, B, C = (Test((name,), "=", number) for number, name in enumerate("abc", start=1))
 
@@ -80,10 +91,19 @@ def test_every_literal(spelled: str, value: Any) -> None:
         ("true", ("true",)),
         ("Android", ("Android",)),
         ("order", ("order",)),
+        # From the root of the metadata: the same, but for what is called like an own column.
+        ("$.year", ("year",)),
+        ("$ . camera.make", ("camera", "make")),
+        ("$.source.name", ("source", "name")),
+        ('"$".source', ("$", "source")),
+        ("$.source", metadata_field(("source",))),
+        ('$."key"', metadata_field(("key",))),
     ],
 )
 def test_every_kind_of_field(spelled: str, field: tuple[str, ...]) -> None:
     assert parse_filter(f"{spelled} = 1") == Test(field, "=", 1)
+    assert parse_field(spell_field(field)) == field
+    assert metadata_field(("source",)) != ("source",)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +220,8 @@ def test_filters_are_as_deep_as_people_write_and_no_deeper(opening: str) -> None
         ({"a": {"$contains": "x"}}, "a contains 'x'"),
         ({"a": {"$exists": True}}, "a is not null"),
         ({"a": {"$exists": False}}, "a is null"),
+        ({"$.source": "x"}, "$.source = 'x'"),
+        ({"$.a.b": {"$gt": 1}}, "a.b > 1"),
         ({"a": None}, "a is null"),
         ({"a": {"$ne": None}}, "a is not null"),
         ({"a": {"$not": {"$gt": 1}}}, "not a > 1"),
@@ -224,6 +246,8 @@ def test_a_dict_means_what_its_text_means(expr: dict[str, Any], text: str) -> No
         ({"a": {}}, "'a' has no test"),
         ({"a": {"$like": 1}}, "'$like' of the field 'a'"),
         ({"$nor": [{"a": 1}]}, "'$nor'"),
+        ({"$": 1}, "'$' is neither"),
+        ({"$.": 1}, "'$.' is neither"),
         ({"": 1}, "''"),
         ({5: 1}, "5"),
         ({"$or": []}, "$or needs a list"),

@@ -273,6 +273,20 @@ def test_a_recall_of_all_means_exact_and_why(collection: Collection) -> None:
     assert collection.tune(recall=0.9)[IMAGE]["kind"] == "pq4"
 
 
+def test_a_recall_that_no_measurement_shows_builds_and_measures_nothing(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planner, "build_index", None)
+    monkeypatch.setattr(tuning, "tune", None)
+    index = collection.tune(recall=0.999999)[IMAGE]
+    assert (index["kind"], index["bytes"]) == ("exact", 0)
+    assert index["why"] == (
+        "a recall of 0.999999 was asked for, and no measurement is sure of more than 0.9993"
+    )
+    assert {hit.how for hit in collection.query(Query.vector(rows_of(1, 9)[0]))} == {"exact"}
+    assert collection.rebuild("image")[IMAGE] == index
+
+
 def test_a_recall_that_no_depth_is_sure_of_means_exact_and_why(
     collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,8 +7,9 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from muomni_search import (
     Conflict,
     InvalidInput,
     NotFound,
+    durable,
     read_corpus,
     watch,
     watch_folders,
@@ -206,6 +208,99 @@ def test_what_waits_is_not_looked_at_before_its_time(
         paths[0].write_text("Changed.")
         assert kept._ripe() == set(paths[1:])
         assert list(kept._pending) == paths[:1]
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, which stands still until a test moves it."""
+    now = [time.monotonic()]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_what_is_put_off_waits_ever_longer_until_it_works(
+    folder: Path, tmp_path: Path, now: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock that is held now and then must not cost minutes each time."""
+    add, tries = Collection.add, []
+
+    def busy(*_: object, **__: object) -> Report:
+        tries.append(now[0])
+        raise Conflict("another writer is busy")
+
+    with Collection.create(tmp_path / "c", model="hashing") as collection:
+        run = watch_folders(collection, [folder])
+        assert isinstance(run, Generator)
+        kept = run.gi_frame.f_locals["self"]
+
+        def waits() -> list[float]:
+            """Try as often as it may within ten seconds; return how long each try waited."""
+            tries.clear()
+            kept._read_whole([folder])
+            for _ in range(100):
+                assert list(kept._batch()) == []
+                now[0] += 0.1
+            return [round(after - before) for before, after in pairwise(tries)]
+
+        monkeypatch.setattr(Collection, "add", busy)
+        assert waits() == [1, 2, 4]
+        now[0] += watch.LONGEST_WAIT
+        monkeypatch.setattr(Collection, "add", add)
+        (report,) = kept._batch()
+        assert report.added == 600
+        monkeypatch.setattr(Collection, "add", busy)
+        assert waits() == [1, 2, 4]
+
+
+@pytest.mark.parametrize(("lasted", "next_wait"), [(7, 8.0), (9, 1.0)])
+def test_a_watch_that_ends_waits_ever_longer_to_begin_again_until_it_lasts(
+    lasted: float,
+    next_wait: float,
+    folder: Path,
+    tmp_path: Path,
+    now: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def changes(*_: object, **__: object) -> Iterator[set[tuple[int, str]]]:
+        now[0] += lasted
+        yield set()
+        raise RuntimeError("the watch ended")
+
+    monkeypatch.setattr("watchfiles.watch", changes)
+    with Collection.create(tmp_path / "c", model="hashing") as collection:
+        run = watch_folders(collection, [folder])
+        assert isinstance(run, Generator)
+        kept = run.gi_frame.f_locals["self"]
+        for _ in range(3):  # so often it ended at once: then the wait is of eight seconds
+            kept._watch_wait.again()
+        place = durable.place_of(folder)
+        assert place is not None
+        assert list(kept._follow({folder: place})) == []
+        assert kept._watch_wait.due == now[0] + next_wait
+
+
+def test_after_a_whole_reading_what_comes_with_a_disk_is_read_at_once(
+    folder: Path, tmp_path: Path, now: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounted = [False, True, False]
+
+    def changes(*_: object, **__: object) -> Iterator[set[tuple[int, str]]]:
+        yield from (set(), set(), set())
+
+    monkeypatch.setattr("watchfiles.watch", changes)
+    monkeypatch.setattr(watch._MountTable, "holds", lambda *_: True)
+    monkeypatch.setattr(watch._MountTable, "has_changed", lambda _: mounted.pop(0))
+    with Collection.create(tmp_path / "c", model="hashing") as collection:
+        run = watch_folders(collection, [folder])
+        assert isinstance(run, Generator)
+        kept = run.gi_frame.f_locals["self"]
+        for _ in range(3):  # so many disks came before, one after the other
+            kept._mount_wait.again()
+        kept._next_scan = now[0]
+        place = durable.place_of(folder)
+        assert place is not None
+        assert [report.added for report in kept._follow({folder: place})] == [600]
+        assert mounted == [False]  # the third was not waited for
 
 
 def test_two_folders_with_one_key_need_prefixes(folder: Path, tmp_path: Path) -> None:

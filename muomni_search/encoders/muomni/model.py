@@ -26,8 +26,7 @@ from muomni_search.encoders.muomni.layouts import (
     Found,
     find_checkpoint,
 )
-from muomni_search.encoders.protocol import Encoder, Model
-from muomni_search.errors import CheckpointError
+from muomni_search.encoders.protocol import Encoder, Model, NoEncoder
 from muomni_search.items import DIM, Modality
 
 if TYPE_CHECKING:
@@ -172,8 +171,8 @@ class MuOmniModel(Model):
             raise self._lacks(f"an AuT with a projector to {DIM}", modality)
         return encoders.AudioEncoder(network, self.fingerprint())
 
-    def _lacks(self, what: str, modality: Modality) -> CheckpointError:
-        return CheckpointError(
+    def _lacks(self, what: str, modality: Modality) -> NoEncoder:
+        return NoEncoder(
             f"{self._found.path} lacks {what}, so it cannot encode {modality}",
             hint="`muomni model check` says what it can encode",
         )

@@ -76,8 +76,30 @@ def test_an_index_that_is_not_good_enough_is_not_trusted(vectors, asking):
     assert min(one.low for one in promise.measured.values()) < 0.999
 
 
-def test_all_is_promised_by_no_index(vectors, index, asking):
-    assert tuning.tune(index, vectors, NOTHING, asking, 1.0).fetch is None
+class Perfect(Blind):
+    """An index that proposes the best rows."""
+
+    def __init__(self, vectors: np.ndarray) -> None:
+        super().__init__(len(vectors))
+        self.vectors = vectors
+
+    def search(self, query: np.ndarray, fetch: int) -> np.ndarray:
+        return np.argsort(-(self.vectors @ query), kind="stable")[:fetch]
+
+
+@pytest.mark.parametrize("recall", [1.0, 0.999999, 0.9994])
+def test_what_no_measurement_can_show_is_not_measured(vectors, index, asking, recall, monkeypatch):
+    monkeypatch.setattr(planner, "top_rows_many", None)
+    promise = tuning.tune(index, vectors, NOTHING, asking, recall)
+    assert (promise.recall, promise.fetch, promise.measured) == (recall, None, {})
+
+
+def test_what_a_measurement_can_show_at_most_is_what_it_says_of_a_perfect_index(vectors):
+    some = vectors[:1_000]
+    asking = {"image": tuning.asking_with(some, tuning.queries_for(tuning.MOST_RECALL))}
+    promise = tuning.tune(Perfect(some), some, NOTHING, asking, tuning.MOST_RECALL)
+    assert promise.measured["image"].low == tuning.MOST_RECALL
+    assert promise.fetch is not None
 
 
 def test_few_queries_are_never_sure(vectors, index):

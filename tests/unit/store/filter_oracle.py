@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from muomni_search.filters import And, Filter, Not, Or, Test
+from muomni_search.filters import And, Filter, Not, Or, Test, names_inside
 
 COLUMNS = ("key", "modality", "source", "added")
 COMPARE = {
@@ -33,7 +33,7 @@ def value_of(field: tuple[str, ...], item: Mapping[str, Any]) -> Any:
     if len(field) == 1 and field[0] in COLUMNS:
         return item[field[0]]
     value: Any = item["metadata"]
-    for name in field:
+    for name in names_inside(field):
         if not isinstance(value, dict) or name not in value:
             return None
         value = value[name]

@@ -15,7 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muomni_search.errors import InvalidInput
-from muomni_search.filters import And, Filter, Not, Or, Test, parse_filter, spell_field
+from muomni_search.filters import (
+    COLUMNS,
+    And,
+    Filter,
+    Not,
+    Or,
+    Test,
+    metadata_field,
+    parse_filter,
+    spell_field,
+)
 from muomni_search.items import DIM, Modality
 from muomni_search.store.snapshot import ROWS_BY_ID, Snapshot
 from muomni_search.store.sql_filter import field_expressions, filter_to_sql, sql
@@ -97,8 +107,9 @@ TEXTS = [
 NUMBERS = [0, 1, -1, 2, 1.0, 1.5, -0.0, 0.1, 2**53, 2**53 + 1, float(2**53), 2**63 - 1, 1e300]
 scalars = st.sampled_from([*TEXTS, *NUMBERS, True, False])
 names = st.sampled_from(
-    ["x", "y", "a.b", "", '"', "'", "\\", "a b", "ü", "$", "[0]", "0", "\n", "x'; drop table items"]
-)
+    ["x", "y", "a.b", "", '"', "'", "\\", "a b", "ü", "$", "[0]", "0", "\n",
+     "x'; drop table items", "source"]
+)  # fmt: skip
 values = st.recursive(
     scalars | st.none(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
@@ -106,7 +117,7 @@ values = st.recursive(
 )
 documents = st.lists(st.dictionaries(names, values, max_size=4), min_size=1, max_size=6)
 fields = st.lists(names, min_size=1, max_size=2).map(tuple) | st.sampled_from(
-    [("key",), ("modality",), ("source",), ("added",)]
+    [*COLUMNS, metadata_field(("source",))]
 )
 tests = st.one_of(
     st.builds(Test, fields, st.sampled_from(["=", "!=", "<", "<=", ">", ">="]), scalars),
@@ -287,7 +298,10 @@ def test_every_number_equals_itself_after_it_was_stored(number: float) -> None:
 
 # ---- indexed fields ------------------------------------------------------------------------------
 
-INDEXED = [("year",), ("place", "city"), ("it's",), ("größe",), ("a b",)]
+INDEXED = [
+    *[("year",), ("place", "city"), ("it's",), ("größe",), ("a b",)],
+    metadata_field(("source",)),
+]
 
 
 def plan(snapshot: Snapshot, condition: str) -> str:
@@ -299,7 +313,8 @@ def plan(snapshot: Snapshot, condition: str) -> str:
 def test_an_index_of_a_field_is_used_and_changes_no_answer(tmp_path: Path) -> None:
     values: list[object] = [1999, 2000, 2000.5, "2000", True, None, [2000], {"x": 2000}]
     documents = [
-        {"year": value, "place": {"city": value}, "it's": value, "größe": value, "a b": value}
+        dict.fromkeys(["year", "it's", "größe", "a b", "source"], value)
+        | {"place": {"city": value}}
         for value in values
     ] + [{}]
     conditions = [
