@@ -246,8 +246,10 @@ def _merged(found: Iterable[Proposed], fetch: int) -> NDArray[np.int64]:
     def likeliest(one: Proposed, other: Proposed) -> Proposed:
         values = np.concatenate([one[0], other[0]], axis=1)
         numbers = np.concatenate([one[1], other[1]], axis=1)
-        best = np.argsort(-values, axis=1)[:, :fetch]
-        return np.take_along_axis(values, best, axis=1), np.take_along_axis(numbers, best, axis=1)
+        # Each is sorted, and a stable sort finds runs and merges them.
+        best = np.argsort(-values, axis=1, kind="stable")[:, :fetch]
+        queries = np.arange(len(values))[:, None]
+        return values[queries, best], numbers[queries, best]
 
     return reduce(likeliest, found)[1]
 
