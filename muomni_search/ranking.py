@@ -146,16 +146,16 @@ def _measured(
 
 
 def _quantiles(values: NDArray[np.float32], shares: Sequence[float]) -> list[NDArray[np.float64]]:
-    """Return what ``np.quantile`` does along rows (n, m), in a third of the time for one row."""
+    """Return what ``np.quantile`` does along rows (n, m), in a fraction of the time."""
     last = values.shape[1] - 1
-    places = [share * last for share in shares]
-    below = [int(place) for place in places]
-    above = [min(place + 1, last) for place in below]
-    ordered = np.partition(values, sorted({*below, *above}), axis=1).astype(np.float64)
-    return [
-        ordered[:, low] + (place - low) * (ordered[:, high] - ordered[:, low])
-        for place, low, high in zip(places, below, above, strict=True)
-    ]
+    ordered = np.sort(values, axis=1)  # of so few numbers faster than to part them at four places
+    found = []
+    for share in shares:
+        place = share * last
+        below = int(place)
+        low, high = ordered[:, [below, min(below + 1, last)]].T.astype(np.float64)
+        found.append(low + (place - below) * (high - low))
+    return found
 
 
 def prior_for(
