@@ -222,14 +222,8 @@ class _Best:
             return cosines_of_pairs(self._vectors, rows[some][:, np.newaxis], own)[:, 0]
 
         values = np.concatenate(list(pool.map(compare, _slices(len(rows), COMPARED_AT_ONCE))))
-        order = np.lexsort((rows, -values, asked))
-        asked, rows, values = asked[order], rows[order], values[order]
-        firsts = np.searchsorted(asked, np.arange(len(self._queries)))
-        is_found = values >= values[firsts + self._k - 1][asked]
-        counts = np.bincount(asked[is_found], minlength=len(self._queries))
-        starts = np.concatenate([[0], np.cumsum(counts)])
         are_exact = np.ones(len(self._queries), bool)
-        return CandidateLists(starts, rows[is_found], values[is_found], are_exact)
+        return CandidateLists.best_of(self._k, asked, rows, values, are_exact)
 
 
 def _slices(count: int, at_once: int) -> list[slice]:

@@ -154,8 +154,8 @@ def top_rows(
         index: An index of the first rows; those since are compared exactly.
         fetch: How many candidates the index is asked for while k is 10 or less; in proportion
             for more.
-        reach: How near the tenth of the hits (or the last, of fewer) must be for an answer by the
-            index to count.
+        reach: How near the tenth best row (or the last, of fewer) must be for an answer by the
+            index to count, however few are asked for.
         counting: Returns whether each row (n,) is live and let through: who asks again and again
             keeps that. By default what an index proposes is looked for among the rows.
         exact: Compare every row all the same.
@@ -163,9 +163,12 @@ def top_rows(
     share = 1.0 if allowed is None else len(allowed) / max(len(vectors), 1)
     if index is not None and not exact and share > SCAN_SHARE:
         wanted = max(fetch, fetch * k // TUNED_K)
-        found = _by_index(query, vectors, k, dead, allowed, index, wanted, counting)
+        # How far a query is, and whether it is a hard one, was measured by the ten best: who asks
+        # for fewer gets the first of these.
+        sought = max(k, TUNED_K)
+        found = _by_index(query, vectors, sought, dead, allowed, index, wanted, counting)
         if found is not None and _judged(found.cosines) >= reach:
-            return found
+            return found if k >= TUNED_K else best_of(found.rows, found.cosines, k, found.how)
     if allowed is None:
         rows = _near_live(query, vectors, k, dead)
     elif share <= GATHER_SHARE:
@@ -374,7 +377,7 @@ def top_rows_many(
     those for which its first scan is too little are then compared with all rows. Beside the answers
     memory stays bounded. See ``top_rows`` for the arguments.
     """
-    wanted = max(fetch, fetch * k // TUNED_K, k)
+    wanted = max(fetch, fetch * k // TUNED_K, k, TUNED_K)
     if index is not None and allowed is None and len(queries) and _is_paying(wanted, index.rows):
         at_once, live = min(len(queries), QUERY_BLOCK), len(vectors) - len(dead)
         if not first_pass.is_paying(at_once, live, k, least=GAIN_OF_AN_INDEX):
@@ -403,6 +406,7 @@ def _many_by_index(
     reach: float,
 ) -> CandidateLists:
     """Return what ``_by_index`` finds for each query; what is too hard for it, exactly."""
+    sought = max(k, TUNED_K)  # see ``top_rows``
     alive = index.rows - int(np.searchsorted(dead, index.rows))
     near = wanted * index.rows // max(alive, 1)
     # The dead do not lie evenly.
@@ -412,7 +416,7 @@ def _many_by_index(
         return top_rows_many(queries, vectors, k=k, dead=dead)
     from concurrent.futures import ThreadPoolExecutor  # which a single query does without
 
-    since, missed = _since(queries, vectors, k, dead, index.rows)
+    since, missed = _since(queries, vectors, sought, dead, index.rows)
     threads = usable_cores()
     at_once = max(1, min(PROPOSALS_AT_ONCE // deep, -(-len(queries) // threads)))
 
@@ -421,7 +425,7 @@ def _many_by_index(
         found, left = _block_by_index(
             queries[some],
             vectors,
-            k,
+            sought,
             dead,
             index,
             wanted,
@@ -440,11 +444,8 @@ def _many_by_index(
         exact = top_rows_many(queries[left], vectors, k=k, dead=dead)
         parts.append((np.repeat(left, np.diff(exact.starts)), exact.rows, exact.cosines))
     numbers, rows, values = (np.concatenate(column) for column in zip(*parts, strict=True))
-    order = np.lexsort((rows, -values, numbers))
-    starts = np.concatenate([[0], np.cumsum(np.bincount(numbers, minlength=len(queries)))])
-    return CandidateLists(
-        starts, rows[order], values[order], np.isin(np.arange(len(queries)), left)
-    )
+    are_exact = np.isin(np.arange(len(queries)), left)
+    return CandidateLists.best_of(k, numbers, rows, values, are_exact)
 
 
 def _block_by_index(
@@ -479,7 +480,7 @@ def _block_by_index(
         rows = np.concatenate([since[left], some], axis=1)
         values = _best_cosines(vectors, rows, queries[left], k)
         least = np.partition(values, -k, axis=1)[:, -k]
-        judged = least if k <= TUNED_K else np.partition(values, -TUNED_K, axis=1)[:, -TUNED_K]
+        judged = least if k == TUNED_K else np.partition(values, -TUNED_K, axis=1)[:, -TUNED_K]
         is_found = values >= least[:, None]
         is_hard = (
             is_found[:, since.shape[1] + depth // 2 :].any(axis=1)  # see ``_by_index``

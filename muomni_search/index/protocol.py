@@ -49,6 +49,32 @@ class CandidateLists:
     are_exact: NDArray[np.bool_]
 
     @classmethod
+    def best_of(
+        cls,
+        k: int,
+        queries: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        cosines: NDArray[np.float32],
+        are_exact: NDArray[np.bool_],
+    ) -> CandidateLists:
+        """Return the best k of what was compared with each query, and all tied with the last.
+
+        Args:
+            k: How many; each query has as many.
+            queries: The numbers of the queries (m,), in any order.
+            rows: The rows that were compared with them (m,).
+            cosines: Their cosines (m,).
+            are_exact: For which queries (n,) all rows were compared.
+        """
+        order = np.lexsort((rows, -cosines, queries))
+        queries, rows, cosines = queries[order], rows[order], cosines[order]
+        firsts = np.searchsorted(queries, np.arange(len(are_exact)))
+        is_found = cosines >= cosines[firsts + k - 1][queries]
+        counts = np.bincount(queries[is_found], minlength=len(are_exact))
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        return cls(starts, rows[is_found], cosines[is_found], are_exact)
+
+    @classmethod
     def joined(cls, lists: Sequence[CandidateLists | Candidates]) -> CandidateLists:
         """Return several as one, in their order."""
         counts = [
