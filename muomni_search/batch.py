@@ -24,6 +24,7 @@ import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -248,11 +249,6 @@ def _count_items(view: View) -> int:
     return sum(count["items"] for count in view.snapshot.counts().values())
 
 
-def _count_live(view: View) -> int:
-    """Return how many rows there are, which are as many as items or more, without counting."""
-    return sum(file.rows - file.dead for file in view.snapshot.state.row_files.values())
-
-
 # ---- the machinery ---------------------------------------------------------------------------
 
 
@@ -395,7 +391,8 @@ class _Run:
         number = -1
         try:
             with rare_collections():
-                for number, block in enumerate(_blocks(self._source.read(view), _count_live(view))):
+                blocks = _blocks(self._source.read(view), cache(lambda: _count_items(view)))
+                for number, block in enumerate(blocks):
                     if number >= done:
                         self._write_part(number, _answer(view, block, exact=self._exact))
                     self._progress.advance(len(block))
@@ -456,12 +453,16 @@ def _clear(folder: Path) -> None:
         path.unlink()
 
 
-def _blocks(tasks: Iterator[Task], rows: int) -> Iterator[list[Task]]:
-    """Yield the tasks block by block, fewer at a time where they ask for many of the rows."""
+def _blocks(tasks: Iterator[Task], count_items: Callable[[], int]) -> Iterator[list[Task]]:
+    """Yield the tasks block by block, fewer at a time where they ask for many of the items.
+
+    These are counted only for tasks of which a block might hold too few: it takes a while.
+    """
     block: list[Task] = []
     hits = 0
     for task in tasks:
-        wanted = min(task.k, rows)
+        is_few = task.k <= BLOCK_HITS // BLOCK_QUERIES
+        wanted = task.k if is_few else min(task.k, count_items())
         if block and (len(block) == BLOCK_QUERIES or hits + wanted > BLOCK_HITS):
             yield block
             block, hits = [], 0

@@ -7,6 +7,7 @@
     ├── Conflict                              exists already, locked, another model, another root
     ├── CorruptData                           a checksum, length or schema does not fit
     ├── CheckpointError                       a model's files are missing, foreign or damaged
+    │   └── NoEncoder                         it was made without one, and nothing is damaged
     └── TrainingError                         a training that cannot go on
 
 Each says in one line what is wrong and where; ``hint`` says what to do about it.
@@ -20,6 +21,7 @@ __all__ = [
     "CorruptData",
     "InvalidInput",
     "MuomniError",
+    "NoEncoder",
     "NotFound",
     "TrainingError",
     "UnreadableFile",
@@ -62,6 +64,10 @@ class CorruptData(MuomniError):
 
 class CheckpointError(MuomniError):
     """A model whose files are missing, foreign or damaged."""
+
+
+class NoEncoder(CheckpointError):
+    """A model that was made without an encoder of this modality: nothing of it is damaged."""
 
 
 class TrainingError(MuomniError):

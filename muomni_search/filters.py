@@ -390,7 +390,7 @@ def _from_dict(expr: Any, depth: int) -> Filter:
             terms.append(parts[0] if len(parts) == 1 else joined)
         elif name == "$not":
             terms.append(Not(_from_dict(value, depth + 1)))
-        elif not isinstance(name, str) or not name or re.match(r"\$(?!\..)", name):
+        elif not isinstance(name, str) or not name or re.match(r"(?s)\$(?!\..)", name):
             raise InvalidInput(f"{_shown(name)} is neither a field nor an operator")
         else:
             names = tuple(name.removeprefix("$.").split("."))

@@ -131,7 +131,9 @@ def _codes_of(file: IndexFile) -> int:
 
 def _is_another_due(promise: Promise | None, codes: int, choices: tuple[int, ...]) -> bool:
     """Whether an index keeps no promise that a later choice may keep."""
-    return promise is not None and promise.fetch is None and codes != choices[-1]
+    if promise is None or promise.fetch is not None or promise.recall > tuning.MOST_RECALL:
+        return False
+    return codes != choices[-1]
 
 
 def _live(snapshot: Snapshot, modality: Modality) -> int:
@@ -323,7 +325,9 @@ def describe(snapshot: Snapshot, modality: Modality) -> dict[str, Any]:
     promise, kind, why = promise_of(index), index.kind, None
     if promise is not None and promise.fetch is None:
         kind = "exact"
-        why = f"no depth of {index.kind} was sure to keep a recall of {promise.recall:g}"
+        why = _beyond_measure(promise.recall) or (
+            f"no depth of {index.kind} was sure to keep a recall of {promise.recall:g}"
+        )
     return {
         "kind": kind,
         "rows": index.rows,
@@ -335,12 +339,17 @@ def describe(snapshot: Snapshot, modality: Modality) -> dict[str, Any]:
 
 def _why_none(snapshot: Snapshot) -> str:
     """Return why so many rows have no index."""
-    recall = snapshot.settings.recall
+    why = _beyond_measure(snapshot.settings.recall)
+    if why is None:
+        why = "none was built" if _choices(snapshot) else "the memory allowed holds no index"
+    return why
+
+
+def _beyond_measure(recall: float) -> str | None:
+    """Return why an index is not even measured for a recall; None where it is."""
     if recall >= 1:
         return "a recall of 1 was asked for, which only comparing all rows keeps"
-    if recall > tuning.MOST_RECALL:
-        most = tuning.MOST_RECALL
+    most = tuning.MOST_RECALL
+    if recall > most:
         return f"a recall of {recall} was asked for, and no measurement is sure of more than {most}"
-    if not _choices(snapshot):
-        return "the memory allowed holds no index"
-    return "none was built"
+    return None

@@ -34,7 +34,7 @@ from muomni_search.index.protocol import VectorIndex
 from muomni_search.ingest.read import Limits, read_content
 from muomni_search.items import Content, Hit, Item, Modality, Part, Query
 from muomni_search.ranked import Ranked, RankedLists, Rows
-from muomni_search.store.records import IndexFile, Shown
+from muomni_search.store.records import Counting, IndexFile, Shown
 from muomni_search.store.rows import are_unit, not_unit
 from muomni_search.store.snapshot import Snapshot
 from muomni_search.vectors import check_vectors, combine, mean_vector
@@ -363,15 +363,13 @@ class View:
         left_out = set() if include_self else set(self.snapshot.item_ids(named).values())
         asked_with = tuple(dict.fromkeys(part.kind for part in query.parts))
         ranked: list[Ranked] = []
-        for one, allowed in self._searched(modality, condition):
+        for one, counting in self._searched(modality, condition):
             background = ranking.background(
                 vector,
                 self._loaded.sample(self.snapshot, one),
                 self._loaded.prior(self.snapshot, asked_with, one),
             )
-            found = self._top(
-                one, vector, k, allowed, left_out, condition, exact=exact, segments=segments
-            )
+            found = self._top(one, vector, k, counting, left_out, exact=exact, segments=segments)
             least = background.alarm if min_score == "auto" else min_score
             scored = [match._replace(score=background.score(match.cosine)) for match in found]
             ranked += [match for match in scored if least is None or match.score >= least]
@@ -379,35 +377,31 @@ class View:
 
     def _searched(
         self, modality: Modalities, condition: Filter | None
-    ) -> Iterator[tuple[Modality, NDArray[np.int64] | None]]:
-        """Yield each modality asked for that can have hits, with the rows that a filter allows."""
+    ) -> Iterator[tuple[Modality, Counting]]:
+        """Yield each modality asked for that can have hits, with the rows that count."""
         for one in modalities_of(modality):
             if len(self.snapshot.vectors(one)) == 0:
                 continue
-            allowed = None if condition is None else self.snapshot.matching_rows(one, condition)
-            if allowed is None or len(allowed):
-                yield one, allowed
+            counting = self.snapshot.counting(one, condition)
+            if counting.rows is None or len(counting.rows):
+                yield one, counting
 
     def _top(
         self,
         modality: Modality,
         vector: NDArray[np.float32],
         k: int,
-        allowed: NDArray[np.int64] | None,
+        counting: Counting,
         left_out: set[int],
-        condition: Filter | None,
         *,
         exact: bool,
         segments: bool,
     ) -> list[Ranked]:
-        """Return the best k items (or rows) of one modality and all tied with the last.
-
-        ``allowed`` are the rows that the filter ``condition`` lets through.
-        """
+        """Return the best k items (or rows) of one modality and all tied with the last."""
         snapshot = self.snapshot
         vectors, dead = snapshot.vectors(modality), snapshot.dead(modality)
         index, ask_for, recall, reach = EXACTLY if exact else self._index(modality)
-        available = len(vectors) - len(dead) if allowed is None else len(allowed)
+        available = len(vectors) - len(dead) if counting.rows is None else len(counting.rows)
         fetch = k + len(left_out)
         while True:
             try:
@@ -416,11 +410,11 @@ class View:
                     vectors,
                     k=fetch,
                     dead=dead,
-                    allowed=allowed,
+                    allowed=counting.rows,
                     index=index,
                     fetch=ask_for,
                     reach=reach,
-                    counting=lambda: snapshot.counting(modality, condition),
+                    marks=counting.marks,
                 )
             except CorruptData as error:
                 raise not_unit(snapshot.row_file(modality)) from error
@@ -474,8 +468,8 @@ class View:
             {ids[part.value] for part in query.parts if part.kind == "id"} for query in queries
         ]
         parts: list[tuple[Modality, Rows, NDArray[np.float64]]] = []
-        for one, allowed in self._searched(modality, condition):
-            found = self._top_many(one, vectors, k, allowed, left_out, condition, exact=exact)
+        for one, counting in self._searched(modality, condition):
+            found = self._top_many(one, vectors, k, counting, left_out, exact=exact)
             backgrounds = self._backgrounds(queries, vectors, one)
             medians = np.array([own.median for own in backgrounds])[found.queries]
             scales = np.array([own.scale for own in backgrounds])[found.queries]
@@ -508,16 +502,15 @@ class View:
         modality: Modality,
         vectors: NDArray[np.float32],
         k: int,
-        allowed: NDArray[np.int64] | None,
+        counting: Counting,
         left_out: Sequence[set[int]],
-        condition: Filter | None,
         *,
         exact: bool,
     ) -> Rows:
         """Return for each query the best k items of a modality and all tied with the last."""
         snapshot = self.snapshot
         rows, dead = snapshot.vectors(modality), snapshot.dead(modality)
-        available = len(rows) - len(dead) if allowed is None else len(allowed)
+        available = len(rows) - len(dead) if counting.rows is None else len(counting.rows)
         fetch = min(available, k + max(map(len, left_out)))
         index, ask_for, _, reach = EXACTLY if exact else self._index(modality)
         try:
@@ -526,7 +519,7 @@ class View:
                 rows,
                 k=fetch,
                 dead=dead,
-                allowed=allowed,
+                allowed=counting.rows,
                 index=index,
                 fetch=ask_for,
                 reach=reach,
@@ -551,9 +544,8 @@ class View:
                 modality,
                 vectors[number],
                 k,
-                allowed,
+                counting,
                 left_out[number],
-                condition,
                 exact=True,
                 segments=False,
             )

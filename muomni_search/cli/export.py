@@ -41,7 +41,7 @@ def command(output: Path, salvage: bool, as_json: bool, directory: Path) -> None
     if left_out:
         raise CorruptData(
             f"{output} holds what is whole, and not what is damaged",
-            hint=f"muomni import {output} --create makes a collection of it; add the rest again",
+            hint="make a collection of it with muomni import --create, and add the rest again",
         )
 
 

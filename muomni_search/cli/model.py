@@ -82,7 +82,7 @@ def check(model: str, as_json: bool) -> None:
     made without a tower is whole.
     """
     from muomni_search import CheckpointError, Modality, MuomniError, load_model
-    from muomni_search.encoders.protocol import NoEncoder
+    from muomni_search.errors import NoEncoder
 
     loaded = load_model(model)
     encodes: dict[str, bool] = {}

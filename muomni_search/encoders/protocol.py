@@ -19,10 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muomni_search.cores import usable_cores
-from muomni_search.errors import CheckpointError
 from muomni_search.items import DIM, Modality, Span
 
-__all__ = ["Encoder", "Model", "NoEncoder", "Piece", "Prior", "SegmentEncoder", "VectorMap"]
+__all__ = ["Encoder", "Model", "Piece", "Prior", "SegmentEncoder", "VectorMap"]
 
 # From unit rows (n, 256) of a modality in one space to those in another.
 VectorMap = Callable[[Modality, NDArray[np.float32]], NDArray[np.float32]]
@@ -86,10 +85,6 @@ class SegmentEncoder(Encoder, Protocol):
         steps of time.
         """
         ...
-
-
-class NoEncoder(CheckpointError):
-    """A model that was made without an encoder of this modality: nothing of it is damaged."""
 
 
 class Model(ABC):

@@ -87,7 +87,8 @@ PAYING_SHARES, PAYING_DEPTH = (0.004, 0.001), 1_000
 # as fast as what an index proposes, or faster where there are many rows (benchmarks/batch.py), and
 # all are found.
 GAIN_OF_AN_INDEX = 2.5
-# Of a block of queries on each thread: 4 MB of rows, and a few times that to look through them.
+# Of a block of queries on each thread, at most: 4 MB of rows, and a few times that to look through
+# them.
 PROPOSALS_AT_ONCE = 500_000
 TILE_ROWS = 65_536
 NO_PRODUCTS, NO_ROWS = np.empty(0, np.float32), np.empty(0, np.int64)
@@ -140,7 +141,7 @@ def top_rows(
     index: VectorIndex | None = None,
     fetch: int = FETCH,
     reach: float = -1.0,
-    counting: Callable[[], NDArray[np.bool_]] | None = None,
+    marks: Callable[[], NDArray[np.bool_]] | None = None,
     exact: bool = False,
 ) -> Candidates:
     """Return the best rows for a query, exactly min(k, available) and those tied with the last.
@@ -156,7 +157,7 @@ def top_rows(
             for more.
         reach: How near the tenth best row (or the last, of fewer) must be for an answer by the
             index to count, however few are asked for.
-        counting: Returns whether each row (n,) is live and let through: who asks again and again
+        marks: Returns whether each row (n,) is live and let through: who asks again and again
             keeps that. By default what an index proposes is looked for among the rows.
         exact: Compare every row all the same.
     """
@@ -166,7 +167,7 @@ def top_rows(
         # How far a query is, and whether it is a hard one, was measured by the ten best: who asks
         # for fewer gets the first of these.
         sought = max(k, TUNED_K)
-        found = _by_index(query, vectors, sought, dead, allowed, index, wanted, counting)
+        found = _by_index(query, vectors, sought, dead, allowed, index, wanted, marks)
         if found is not None and _judged(found.cosines) >= reach:
             return found if k >= TUNED_K else best_of(found.rows, found.cosines, k, found.how)
     if allowed is None:
@@ -280,9 +281,10 @@ def _by_index(
     allowed: NDArray[np.int64] | None,
     index: VectorIndex,
     wanted: int,
-    counting: Callable[[], NDArray[np.bool_]] | None,
+    marks: Callable[[], NDArray[np.bool_]] | None,
 ) -> Candidates | None:
     """Compare what the index proposes and the rows since; None when that does not pay."""
+    that_count = _that_count(dead, allowed, marks)
     since, alive = NO_ROWS, index.rows - int(np.searchsorted(dead, index.rows))
     if allowed is not None:
         alive = int(np.searchsorted(allowed, index.rows))
@@ -290,7 +292,7 @@ def _by_index(
     elif index.rows < len(vectors):
         since = _near_live(query, vectors, k, dead, start=index.rows)
     while True:
-        proposed = _proposed(query, wanted, alive, dead, allowed, index, counting)
+        proposed = _proposed(query, wanted, alive, index, that_count)
         if proposed is None:
             return None
         depth = wanted
@@ -315,10 +317,8 @@ def _proposed(
     query: NDArray[np.float32],
     wanted: int,
     alive: int,
-    dead: NDArray[np.int64],
-    allowed: NDArray[np.int64] | None,
     index: VectorIndex,
-    counting: Callable[[], NDArray[np.bool_]] | None,
+    that_count: Callable[[NDArray[np.int64]], NDArray[np.int64]],
 ) -> NDArray[np.int64] | None:
     """Return at least ``wanted`` rows that count, likeliest first; None when that costs too much.
 
@@ -336,7 +336,7 @@ def _proposed(
     while True:
         fetch = min(fetch, most)
         rows = index.search(query, fetch)
-        found = _that_count(rows, dead, allowed, counting)
+        found = that_count(rows)
         if len(found) >= wanted:
             return found
         if fetch == most or (fetch >= cheap and not len(found)):
@@ -347,17 +347,18 @@ def _proposed(
 
 
 def _that_count(
-    rows: NDArray[np.int64],
     dead: NDArray[np.int64],
     allowed: NDArray[np.int64] | None,
-    counting: Callable[[], NDArray[np.bool_]] | None,
-) -> NDArray[np.int64]:
-    """Return those of some rows that are live and let through, in the same order."""
+    marks: Callable[[], NDArray[np.bool_]] | None,
+) -> Callable[[NDArray[np.int64]], NDArray[np.int64]]:
+    """Return what leaves of some rows those that are live and let through, in the same order."""
     if allowed is None and not len(dead):
-        return rows
-    if counting is not None:
-        return rows[counting()[rows]]
-    return rows[is_in(rows, allowed) if allowed is not None else ~is_in(rows, dead)]
+        return lambda rows: rows
+    if marks is not None:
+        return lambda rows: rows[marks()[rows]]
+    if allowed is not None:
+        return lambda rows: rows[is_in(rows, allowed)]
+    return lambda rows: rows[~is_in(rows, dead)]
 
 
 def top_rows_many(
@@ -463,8 +464,7 @@ def _block_by_index(
 ) -> tuple[list[Compared], NDArray[np.int64]]:
     """Compare what is proposed to each query, and the best of the rows since.
 
-    Most have enough at the first depth, and for them a deeper scan would take half as long again;
-    the others are asked for anew.
+    Most have enough at the first depth; for the others the index is asked anew.
 
     Returns:
         What was found at each depth, and the queries for which the last one is too little.

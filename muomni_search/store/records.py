@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ from muomni_search.items import Modality, Span
 
 __all__ = [
     "Compacted",
+    "Counting",
     "Failure",
     "Fault",
     "IndexFile",
@@ -110,6 +111,18 @@ class Known:
     mtime_ns: int | None
     content_hash: str | None
     document: str  # its metadata as JSON, in which 1, 1.0 and true differ
+
+
+class Counting(NamedTuple):
+    """Which rows of a modality are live and let through by a filter.
+
+    Args:
+        rows: Those that a filter lets through, sorted; None for all that are live.
+        marks: Returns whether each row is one of them (n,).
+    """
+
+    rows: NDArray[np.int64] | None
+    marks: Callable[[], NDArray[np.bool_]]
 
 
 class Match(NamedTuple):

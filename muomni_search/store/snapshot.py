@@ -21,6 +21,7 @@ from muomni_search.errors import CorruptData
 from muomni_search.filters import Filter
 from muomni_search.items import Item, Modality, Span
 from muomni_search.store.records import (
+    Counting,
     Failure,
     IndexFile,
     Job,
@@ -500,7 +501,9 @@ class Snapshot:
     def matching_rows(self, modality: Modality, condition: Filter) -> NDArray[np.int64]:
         """Return the rows of the items that a filter lets through, sorted; read-only."""
         # Its text, for 1, 1.0 and true are one key of a dict but three filters.
-        key = repr(condition)
+        return self._matching_rows(modality, condition, repr(condition))
+
+    def _matching_rows(self, modality: Modality, condition: Filter, key: str) -> NDArray[np.int64]:
         return self.state.arrays.get(
             ("filter", modality, key),
             lambda: self._rows_of(
@@ -509,20 +512,25 @@ class Snapshot:
             ),
         )
 
-    def counting(self, modality: Modality, condition: Filter | None) -> NDArray[np.bool_]:
-        """Return whether each row is live and let through by a filter (rows,); read-only."""
-        return self.state.arrays.get(
-            ("counting", modality, repr(condition)), lambda: self._counting(modality, condition)
+    def counting(self, modality: Modality, condition: Filter | None) -> Counting:
+        """Return which rows are live and let through by a filter; all arrays are read-only."""
+        key = repr(condition)
+        rows = None if condition is None else self._matching_rows(modality, condition, key)
+        return Counting(
+            rows,
+            lambda: self.state.arrays.get(
+                ("marks", modality, key), lambda: self._marked(modality, rows)
+            ),
         )
 
-    def _counting(self, modality: Modality, condition: Filter | None) -> NDArray[np.bool_]:
+    def _marked(self, modality: Modality, rows: NDArray[np.int64] | None) -> NDArray[np.bool_]:
         file = self.row_file(modality)
-        counts = np.full(file.rows if file else 0, fill_value=condition is None)
-        if condition is None:
-            counts[self.dead(modality)] = False
+        marks = np.full(file.rows if file else 0, fill_value=rows is None)
+        if rows is None:
+            marks[self.dead(modality)] = False
         else:
-            counts[self.matching_rows(modality, condition)] = True
-        return counts
+            marks[rows] = True
+        return marks
 
     def _matching(self, condition: Filter) -> NDArray[np.int64]:
         """Return the ids of the items that a filter lets through, whatever their modality.

@@ -49,6 +49,38 @@ def index_of(collection: Collection) -> dict:
     return collection.stats()["image"]["index"]
 
 
+def test_a_filter_holds_for_what_an_index_proposes_also_after_changes(
+    tmp_path: Path, collection: Collection
+) -> None:
+    rows = rows_of(3_000, 1)
+    queries = [Query.vector(one) for one in rows_of(20, 2)]
+
+    def add(numbers: range, rest: int) -> None:
+        filtered.add(
+            replace(one, metadata={"n": (number + rest) % 2})
+            for number, one in zip(numbers, records(IMAGE, rows[numbers], numbers[0]), strict=True)
+        )
+
+    def check(rest: int) -> None:
+        shares = []
+        for query in queries:
+            found = filtered.query(query, where="n = 0")
+            assert {hit.how for hit in found} == {"ann"}
+            assert {hit.metadata["n"] for hit in found} == {0}
+            best = filtered.query(query, where="n = 0", exact=True)
+            shares.append(len({hit.key for hit in found} & {hit.key for hit in best}) / 10)
+            assert {int(hit.key[-5:]) % 2 for hit in best if int(hit.key[-5:]) < 400} <= {rest}
+        assert np.mean(shares) > 0.9
+
+    with Collection.create(tmp_path / "filtered", model="hashing") as filtered:
+        add(range(3_000), 0)
+        check(0)
+        # Other metadata, and a few rows that are gone.
+        add(range(400), 1)
+        filtered.delete([f"image/{number:05}" for number in range(500, 520)])
+        check(1)
+
+
 def test_an_index_is_built_and_measured_by_what_is_added(collection: Collection) -> None:
     index = index_of(collection)
     assert (index["kind"], index["rows"], index["why"]) == ("pq4", 3_000, None)

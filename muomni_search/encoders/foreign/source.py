@@ -23,7 +23,7 @@ from muomni_search.encoders.foreign.registered import (
     is_same_function,
 )
 from muomni_search.encoders.protocol import Encoder, Model
-from muomni_search.errors import CheckpointError, NotFound
+from muomni_search.errors import CheckpointError, NoEncoder, NotFound
 from muomni_search.items import Modality
 
 __all__ = ["Source", "find_source", "probes_of"]
@@ -169,7 +169,7 @@ def _open(
             )
         try:
             return load(name, threads=threads).encoder(modality)
-        except NotFound as error:
+        except (NotFound, NoEncoder) as error:  # it was aligned with one
             raise CheckpointError(
                 f"the encoder of {modality}: {error.what}", hint=error.hint
             ) from error

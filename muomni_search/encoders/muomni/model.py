@@ -26,7 +26,8 @@ from muomni_search.encoders.muomni.layouts import (
     Found,
     find_checkpoint,
 )
-from muomni_search.encoders.protocol import Encoder, Model, NoEncoder
+from muomni_search.encoders.protocol import Encoder, Model
+from muomni_search.errors import NoEncoder
 from muomni_search.items import DIM, Modality
 
 if TYPE_CHECKING:

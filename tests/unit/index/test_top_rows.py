@@ -158,9 +158,7 @@ def test_who_keeps_which_rows_count_gets_the_same_answer_without_a_search_for_th
     assert {one.how for one in expected} == {"ann"}
     monkeypatch.setattr(planner, "is_in", None)
     for query, one in zip(queries, expected, strict=True):
-        assert_same(
-            planner.top_rows(query, vectors, counting=lambda: counts, **given), one, how="ann"
-        )
+        assert_same(planner.top_rows(query, vectors, marks=lambda: counts, **given), one, how="ann")
 
 
 def test_a_filter_on_rows_that_came_since_the_index_finds_them(vectors, index):
@@ -417,13 +415,59 @@ class Recording:
 
 
 @pytest.mark.parametrize(
-    ("first", "asked", "counting"),
+    ("first", "asked", "left"),
     [(0, [40], 40), (1_000, [40, 2_000], 1_000), (3_000, [40, 2_000], None)],
 )
-def test_few_are_asked_for_at_first_and_more_before_the_index_is_given_up(first, asked, counting):
+def test_few_are_asked_for_at_first_and_more_before_the_index_is_given_up(first, asked, left):
     index = Recording()
     allowed = np.arange(first, 1_000_000)
     query = rows_of(1, 1)[0]
-    found = planner._proposed(query, 10, len(allowed), NOTHING, allowed, index, None)
+    that_count = planner._that_count(NOTHING, allowed, None)
+    found = planner._proposed(query, 10, len(allowed), index, that_count)
     assert index.asked == asked
-    assert (None if found is None else len(found)) == counting
+    assert (None if found is None else len(found)) == left
+
+
+def test_a_batch_asks_deeper_for_those_alone_that_found_too_little(monkeypatch):
+    monkeypatch.setattr(planner, "usable_cores", lambda: 1)
+    rng = np.random.default_rng(3)
+    rows = rows_of(12_000, 1)
+    queries = rows[rng.choice(10_000, 8, replace=False)]
+    # The fifth has more that are as near as its tenth than are proposed at first; its very best is
+    # among those since the index, as are others' that must not be taken for it.
+    rows[rng.choice(10_000, 30, replace=False)] = normalise(queries[4] + 0.05 * rows_of(1, 9)[0])
+    rows[11_000:11_008] = normalise(queries + 0.01 * rows_of(8, 7))
+    index = Told(rows[:10_000])
+    asked = []
+    search_many = index.search_many
+
+    def recorded(some, fetch):
+        asked.append((len(some), fetch))
+        return search_many(some, fetch)
+
+    monkeypatch.setattr(index, "search_many", recorded)
+    found = planner.top_rows_many(queries, rows, k=10, dead=NOTHING, index=index, fetch=20)
+    assert asked == [(8, 20), (1, 80)]
+    for query, own, row in zip(queries, found, range(11_000, 11_008), strict=True):
+        assert_same(own, exact_top_rows(query, rows, k=10, dead=NOTHING), how="ann")
+        assert row in own.rows
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_a_batch_compares_all_rows_where_fewer_bits_are_as_fast_as_an_index(
+    vectors, queries, monkeypatch, pays
+):
+    monkeypatch.setattr(planner, "PAYING_SHARES", (1, 1))
+    told = []
+
+    def is_paying(*given, **more):
+        told.append(more)
+        return pays and bool(more)
+
+    monkeypatch.setattr(planner.first_pass, "is_paying", is_paying)
+    found = planner.top_rows_many(
+        queries, vectors, k=10, dead=NOTHING, index=Told(vectors), fetch=20
+    )
+    assert told[0] == {"least": planner.GAIN_OF_AN_INDEX}
+    assert planner.GAIN_OF_AN_INDEX > planner.first_pass.GAIN
+    assert found.are_exact.all() == pays

@@ -184,8 +184,11 @@ def compare(snapshot: Snapshot, model: dict[str, Entry]) -> None:
         assert sorted(live) == sorted(row for key in own for row in rows[key][1])
         matching = [row for key in own if own[key].n in (0, 2) for row in rows[key][1]]
         assert snapshot.matching_rows(modality, EVEN).tolist() == sorted(matching)
-        assert np.flatnonzero(snapshot.counting(modality, EVEN)).tolist() == sorted(matching)
-        assert np.flatnonzero(snapshot.counting(modality, None)).tolist() == live.tolist()
+        even, every = (snapshot.counting(modality, one) for one in (EVEN, None))
+        assert even.rows is not None
+        assert every.rows is None
+        assert np.flatnonzero(even.marks()).tolist() == even.rows.tolist() == sorted(matching)
+        assert np.flatnonzero(every.marks()).tolist() == live.tolist()
         owners = snapshot.row_items(modality)
         assert (owners[dead] == -1).all()
         matches = {match.row: match for match in snapshot.matches(modality, live)}
