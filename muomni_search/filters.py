@@ -138,7 +138,10 @@ def refuse_source(condition: Filter | None) -> None:
     elif isinstance(condition, Not):
         refuse_source(condition.term)
     elif condition is not None and condition.field == ("source",):
-        raise InvalidInput("a server does not say where its files lie", hint="filter by key")
+        raise InvalidInput(
+            "a server does not say where its files lie",
+            hint="filter by key, or by $.source where metadata is called so",
+        )
 
 
 # ---- the text form ---------------------------------------------------------------------------

@@ -221,10 +221,13 @@ def item_as_dict(item: Item) -> dict[str, Any]:
 
 
 def note_lacking_fields(collection: Collection, where: str | None) -> None:
-    """Say which fields of a filter no item has at all."""
+    """Say which fields of a filter no item has at all, or has elsewhere."""
     for field, alike in collection.lacking_fields(where).items():
         mend = f"did you mean {' or '.join(alike)}?" if alike else "see: muomni fields"
-        note(f"no item has the field {field}: {mend}")
+        # What is called like a column is asked for from the root of the metadata.
+        is_column = alike == [f"$.{field}"]
+        why = f"{field} is the item's own" if is_column else f"no item has the field {field}"
+        note(f"{why}: {mend}")
 
 
 def print_items(items: Iterable[Item], as_json: bool) -> int:

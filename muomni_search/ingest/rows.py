@@ -249,7 +249,10 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, list[str] | str]]:
                 return
             except csv.Error as error:
                 number += 1
-                yield number, _bad_csv(f"no CSV: {error}", line)
+                # The reader says no more of it than "unexpected end of data".
+                is_open = "end of data" in str(error)
+                reason = "a quote is left open, and all that follows is in it" if is_open else error
+                yield number, _bad_csv(f"no CSV: {reason}", line)
                 continue
             if not cells:
                 continue

@@ -31,6 +31,7 @@ from muomni_search.store.snapshot import INDEX, Snapshot
 from muomni_search.store.sqlite import DATABASE, disk_errors, schema_checksum
 
 __all__ = [
+    "AGAIN",
     "TORN",
     "altered_items",
     "block_length",

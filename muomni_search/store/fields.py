@@ -51,19 +51,31 @@ def summarise_fields(
 
 
 def lacking_fields(snapshot: Snapshot, condition: Filter) -> dict[str, list[str]]:
-    """Return the metadata fields of a filter that no item has, and to each those spelled alike."""
-    lacking = []
-    for names in sorted(fields_of(condition).difference(COLUMNS)):
-        has_it = filter_to_sql(Test(names, "is not null"))
-        found = snapshot.ask(*sql("SELECT id FROM items WHERE {} LIMIT 1", has_it))
-        if found.fetchone() is None:
-            lacking.append(spell_field(names))
+    """Return the metadata fields of a filter that no item has, and to each those spelled alike.
+
+    Of one that lets nothing through also the item's own columns, where metadata is called so too.
+    """
+
+    def is_there(test: Filter) -> bool:
+        found = snapshot.ask(*sql("SELECT id FROM items WHERE {} LIMIT 1", filter_to_sql(test)))
+        return found.fetchone() is not None
+
+    fields = fields_of(condition)
+    lacking = [
+        spell_field(names)
+        for names in sorted(fields.difference(COLUMNS))
+        if not is_there(Test(names, "is not null"))
+    ]
+    meant = {
+        spell_field(names): [spell_field(metadata_field(names))]
+        for names in sorted(fields.intersection(COLUMNS))
+        if is_there(Test(metadata_field(names), "is not null")) and not is_there(condition)
+    }
     if not lacking:
-        return {}
+        return meant
     # An index is no field: one may be kept of what no item has.
-    fields = summarise_fields(snapshot, most=PAGE)
-    known = [name for name, one in fields.items() if one["items"]]
-    return {
+    known = [name for name, one in summarise_fields(snapshot, most=PAGE).items() if one["items"]]
+    return meant | {
         name: get_close_matches(name, known)
         or [one for one in known if one.casefold() == name.casefold()]
         for name in lacking

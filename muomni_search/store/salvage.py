@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from muomni_search.errors import CorruptData
 from muomni_search.items import Item, Modality, Span
-from muomni_search.store.check import MAX_ID, TORN, altered_items, sound_rows
+from muomni_search.store.check import AGAIN, MAX_ID, altered_items, sound_rows
 from muomni_search.store.rows import NO_ROWS, ROW_BYTES, MappedRows
 from muomni_search.store.snapshot import ItemRow, Snapshot, item_of, span_of
 
@@ -37,6 +37,8 @@ ROWS = (
     'SELECT item_id, ordinal, "row", span_start, span_end FROM segments'
     ' WHERE modality = ?1 AND "row" BETWEEN ?2 AND ?3 LIMIT ?3 - ?2 + 1'
 )
+# What their index says of the segments of some items.
+INDEXED = f"{AGAIN} WHERE item_id BETWEEN ? AND ?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,7 @@ def salvage(snapshot: Snapshot) -> tuple[Iterator[Salvaged], list[str]]:
     The list is complete when the items have come to their end.
     """
     reader, left_out = _Reader(snapshot), list[str]()
-    rows = {modality: _rows(snapshot, reader, modality, left_out) for modality in Modality}
+    rows = {modality: _rows(snapshot, reader, modality) for modality in Modality}
     if reader.unreadable:
         left_out.append(f"{reader.unreadable} rows: whose they are cannot be read, if anybody's")
     owners = {owner for found in rows.values() for owner in found}
@@ -144,16 +146,23 @@ def salvage(snapshot: Snapshot) -> tuple[Iterator[Salvaged], list[str]]:
         # Of an earlier version, and too damaged to be brought up to date.
         is_altered = dict.fromkeys(ids, False)
         left_out.append("nothing for a flipped byte: an earlier version kept no checksums of items")
-    try:
-        torn = {number for (number,) in reader.ask(TORN)}
-    except sqlite3.Error:
-        torn = set()
-        if not reader.unreadable:
-            left_out.append("nothing for a flipped byte of a segment: their index cannot be read")
+    is_torn = dict(
+        reader.past_damage(
+            lambda first, last: _torn(reader, rows, ids[first : last + 1]), 0, len(ids) - 1
+        )
+    )
+    unknown = len(ids) - len(is_torn)
+    if unknown:
+        left_out.append(
+            f"nothing of {unknown} items, though their segments cannot be held against their "
+            "index: some may have the vector of another"
+        )
+    left = {number for number in ids if not (is_torn.get(number) or is_altered.get(number))}
+    sound = {one: _sound(snapshot, one, rows[one], left, left_out) for one in Modality}
     lost = owners - keys.keys()
     if lost:
         left_out.append(f"{len(lost)} items that have segments cannot be read")
-    return _whole(reader, keys, is_altered, torn, rows, left_out), left_out
+    return _whole(reader, keys, is_altered, is_torn, rows, sound, left_out), left_out
 
 
 def rows_left(snapshot: Snapshot, modality: Modality) -> NDArray[np.float32]:
@@ -168,29 +177,66 @@ def rows_left(snapshot: Snapshot, modality: Modality) -> NDArray[np.float32]:
 _Rows = dict[int, list[tuple[int, int, int | None, int | None]]]
 
 
-def _rows(snapshot: Snapshot, reader: _Reader, modality: Modality, left_out: list[str]) -> _Rows:
+def _rows(snapshot: Snapshot, reader: _Reader, modality: Modality) -> _Rows:
     """Return the ordinal, row and span of the segments of each item of a modality."""
     file = snapshot.row_file(modality)
     if file is None or not file.rows:
         return {}
-    sound = sound_rows(snapshot, modality)
-    if not sound.all():
-        left_out.append(f"{file.path}: {int((~sound).sum())} rows are damaged or missing")
     found: _Rows = {}
     for item_id, ordinal, row, start, end in reader.past_damage(
         lambda a, b: reader.ask(ROWS, str(modality), a, b), 0, file.rows - 1
     ):
         if isinstance(item_id, int) and isinstance(row, int) and 0 <= row < file.rows:
-            found.setdefault(item_id, []).append((ordinal, row if sound[row] else -1, start, end))
+            found.setdefault(item_id, []).append((ordinal, row, start, end))
     return found
+
+
+def _torn(
+    reader: _Reader, rows: dict[Modality, _Rows], ids: Sequence[int]
+) -> list[tuple[int, bool]]:
+    """Return of each item whether its segments are others than their index says."""
+    told: dict[int, list[Any]] = {number: [] for number in ids}
+    for number, *segment in reader.ask(INDEXED, ids[0], ids[-1]):
+        told.get(number, []).append(tuple(segment))
+    return [
+        (
+            number,
+            sorted(map(repr, segments))
+            != sorted(
+                repr((ordinal, start, end, str(modality), row))
+                for modality, found in rows.items()
+                for ordinal, row, start, end in found.get(number, ())
+            ),
+        )
+        for number, segments in told.items()
+    ]
+
+
+def _sound(
+    snapshot: Snapshot,
+    modality: Modality,
+    rows: _Rows,
+    left: set[int],
+    left_out: list[str],
+) -> NDArray[np.bool_]:
+    """Return which rows of a modality are whole, and named by one of the items left at most."""
+    file = snapshot.row_file(modality)
+    if file is None or not file.rows:
+        return np.empty(0, bool)
+    sound = sound_rows(snapshot, modality)
+    if not sound.all():
+        left_out.append(f"{file.path}: {int((~sound).sum())} rows are damaged or missing")
+    named = [row for number in left for _, row, *_ in rows.get(number, ())]
+    return sound & (np.bincount(np.array(named, np.int64), minlength=len(sound)) < 2)
 
 
 def _whole(
     reader: _Reader,
     keys: dict[int, str],
     is_altered: dict[int, bool],
-    torn: set[int],
+    is_torn: dict[int, bool],
     rows: dict[Modality, _Rows],
+    sound: dict[Modality, NDArray[np.bool_]],
     left_out: list[str],
 ) -> Iterator[Salvaged]:
     seen: str | None = None
@@ -211,12 +257,13 @@ def _whole(
                 continue
             segments = sorted(rows[item.modality].get(item_id, []))
             ordinals = [ordinal for ordinal, *_ in segments]
-            if item_id in torn:
+            numbers = np.array([row for _, row, *_ in segments], np.int64)
+            if is_torn.get(item_id):
                 reason = "its segments are not what was written, or their index is not"
             elif not segments or ordinals != list(range(len(segments))):
                 reason = "not all of its segments can be read"
-            elif min(row for _, row, *_ in segments) < 0:
-                reason = "its vectors are damaged"
+            elif not sound[item.modality][numbers].all():
+                reason = "its vectors are damaged, or another item's"
             elif key == seen:
                 reason = "there is another one of this key"
             else:
@@ -224,7 +271,7 @@ def _whole(
                 yield Salvaged(
                     item,
                     content_hash,
-                    np.array([row for _, row, *_ in segments], np.int64),
+                    numbers,
                     [span_of(item.modality, start, end) for *_, start, end in segments],
                 )
         if reason:

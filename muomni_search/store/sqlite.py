@@ -53,22 +53,23 @@ APPLICATION_ID = 0x6D756F6D
 # ---- connections -----------------------------------------------------------------------------
 
 
-def open_database(path: Path, *, create: bool = False) -> sqlite3.Connection:
+def open_database(path: Path, *, create: bool = False, salvage: bool = False) -> sqlite3.Connection:
     """Return a connection that is outside of any transaction.
 
     Args:
         path: The SQLite file.
         create: Make it when there is none; otherwise that is an error.
+        salvage: Open one too whose end is gone, to read what is left.
     """
     name = quote(os.fsencode(path))
     try:
-        connection = _open_uri(f"file:{name}?mode={'rwc' if create else 'rw'}")
+        connection = _open_uri(f"file:{name}?mode={'rwc' if create else 'rw'}", salvage=salvage)
     except sqlite3.OperationalError:
         # The log of a database in a directory that is read-only cannot be made, and is not needed
         # when it is not there: then nobody is writing.
         if create or os.access(path.parent, os.W_OK) or Path(f"{path}-wal").exists():
             raise
-        connection = _open_uri(f"file:{name}?mode=ro&immutable=1")
+        connection = _open_uri(f"file:{name}?mode=ro&immutable=1", salvage=salvage)
     if create:
         connection.execute("PRAGMA journal_mode=WAL")  # the file keeps it
     connection.execute("PRAGMA synchronous=FULL")
@@ -76,11 +77,14 @@ def open_database(path: Path, *, create: bool = False) -> sqlite3.Connection:
     return connection
 
 
-def _open_uri(uri: str) -> sqlite3.Connection:
+def _open_uri(uri: str, *, salvage: bool) -> sqlite3.Connection:
     connection = sqlite3.connect(
         uri, uri=True, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False
     )
     try:
+        if salvage:
+            # Then SQLite takes a file that is shorter than its first page says for what it is.
+            connection.execute("PRAGMA writable_schema=ON")
         # The first read is what opens the log, and what finds out that this is no database.
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except sqlite3.Error:

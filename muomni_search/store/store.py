@@ -84,8 +84,9 @@ class Store(Closing):
     Made by ``create`` or ``open``; usable from several threads, each with a snapshot of its own.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, salvage: bool = False) -> None:
         self.directory = directory
+        self._salvage = salvage
         self.database = directory / DATABASE
         self._lock = threading.Lock()
         self._newest: State | None = None
@@ -150,11 +151,11 @@ class Store(Closing):
                 )
             if not path.is_file():
                 raise CorruptData(f"{path} is no file", hint="name a collection's directory")
-            store = cls(directory)
+            store = cls(directory, salvage=salvage)
             try:
                 # The first reader's; were it closed now, SQLite would fold a log into the database
                 # that may be damaged.
-                store._idle.append(open_database(path))
+                store._idle.append(open_database(path, salvage=salvage))
                 store._place = durable.place_of(path)
                 if not check_schema(store._idle[0], path):
                     _upgrade(path, salvage=salvage)
@@ -200,7 +201,7 @@ class Store(Closing):
         with self._lock:
             connection = self._idle.pop() if self._idle else None
         if connection is None:
-            connection = open_database(self.database)
+            connection = open_database(self.database, salvage=self._salvage)
         is_kept = False
         try:
             yield connection

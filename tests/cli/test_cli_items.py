@@ -158,5 +158,23 @@ def test_a_filter_on_a_field_that_nothing_has_is_told_of(
     assert "no item has the field zebra: see: muomni fields" in told
     assert "did you mean n?" in muomni(*command, "--where", "N = 3", "-c", hostile).stderr
     # A field that items have is no mistake, nor one of an item itself.
-    for where in ("n > 1000", "key = 'nobody' and source is null"):
+    for where in ("n > 1000", "key = 'nobody' and source is null", "source = 'nowhere'"):
         assert "no item has" not in muomni(*command, "--where", where, "-c", hostile).stderr
+
+
+def test_metadata_called_like_a_column_is_pointed_at_where_nothing_matches(
+    muomni: Run, tmp_path: Path
+) -> None:
+    rows = [{"key": "k1", "text": "a dog", "source": "BBC"}, {"key": "k2", "text": "a cat"}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    c = tmp_path / "c"
+    muomni("add", "rows.jsonl", "-c", c, "--model", "hashing")
+    told = muomni("list", "--where", "source = 'BBC'", "-c", c)
+    assert told.stdout == ""
+    assert "source is the item's own: did you mean $.source?" in told.stderr
+    assert answers(muomni("list", "--where", "$.source = 'BBC'", "-c", c))[0]["key"] == "k1"
+    # Who found something by it meant the column.
+    assert "item's own" not in muomni("list", "--where", "source is null", "-c", c).stderr
+    batch = tmp_path / "q.jsonl"
+    batch.write_text(json.dumps({"text": "dog", "where": "source is null"}) + "\n")
+    assert "item's own" not in muomni("batch", batch, "o.jsonl", "-c", c).stderr

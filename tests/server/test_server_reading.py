@@ -109,11 +109,23 @@ def test_no_answer_says_where_files_lie(http: httpx.Client, corpus: Path) -> Non
         "key = 'x' or not source is null",
         {"source": {"$exists": True}},
         {"$or": [{"key": "x"}, {"$not": {"source": "y"}}]},
+        '"source" = 1',
     ],
 )
 def test_a_filter_cannot_find_out_where_files_lie(http: httpx.Client, where: object) -> None:
     problem(search(http, words("dog"), where=where), 422, "invalid-input")
-    problem(http.post(f"{C}/delete", json={"where": where}), 422, "invalid-input")
+    told = problem(http.post(f"{C}/delete", json={"where": where}), 422, "invalid-input")
+    assert "$.source" in told["hint"]
+
+
+@pytest.mark.parametrize("where", ["$.source = 'BBC'", {"$.source": "BBC"}])
+def test_metadata_that_is_called_source_may_be_asked_for(http: httpx.Client, where: object) -> None:
+    item = {"key": "called", "text": "words", "metadata": {"source": "BBC"}}
+    http.post("/v1/collections/empty/items", json={"items": [item]})
+    asked = {"parts": [words("x")], "where": where}
+    found = http.post("/v1/collections/empty/search", json=asked).json()
+    http.post("/v1/collections/empty/delete", json={"keys": ["called"]})
+    assert [hit["key"] for hit in found["hits"]] == ["called"]
 
 
 @pytest.mark.parametrize(

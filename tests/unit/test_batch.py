@@ -292,15 +292,44 @@ def test_blocks_hold_fewer_queries_that_ask_for_more(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(batch, "BLOCK_QUERIES", 4)
     monkeypatch.setattr(batch, "BLOCK_HITS", 100)
 
+    counted = []
+
     def sizes(*wanted: int, items: int = 1_000) -> list[int]:
+        counted.clear()
         tasks = (batch.Task(0, Query(()), k, None, None) for k in wanted)
-        return [len(block) for block in batch._blocks(tasks, items)]
+        return [len(block) for block in batch._blocks(tasks, lambda: counted.append(1) or items)]
 
     assert sizes(*[1] * 10) == [4, 4, 2]
     assert sizes(*[40] * 5) == [2, 2, 1]
     assert sizes(500, 500, 1, 1) == [1, 1, 2]
     assert sizes(*[10**9] * 4, items=20) == [4]
-    assert sizes() == []
+    assert sizes(26, 1, 1, 1, items=20) == [4]
+    assert counted
+    # However many there are, a block holds as many queries for so few.
+    assert sizes(*[25] * 8) == [4, 4]
+    assert not counted
+
+
+def test_blocks_are_cut_by_items_and_not_by_their_segments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As an earlier version cut them, whose half-done jobs are gone on with.
+    long = " ".join(f"word{number}." for number in range(2_000))
+    seen: list[int] = []
+    real = batch._answer
+    monkeypatch.setattr(
+        batch,
+        "_answer",
+        lambda view, block, **more: seen.append(len(block)) or real(view, block, **more),
+    )
+    with Collection.create(tmp_path / "c", model="hashing") as collection:
+        collection.add(Record(f"k{n}", Modality.TEXT, "t", text=f"{n} {long}") for n in range(4))
+        assert collection.stats()["segments"] > 3 * 4
+        queries = write_jsonl(tmp_path / "q.jsonl", *[{"text": "owl"}] * 4)
+        monkeypatch.setattr(batch, "BLOCK_QUERIES", 2)
+        monkeypatch.setattr(batch, "BLOCK_HITS", 8)
+        batch.run_batch(collection, queries, tmp_path / "o.jsonl", k=100)
+    assert seen == [2, 2]
 
 
 # ---- empty and bad ---------------------------------------------------------------------------

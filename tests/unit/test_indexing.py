@@ -305,6 +305,20 @@ def test_a_recall_of_all_means_exact_and_why(collection: Collection) -> None:
     assert collection.tune(recall=0.9)[IMAGE]["kind"] == "pq4"
 
 
+def test_an_index_that_is_asked_for_beyond_measure_is_built_once_and_told_why(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection.tune(recall=0.9995)
+    built = []
+    real = planner.build_index
+    monkeypatch.setattr(
+        planner, "build_index", lambda vectors, codes: built.append(codes) or real(vectors, codes)
+    )
+    index = collection.rebuild("image", kind="ann")[IMAGE]
+    assert len(built) == 1
+    assert index["why"].endswith("no measurement is sure of more than 0.9993")
+
+
 def test_a_recall_that_no_measurement_shows_builds_and_measures_nothing(
     collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,7 +30,7 @@ from muomni_search.encoders.foreign.registered import (
 from muomni_search.encoders.foreign.source import find_source
 from muomni_search.encoders.model import load_model
 from muomni_search.encoders.protocol import Encoder
-from muomni_search.errors import CheckpointError, InvalidInput, NotFound
+from muomni_search.errors import CheckpointError, InvalidInput, NoEncoder, NotFound
 from muomni_search.ingest.manifest import read_corpus
 from muomni_search.items import Modality, Query
 
@@ -170,6 +170,18 @@ def test_another_model_of_ours_lends_its_encoder() -> None:
     assert (source.source, source.name, source.dim) == ("model", "hashing", 256)
     assert encoder is not None
     assert source.fingerprint == load_model("hashing").fingerprint()
+
+
+def test_a_model_that_lost_the_encoder_that_it_lent_is_damaged(
+    muomni_checkpoint: Path, tmp_path: Path
+) -> None:
+    lender = shutil.copytree(muomni_checkpoint, tmp_path / "lender")
+    source, _ = find_source(lender, IMAGE, load_model, threads=1)
+    (vision,) = lender.rglob("vision.pt")
+    vision.unlink()
+    with pytest.raises(CheckpointError, match="the encoder of image") as raised:
+        source.open(IMAGE, load_model, threads=1)
+    assert not isinstance(raised.value, NoEncoder)
 
 
 def test_an_aligned_model_lends_none(aligned_model: Path) -> None:
