@@ -26,10 +26,13 @@ def command(output: Path, salvage: bool, as_json: bool, directory: Path) -> None
     A row a segment: key, modality, source, text, metadata (JSON), span and vector. --salvage is
     the way out of a database that `muomni verify --repair` cannot mend: what is whole goes into
     the file, and `muomni import --create` makes a new collection of it; --json names all that is
-    left out. The exit code is 1 when something is.
+    left out. Then the exit code is 1. --salvage replaces no file.
     """
-    from muomni_search import Collection, CorruptData, export_collection
+    from muomni_search import Collection, Conflict, CorruptData, export_collection
 
+    if salvage and output.exists():
+        # It may be the last that is whole, and this one may hold less.
+        raise Conflict(f"{output} is there", hint="name another file for what is saved")
     left_out: list[str] = []
     with Collection.open(directory, salvage=salvage) as collection:
         exported = export_collection(collection, output, left_out=left_out if salvage else None)

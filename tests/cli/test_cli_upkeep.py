@@ -327,15 +327,25 @@ def test_what_is_damaged_is_left_out_of_a_salvage_and_said(muomni: Run, collecti
     assert report == {"exported": 8, "left_out": []}
     (collection / "vectors/audio.0.f32").unlink()
     assert muomni("export", "all.parquet", "-c", collection).exit_code == 1
-    result = muomni("export", "all.parquet", "--salvage", "-c", collection)
+    result = muomni("export", "rest.parquet", "--salvage", "-c", collection)
     assert result.exit_code == 1
     report = json.loads(result.stdout)
     assert report["exported"] == 6
     assert len(report["left_out"]) == 3  # the file, and two sounds
     assert result.stderr.count("left out: ") == 3
     assert "muomni import --create" in result.stderr.splitlines()[-1]
-    (taken,) = answers(muomni("import", "all.parquet", "--create", "--model", "hashing", "-c", "c"))
+    into = ("--create", "--model", "hashing", "-c", "c")
+    (taken,) = answers(muomni("import", "rest.parquet", *into))
     assert taken["added"] == 6
+
+
+def test_a_salvage_replaces_no_file(muomni: Run, collection: Path, tmp_path: Path) -> None:
+    muomni("export", "all.parquet", "-c", collection)
+    before = (tmp_path / "all.parquet").read_bytes()
+    refused = muomni("export", "all.parquet", "--salvage", "-c", collection)
+    assert refused.exit_code == 1
+    assert "name another file" in refused.stderr
+    assert (tmp_path / "all.parquet").read_bytes() == before
 
 
 def test_many_that_are_left_out_are_counted(muomni: Run, tmp_path: Path) -> None:
