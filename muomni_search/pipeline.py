@@ -466,7 +466,8 @@ class Pipeline:
         if self._strict:
             self._encode_waiting()
             self._commit()
-            raise UnreadableFile(f"{problem.source}: {problem.error}", hint=problem.hint)
+            error = problem.error.removeprefix(f"{problem.source}: ")
+            raise UnreadableFile(f"{problem.source}: {error}", hint=problem.hint)
         self._commit_when_due()
 
     def _mend(self, record: Record) -> None:

@@ -177,6 +177,13 @@ def test_a_long_list_of_failures_is_cut(muomni: Run, tmp_path: Path) -> None:
     assert last == "… and 10 more: muomni failures"
 
 
+def test_strict_names_the_place_once(muomni: Run, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"key": "a"}\n')
+    result = muomni("add", "rows.jsonl", "--strict", *HASHING, "-c", "c")
+    assert result.exit_code == 1
+    assert result.stderr.count("rows.jsonl") == 1
+
+
 def test_strict_stops_with_1_at_the_first(muomni: Run, folder: Path) -> None:
     (folder / "broken.png").write_bytes(b"no picture at all")
     result = muomni("add", folder, "--strict", *HASHING, "-c", "c")
