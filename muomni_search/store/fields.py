@@ -66,10 +66,11 @@ def lacking_fields(snapshot: Snapshot, condition: Filter) -> dict[str, list[str]
         for names in sorted(fields.difference(COLUMNS))
         if not is_there(Test(names, "is not null"))
     ]
+    columns = sorted(fields.intersection(COLUMNS))
     meant = {
         spell_field(names): [spell_field(metadata_field(names))]
-        for names in sorted(fields.intersection(COLUMNS))
-        if is_there(Test(metadata_field(names), "is not null")) and not is_there(condition)
+        for names in (columns if columns and not is_there(condition) else ())
+        if is_there(Test(metadata_field(names), "is not null"))
     }
     if not lacking:
         return meant

@@ -31,6 +31,8 @@ ITEMS = (
     f"SELECT content_hash, {', '.join(ItemRow._fields[:-1])}, 0 AS segments"  # noqa: S608
     " FROM items WHERE id = ?"
 )
+# Whose a key is by its index, which has both.
+ID_AGAIN = "SELECT id FROM items INDEXED BY sqlite_autoindex_items_1 WHERE key = ?"
 KEYS = "SELECT id, key FROM items WHERE id > ? ORDER BY id LIMIT ?"
 # With a limit, or SQLite looks at the page behind the last one too.
 ROWS = (
@@ -89,6 +91,13 @@ class _Reader:
             yield from self._halved(read, middle + 1, last)
             return
         yield from found
+
+    def ids_again(self, key: str) -> list[tuple[int]]:
+        """Return the ids that the index of keys has for one; none where it cannot be read."""
+        try:
+            return self.ask(ID_AGAIN, key)
+        except sqlite3.Error:
+            return []
 
     def keys(self, owners: Sequence[int]) -> dict[int, str]:
         """Return the keys of the items that can be read, by their ids.
@@ -154,8 +163,8 @@ def salvage(snapshot: Snapshot) -> tuple[Iterator[Salvaged], list[str]]:
     unknown = len(ids) - len(is_torn)
     if unknown:
         left_out.append(
-            f"nothing of {unknown} items, though their segments cannot be held against their "
-            "index: some may have the vector of another"
+            f"any proof of whose vectors {unknown} items have: their segments cannot be held "
+            "against their index"
         )
     left = {number for number in ids if not (is_torn.get(number) or is_altered.get(number))}
     sound = {one: _sound(snapshot, one, rows[one], left, left_out) for one in Modality}
@@ -219,7 +228,7 @@ def _sound(
     left: set[int],
     left_out: list[str],
 ) -> NDArray[np.bool_]:
-    """Return which rows of a modality are whole, and named by one of the items left at most."""
+    """Return which rows are whole, and named by one item at most that is not known as damaged."""
     file = snapshot.row_file(modality)
     if file is None or not file.rows:
         return np.empty(0, bool)
@@ -255,10 +264,15 @@ def _whole(
             except CorruptData:
                 reason = "what is stored of it is damaged"
                 continue
-            segments = sorted(rows[item.modality].get(item_id, []))
+            segments = rows[item.modality].get(item_id, [])
+            is_counted = all(isinstance(ordinal, int) for ordinal, *_ in segments)
+            if is_counted:
+                segments = sorted(segments, key=lambda segment: segment[:2])
             ordinals = [ordinal for ordinal, *_ in segments]
             numbers = np.array([row for _, row, *_ in segments], np.int64)
-            if is_torn.get(item_id):
+            if reader.ids_again(item.key) not in ([], [(item_id,)]):
+                reason = "its number is not what was written, or the index of its key is not"
+            elif is_torn.get(item_id) or not is_counted:
                 reason = "its segments are not what was written, or their index is not"
             elif not segments or ordinals != list(range(len(segments))):
                 reason = "not all of its segments can be read"

@@ -135,7 +135,8 @@ class Store(Closing):
 
         Args:
             directory: Where it is.
-            salvage: Open one too that is too damaged to be brought up to date, for ``salvage``.
+            salvage: Open one too that is too damaged to be brought up to date, or whose end is cut
+                off, for ``salvage``.
 
         Raises:
             NotFound: There is none.

@@ -241,6 +241,58 @@ def test_no_item_comes_out_with_the_vector_of_another(place: Path, lost: str | N
     assert len(rows) > (COUNT // 3 if lost else COUNT - 2)
 
 
+def test_an_item_whose_number_is_another_comes_out_with_nobodys_vector(place: Path) -> None:
+    before = place.with_name("before.parquet")
+    with Collection.open(place) as collection:
+        export_collection(collection, before)
+    whole = {row["key"]: row for row in pq.read_table(before).to_pylist()}
+    database = place / "collection.db"
+    content = database.read_bytes()
+    # In the table: a cell's length, its id in two bytes, and a header with the type of the key.
+    changed = 0
+    for number in range(200, 230):
+        own = bytes([0x80 | number >> 7, number & 0x7F])
+        at = [
+            start + page * 4096 - 4096
+            for page, held in leaves_of(place, "items")
+            for start in range(8, 4096)
+            if held[start : start + 2] == own
+            and f"k{number - 1:03}".encode() in held[start + 2 : start + 40]
+        ]
+        if len(at) != 1:
+            continue
+        changed += 1
+        flipped = bytearray(content)
+        flipped[at[0] + 1] ^= 1
+        database.write_bytes(flipped)
+        saved, left_out = place.with_name(f"saved-{number}.parquet"), list[str]()
+        with Collection.open(place, salvage=True) as collection:
+            export_collection(collection, saved, left_out=left_out)
+        rows = {row["key"]: row for row in pq.read_table(saved).to_pylist()}
+        assert all(whole[key] == row for key, row in rows.items())
+        assert COUNT - 4 <= len(rows) < COUNT
+        assert left_out
+    assert changed > 10
+
+
+@pytest.mark.parametrize("kind", [0, 12, 13], ids=["null", "bytes", "text"])
+def test_an_ordinal_that_is_no_number_costs_its_item_alone(tmp_path: Path, kind: int) -> None:
+    place = tmp_path / "collection"
+    long = " ".join(f"word{number}." for number in range(40))
+    with Collection.create(place, model="hashing") as collection:
+        collection.add(Record(f"k{n}", Modality.TEXT, "test", text=f"{n} {long}") for n in range(5))
+        assert collection.stats()["segments"] > 4 * 5
+    database = place / "collection.db"
+    content = database.read_bytes()
+    # The header of a segment: its length, and the types of modality, row, item and ordinal, 0 here.
+    at = content.index(bytes([7, 21, 1, 1, 8]))
+    database.write_bytes(content[: at + 4] + bytes([kind]) + content[at + 5 :])
+    left_out: list[str] = []
+    with Collection.open(place, salvage=True) as collection:
+        assert export_collection(collection, tmp_path / "saved.parquet", left_out=left_out) == 4
+    assert len(left_out) == 1
+
+
 def test_what_is_before_a_cut_of_the_database_comes_out(place: Path) -> None:
     before, saved = place.with_name("before.parquet"), place.with_name("saved.parquet")
     with Collection.open(place) as collection:
