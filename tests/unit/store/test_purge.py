@@ -43,8 +43,8 @@ def _gaps_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let SQLite overwrite nothing that is freed, as most builds of it do."""
     connect = sqlite._open_uri
 
-    def careless(uri: str) -> sqlite3.Connection:
-        connection = connect(uri)
+    def careless(uri: str, *, salvage: bool) -> sqlite3.Connection:
+        connection = connect(uri, salvage=salvage)
         connection.execute("PRAGMA secure_delete=OFF")
         return connection
 
