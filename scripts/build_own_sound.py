@@ -2,11 +2,12 @@
 
     python scripts/build_own_sound.py
 
-The tower is aiSFX's convolutions as they are; the joint head takes what the fetched tower gives
-too. Needs what `build_muomni_tiny.py` needs, 5.5 GB of downloads and some 20 GB of disk; replaces
-the weights that ship. It learns from the words of `base`: run `build_base_model.py` before it, and
-after it for the prior and the hashes, without which `base` refuses its sounds. What the towers give
-for the sounds is kept beside the packages.
+The tower is aiSFX's convolutions, tuned by `tune_towers.py`: ``--tuned``, which is written into
+``--out``, or else the `own_sound.onnx` that lies there. ``--out`` is what ships, unless it is said:
+its heads are replaced. The joint head takes what the fetched tower gives too. Needs what
+`build_muomni_tiny.py` needs, 5.5 GB of downloads and some 20 GB of disk. It learns from the words
+of `base`: run `build_base_model.py` before it, and after it for the prior and the hashes, without
+which `base` refuses its sounds. What the towers give for the sounds is kept beside the packages.
 `docs/models/own-sound.md` says what it took.
 """
 
@@ -21,12 +22,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from base_model.packages import SOUNDS, TINY, TOWERS, unpack
+from base_model.packages import SOUNDS, TINY, TOWERS, Named, unpack
 from build_base_model import TWINS, text_encoder
 from numpy.typing import NDArray
-from own_sound.packages import NETWORK
-from own_sound.sounds import Named, named_sounds
-from own_sound.training import export_tower, read_checkpoint, train_head
+from own_sound.sounds import named_sounds
+from own_sound.training import export_tower, train_head
 
 from muomni_search.durable import whole_file
 from muomni_search.encoders.base.audio import AudioEncoder, log_odds, patches
@@ -70,10 +70,12 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / ".work", help="for downloads")
     parser.add_argument("--out", type=Path, default=ROOT / "muomni_search/encoders/base/weights")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--tuned", type=Path, help="the tower, as tune_towers.py writes it")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    checkpoint = unpack(NETWORK, options.work / "packages") / "aisfx/models/checkpoint.pth"
-    export_tower(read_checkpoint(checkpoint), options.out / OWN_TOWER)
+    if options.tuned:
+        with np.load(options.tuned, allow_pickle=False) as arrays:
+            export_tower(dict(arrays), options.out / OWN_TOWER)
     sounds = learned_sounds(options.work, options.out, options.threads)
     known = sorted(set(sounds.names))
     encoder = text_encoder(options.out)

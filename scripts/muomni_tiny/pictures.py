@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from base_model.drawings import read_drawings
+from base_model.packages import Named
 
 # The drawings that are learned from, by their package or style.
 STYLES = (
@@ -15,8 +16,6 @@ STYLES = (
 )
 LARGEST_BYTES = 100_000  # of clip art without a name: larger ones take most of the time to read
 SCRATCH = "scratch/usr/share/scratch/Media"
-
-Named = tuple[Path, str]
 
 
 def named_pictures(packages: Path) -> list[Named]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from base_model.packages import Named
 from numpy.typing import NDArray
 
 RATE = 16_000  # Hz
@@ -67,8 +68,6 @@ VOICES = (
     ("en+f2", "a woman speaking"), ("en-us+f3", "a woman talking"), ("en+f5", "a woman reading"),
     ("en+whisper", "whispering"), ("en+croak", "a hoarse voice"),
 )  # fmt: skip
-
-Named = tuple[Path, str]
 
 
 def sound_tables(packages: Path, folder: Path) -> dict[str, list[Named]]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from base_model.packages import unpack
+from base_model.packages import Named, unpack
 from muomni_tiny import sounds as tiny
 
 from own_sound.packages import FONTS, RECORDED
@@ -36,8 +36,6 @@ SPELLED = {
     "sax": "saxophone", "elec": "electric", "acou": "acoustic", "trem": "tremolo",
     "melo": "melodic",
 }  # fmt: skip
-
-Named = tuple[Path, str]
 
 
 def named_sounds(work: Path) -> list[Named]:

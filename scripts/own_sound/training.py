@@ -32,23 +32,34 @@ def read_checkpoint(path: Path) -> dict[str, Array]:
     return {name: tensor.numpy() for name, tensor in weights.items()}
 
 
-def export_tower(state: dict[str, Array], path: Path) -> None:
+def folded(state: dict[str, Array]) -> dict[str, Array]:
+    """Return aiSFX's convolutions, such as ``1.2.weight``, with the norm behind each folded in."""
+    found = {}
+    for block in range(1, 5):
+        for layer in (1, 2):
+            place = f"embedding_net.conv_block{block}"
+            norm = f"{place}.bn{layer}"
+            gain = state[f"{norm}.weight"] / np.sqrt(state[f"{norm}.running_var"] + BATCH_NORM_EPS)
+            kernel = state[f"{place}.conv{layer}.weight"]
+            found[f"{block}.{layer}.weight"] = kernel * gain[:, None, None, None]
+            found[f"{block}.{layer}.bias"] = (
+                state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * gain
+            )
+    return found
+
+
+def export_tower(weights: dict[str, Array], path: Path) -> None:
     """Write the convolutions: (n, frames, 96) → maximum, mean, deviation over time (n, 1536)."""
     graph = Graph()
     x = graph.add("Unsqueeze", "spectrogram", graph.constant("axes", np.array([1])))
     for block in range(1, 5):
         for layer in (1, 2):
-            place = f"embedding_net.conv_block{block}"
-            norm = f"{place}.bn{layer}"
-            kernel = state[f"{place}.conv{layer}.weight"]
-            gain = state[f"{norm}.weight"] / np.sqrt(state[f"{norm}.running_var"] + BATCH_NORM_EPS)
-            bias = state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * gain
             name = f"{block}.{layer}"
             x = graph.add(
                 "Conv",
                 x,
-                graph.weight(f"{name}.weight", kernel * gain[:, None, None, None], axis=0),
-                graph.constant(f"{name}.bias", bias.astype(np.float32)),
+                graph.weight(f"{name}.weight", weights[f"{name}.weight"], axis=0),
+                graph.constant(f"{name}.bias", weights[f"{name}.bias"].astype(np.float32)),
                 kernel_shape=[3, 3],
                 pads=[1, 1, 1, 1],
             )

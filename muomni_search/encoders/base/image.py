@@ -7,17 +7,20 @@ Preprocessing, all of it:
 2. Any other picture is cropped to its central square, 15/16 of its shorter side.
 3. The square is resized to 224 × 224 (bicubic, antialiased) and scaled to (x − 127) / 128.
 
+From its ninth block on the tower is there twice, in one file: as it came, which names classes, and
+tuned on named drawings, which gives features (`scripts/base_model/tuning.py`).
+
 The vector is unit(m · C) + w (unit(k · R) − c), projected to 256 dimensions and scaled to unit
 length: ``m`` are the 50 likeliest of 1,000 ImageNet classes under a softmax of temperature 2,
 ``C`` the text embeddings of those classes; ``k`` says how near the picture's features are to those
 of 3,072 drawings, exp(−|difference|²), and ``R`` is a kernel ridge regression on these to the names
 of drawings; ``c`` is what drawings have in common, which would otherwise draw them all to the same
 few words; ``w`` is less than 1 where k · R is short, as it is for what resembles no drawing.
-Features are the means over the picture of the tower's last layer and of two before it: square
-roots, centred, each layer of unit length, the last counting a half. The first half is ConSE
-(Norouzi et al. 2014, "Zero-shot learning by convex combination of semantic embeddings"), the second
-Nyström's approximation (Williams and Seeger 2000, "Using the Nyström method to speed up kernel
-machines").
+Features are the means over the picture of the tuned tower's last layer and of one before it, and of
+the other one's last: square roots, centred, each layer of unit length, the first counting a half.
+The first half of the vector is ConSE (Norouzi et al. 2014, "Zero-shot learning by convex
+combination of semantic embeddings"), the second Nyström's approximation (Williams and Seeger 2000,
+"Using the Nyström method to speed up kernel machines").
 """
 
 from __future__ import annotations
@@ -45,14 +48,16 @@ WHITE = (255, 255, 255)
 LARGEST_CUT_OUT = 10_000  # pixels, the longer side
 TEMPERATURE = 2.0
 CLASSES, TOP_CLASSES = 1000, 50
-# The widths of the tower's last layer and of two before it (in its blocks 15 and 11), and how much
-# each counts in how near two pictures are: the last tells classes of photographs apart above all.
-LAYERS = ((1280, 0.5), (1152, 0.25), (672, 0.25))
+# The widths of the tuned tower's last layer, of one before it (in its block 15) and of the other
+# one's last, and how much each counts in how near two pictures are: the last tells photographs
+# apart, of which the tuned one learned nothing.
+LAYERS = ((1280, 0.5), (1152, 0.25), (1280, 0.25))
 FEATURES = sum(width for width, _ in LAYERS)
 # Drawings that a picture's features are compared with.
 LANDMARKS = 3072
-# From this length on the learned half counts in full: half of the drawings of a style and with a
-# name that a fit had not seen were longer.
+# From this length on the learned half counts in full. Half of the drawings of a style and with a
+# name that a fit had not seen were longer before the tower was tuned; now most are, and more here
+# gains photographs nothing.
 SURE = 0.36
 WIDTH = 384  # of the text embeddings of class names
 # Pictures in one run of the tower: 16 × 600 KB of input, and no slower than 64.
@@ -64,8 +69,8 @@ class ImageEncoder:
 
     Args:
         tower: The file of EfficientNet-Lite0.
-        head: The file with ``classes`` (1000, 384), ``feature_mean`` (3104,), ``landmarks``
-            (3072, 3104) of any length, ``coefficients`` (3072, 384), ``common`` (384,) and
+        head: The file with ``classes`` (1000, 384), ``feature_mean`` (3712,), ``landmarks``
+            (3072, 3712) of any length, ``coefficients`` (3072, 384), ``common`` (384,) and
             ``projection`` (384, 256).
         fingerprint: The model's.
         threads: How many threads encoding may use.
@@ -114,7 +119,7 @@ class ImageEncoder:
         return vectors
 
     def run_tower(self, squares: Sequence[Any]) -> list[NDArray[np.float32]]:
-        """Return features (n, 3104) and logits (n, 1000) of (224, 224, 3) uint8 squares."""
+        """Return features (n, 3712) and logits (n, 1000) of (224, 224, 3) uint8 squares."""
         pixels = (np.stack(squares).astype(np.float32) - 127.0) / 128.0
         return self._tower(image=np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
 
@@ -160,7 +165,7 @@ def root(features: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def unit_roots(features: NDArray[np.float32], mean: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the centred square roots of features (n, 3104) as unit rows, layers by their share."""
+    """Return the centred square roots of features (n, 3712) as unit rows, layers by their share."""
     centred = root(features) - mean
     ends = np.cumsum([width for width, _ in LAYERS])[:-1]
     parts = [

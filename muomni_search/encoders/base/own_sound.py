@@ -1,11 +1,11 @@
 """Sounds: a network for sound effects and the shape of a sound, into the shared space.
 
 What may ship, where YAMNet's export (`audio.py`) may not: the convolutions are those of aiSFX (Ma
-and Lerch 2022, CC BY 4.0), the head is our own. Preprocessing, all of it: mono at 16 kHz, the
-loudest sample at 1 (at most 40 dB louder); frames of 743 samples every 372 under a Hann window, so
-that a frame lasts as long as aiSFX's 2,048 samples at 44.1 kHz, powers scaled alike; 96 triangular
-bands of unit sum on the HTK mel scale up to 22,050 Hz, of which those above 8 kHz stay empty;
-log10(1 + 10,000 · band), over 9.458.
+and Lerch 2022, CC BY 4.0), trained further on named sounds, the head is our own. Preprocessing, all
+of it: mono at 16 kHz, the loudest sample at 1 (at most 40 dB louder); frames of 743 samples every
+372 under a Hann window, so that a frame lasts as long as aiSFX's 2,048 samples at 44.1 kHz, powers
+scaled alike; 96 triangular bands of unit sum on the HTK mel scale up to 22,050 Hz, of which those
+above 8 kHz stay empty; log10(1 + 10,000 · band), over 9.458.
 
 A sound is heard in parts of 4 s, the last one flush with its end. Of each part the head takes the
 maximum, mean and deviation over time of aiSFX's 512 channels (their square roots), and 520 numbers
