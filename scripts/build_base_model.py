@@ -5,7 +5,7 @@
 
 The tuned half of the picture tower is taken from what ships; ``--tuned`` takes another one, as
 `tune_towers.py` writes it. Needs pip, npm, apt-get, dpkg and rsvg-convert (Debian: npm,
-librsvg2-bin), 530 MB of downloads, 2.2 GB of disk and 3 GB of memory. `docs/models/base.md` says
+librsvg2-bin), 530 MB of downloads, 3 GB of disk and 4 GB of memory. `docs/models/base.md` says
 what is learned from what.
 """
 
