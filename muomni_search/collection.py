@@ -635,6 +635,7 @@ def _loader(
     where there is another one.
     """
     opened_with: str | None = None
+    place = shlex.quote(str(directory))
 
     def load(snapshot: Snapshot) -> Model:
         nonlocal opened_with
@@ -647,18 +648,18 @@ def _loader(
             if model is not None:
                 raise
             raise NotFound(
-                f"{directory}: its {error.what}",
-                hint="where it lies elsewhere now: muomni reembed --model PATH",
+                f"{directory}: its model is not there: {error.what}",
+                hint=f"where it lies elsewhere now: muomni reembed --model PATH -c {place}",
             ) from error
         if loaded.fingerprint() != snapshot.fingerprint:
-            place = shlex.quote(str(directory))
             raise Conflict(
                 f"{directory} holds vectors of the model {snapshot.model!r} "
                 f"({snapshot.fingerprint[:12]}), not of {loaded.name!r} "
                 f"({loaded.fingerprint()[:12]})",
-                hint="give its own model with --model"
-                if model is not None
-                else f"move it: muomni reembed --model {snapshot.model} -c {place}",
+                # One of the same name is the collection's own, of another version.
+                hint=f"move it: muomni reembed --model {snapshot.model} -c {place}"
+                if model is None or loaded.name == snapshot.model
+                else "give its own model with --model",
             )
         return loaded
 

@@ -380,7 +380,7 @@ def main() -> None:
     show("… all drawings", last, **before)
     shipped = show("… and two layers before", kernel, **before)
     again("… and words nearer to their glosses", shipped, temperature=FORMER_TEMPERATURE)
-    again("… and temperature 2: **ships**", shipped)
+    again("… and temperature 2: **the head that ships**", shipped)
     again("… temperature 2.5", shipped, temperature=1.25)
     again("… half of the named half's mean off", shipped, off_named=0.5)
     again("… all of it off", shipped, off_named=1.0)

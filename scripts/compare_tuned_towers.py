@@ -105,7 +105,10 @@ def tuned(part: Part, words: dict[str, Array], work: Path, device: str) -> dict[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="compare the picture tower tuned and as it came")
+    parser = argparse.ArgumentParser(
+        description="compare the picture tower tuned and as it came; keeps the towers beside the "
+        "packages, where build_base_model.py fits the prior with one of them"
+    )
     parser.add_argument("--work", type=Path, default=ROOT / ".work/packages")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="to tune on")
     options = parser.parse_args()

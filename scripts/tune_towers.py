@@ -163,7 +163,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="tune the towers of `base`")
     parser.add_argument("tower", choices=["pictures", "sounds"])
     parser.add_argument("--work", type=Path, default=ROOT / ".work", help="for downloads")
-    parser.add_argument("--out", type=Path, help="default: tuned-pictures.npz, tuned-sounds.npz")
+    parser.add_argument(
+        "--out", type=Path, help="default: tuned-pictures.npz, tuned-sounds.npz in --work"
+    )
     parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument("--epochs", type=int, help="default: as many as the towers that ship saw")
     parser.add_argument("--threads", type=int, default=os.cpu_count())

@@ -393,7 +393,10 @@ def test_an_export_of_another_version_of_the_model_is_taken_in_and_can_be_moved(
     assert "'hashing' (feedfacefeed), not of" in result.stderr
     assert "move it: muomni reembed --model hashing -c " in result.stderr
     assert len(answers(muomni("list", "-c", "copy"))) == 8
-    assert muomni("search", "owl", "-c", "copy").exit_code == 1
+    for named in ([], ["--model", "hashing"]):
+        result = muomni("search", "owl", "-c", "copy", *named)
+        assert result.exit_code == 1
+        assert "move it: muomni reembed --model hashing -c " in result.stderr
     assert answers(muomni("verify", "-c", "copy")) == [{"ok": True, "problems": []}]
     (moved,) = answers(muomni("reembed", "--model", "hashing", "-c", "copy"))
     assert moved["items"] == 8

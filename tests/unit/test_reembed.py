@@ -456,7 +456,7 @@ def test_a_model_that_has_moved_is_found_again(place: Path, model: Path, tmp_pat
     elsewhere = model.rename(tmp_path / "elsewhere")
     with Collection.open(place) as opened, pytest.raises(NotFound, match="no model") as caught:
         opened.query("an owl")
-    assert "reembed --model" in (caught.value.hint or "")
+    assert f"reembed --model PATH -c {place}" in (caught.value.hint or "")
     with Collection.open(place, model=elsewhere) as opened:
         assert reembed_collection(opened, elsewhere).how == "unchanged"
     with Collection.open(place) as opened:
