@@ -656,9 +656,8 @@ def _loader(
                 f"{directory} holds vectors of the model {snapshot.model!r} "
                 f"({snapshot.fingerprint[:12]}), not of {loaded.name!r} "
                 f"({loaded.fingerprint()[:12]})",
-                # One of the same name is the collection's own, of another version.
-                hint=f"move it: muomni reembed --model {snapshot.model} -c {place}"
-                if model is None or loaded.name == snapshot.model
+                hint=f"move it: muomni reembed --model {shlex.quote(snapshot.model)} -c {place}"
+                if model is None or str(model) == snapshot.model  # its own, of another version
                 else "give its own model with --model",
             )
         return loaded

@@ -33,14 +33,7 @@ from numpy.typing import NDArray
 from muomni_search.cores import usable_cores
 from muomni_search.documents import Document, hash_content, to_json
 from muomni_search.encoders.protocol import Model, Piece
-from muomni_search.errors import (
-    CheckpointError,
-    Conflict,
-    InvalidInput,
-    MuomniError,
-    NotFound,
-    UnreadableFile,
-)
+from muomni_search.errors import Conflict, InvalidInput, MuomniError, NotFound, UnreadableFile
 from muomni_search.garbage import rare_collections
 from muomni_search.ingest.folder import IGNORE_FILE, Entry
 from muomni_search.ingest.manifest import Corpus
@@ -335,8 +328,6 @@ class Pipeline:
             pieces = self._model.encoder(record.modality).prepare(content)
             text = content if isinstance(content, str) else None
             return _Read(record, known, digest, document, text, pieces)
-        except CheckpointError:
-            raise  # no file is at fault, and none would do better
         except MuomniError as error:
             return _problem(record, error)
 

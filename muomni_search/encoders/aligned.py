@@ -14,7 +14,6 @@ that take the place of the parent's, d wide; else d is 256. A parent may be alig
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,9 +100,8 @@ class AlignedModel(Model):
                 f"{path}: its parent {said['model']!r} is another model now "
                 f"({parent.fingerprint()[:12]}) than it was learned for "
                 f"({said['fingerprint'][:12]})",
-                hint="put the old one back, or learn from the pairs again: muomni align PAIRS "
-                f"{shlex.quote(str(self._directory))} --force, and move collections to it: "
-                "muomni reembed",
+                hint="put the old one back, or learn from the pairs again (muomni align) and move "
+                "collections to what comes of it (muomni reembed)",
             )
         return parent
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from cli_helpers import Run, answers
-from PIL import Image
 
 from muomni_search.encoders.base.model import packaged_directory
 
@@ -106,26 +105,6 @@ def test_a_damaged_tower_is_told_and_ends_with_1(muomni: Run, tmp_path: Path) ->
     (line,) = result.stderr.splitlines()
     assert line.startswith("muomni: error: ")
     assert found["problems"]["image"] in line
-
-
-def test_a_damaged_tower_ends_an_addition_and_sets_no_file_aside(
-    muomni: Run, tmp_path: Path
-) -> None:
-    model = tmp_path / "base"
-    shutil.copytree(packaged_directory(), model)
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    for number in range(3):
-        Image.new("RGB", (8, 8), (number, 0, 0)).save(pictures / f"{number}.png")
-    (model / "image.onnx").write_bytes(b"no tower")
-    result = muomni("add", pictures, "-c", "kept", "--model", model)
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.count("image.onnx is not the file") == 1
-    assert answers(muomni("failures", "-c", "kept")) == []
-    assert answers(muomni("verify", "-c", "kept")) == [{"ok": True, "problems": []}]
-    shutil.copy(packaged_directory() / "image.onnx", model)
-    (report,) = answers(muomni("add", pictures, "-c", "kept"))
-    assert (report["added"], report["failed"]) == (3, 0)
 
 
 def test_a_tower_that_was_not_fetched_is_told_and_ends_with_1(
