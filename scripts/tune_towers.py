@@ -3,9 +3,9 @@
     python scripts/tune_towers.py pictures     # → .work/tuned-pictures.npz
     python scripts/tune_towers.py sounds       # → .work/tuned-sounds.npz
 
-Minutes on a GPU, hours on a CPU. Pictures need what `build_base_model.py` needs, and 6 GB of
-memory; sounds what `build_own_sound.py` needs. Names are embedded by the words that ship. Writes
-float32 arrays by their names in the tower's graph, which both of those take as ``--tuned``.
+Minutes on a GPU, hours on a CPU. Pictures need what `build_base_model.py` needs, and more memory;
+sounds what `build_own_sound.py` needs. Names are embedded by the words that ship. Writes float32
+arrays by their names in the tower's graph, which both of those take as ``--tuned``.
 
 Another machine gives other numbers. The arrays that ship are from a GPU, in bfloat16; they began
 with the weights of the graphs, rounded to int8, where this takes the packages' own; and their
