@@ -32,7 +32,7 @@ from muomni_search.store.files import is_own, own_bytes
 from muomni_search.store.records import Compacted, Failure, Fault, Purged
 from muomni_search.store.snapshot import Snapshot
 from muomni_search.store.store import Store
-from muomni_search.view import Loaded, Modalities, Ranked, View, Where, check_page, modalities_of
+from muomni_search.view import Loaded, Modalities, View, Where, check_page, modalities_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from muomni_search.pipeline import Report
     from muomni_search.progress import Progress
 
-__all__ = ["Collection", "Limits", "Modalities", "Ranked", "View", "Where"]
+__all__ = ["Collection", "Limits", "Modalities", "View", "Where"]
 
 
 class Collection(Closing):

@@ -226,8 +226,7 @@ def explain(
         vectors = [_checked(vector) for vector in view.resolve_many(alone)]
         direction = combine([part.weight for part in asked.parts], vectors, what="the query")
         # The search itself, among this one item: the same cosine, score and segment.
-        ranked = view.rank(asked, direction, 1, where={"key": key}, exact=True, include_self=True)
-        [hit] = view.hits(ranked)
+        [hit] = view.rank(asked, direction, 1, where={"key": key}, exact=True, include_self=True)
         modality, rows = view.snapshot.item_rows([key])[key]
         segments = view.snapshot.vectors(modality)[rows]
         found = segments[np.argmax(cosines(segments, direction))]

@@ -1,4 +1,4 @@
-"""What was found, ranked, before any item is looked up: of one query, and of many by columns."""
+"""What was found for many queries, ranked, by columns, before any item is looked up."""
 
 from __future__ import annotations
 
@@ -9,24 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from muomni_search.items import Modality, Span
+from muomni_search.items import Modality
 
-__all__ = ["MODALITIES", "Ranked", "RankedLists", "Rows"]
+__all__ = ["MODALITIES", "RankedLists", "Rows"]
 
 MODALITIES = tuple(Modality)
-
-
-class Ranked(NamedTuple):
-    """A row found, before its item is looked up."""
-
-    score: float
-    cosine: float
-    key: str
-    item_id: int
-    modality: Modality
-    span: Span | None
-    how: str
-    recall: float | None = 1.0  # what is promised; None where nothing was measured
 
 
 class Rows(NamedTuple):

@@ -148,14 +148,14 @@ def _measured(
 def _quantiles(values: NDArray[np.float32], shares: Sequence[float]) -> list[NDArray[np.float64]]:
     """Return what ``np.quantile`` does along rows (n, m), in a fraction of the time."""
     last = values.shape[1] - 1
+    places = [share * last for share in shares]
+    around = [number for place in places for number in (int(place), min(int(place) + 1, last))]
     ordered = np.sort(values, axis=1)  # of so few numbers faster than to part them at four places
-    found = []
-    for share in shares:
-        place = share * last
-        below = int(place)
-        low, high = ordered[:, [below, min(below + 1, last)]].T.astype(np.float64)
-        found.append(low + (place - below) * (high - low))
-    return found
+    picked = ordered[:, around].T.astype(np.float64)
+    return [
+        low + (place - int(place)) * (high - low)
+        for place, low, high in zip(places, picked[::2], picked[1::2], strict=True)
+    ]
 
 
 def prior_for(

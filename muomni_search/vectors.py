@@ -38,14 +38,23 @@ def normalise(rows: NDArray[Any]) -> NDArray[np.float32]:
     Computed in float64, so that huge and tiny values neither overflow nor vanish.
     """
     wide = np.asarray(rows, dtype=np.float64)
-    with np.errstate(over="ignore", under="ignore"):
-        squares = np.vecdot(wide, wide)
-    least, most = SQUARES
-    are_far = ~((squares > least) & (squares < most))
+    squares, are_far = _squares(wide)
     if are_far.any():
         largest = np.max(np.abs(wide), axis=-1, keepdims=True)
         wide = np.where(are_far[..., np.newaxis], wide / largest, wide)
         squares = np.vecdot(wide, wide)
+    return _divided(wide, squares)
+
+
+def _squares(wide: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the squared length of each row (…, d), and whether float64 may have lost it."""
+    with np.errstate(all="ignore"):
+        squares = np.vecdot(wide, wide)
+    least, most = SQUARES
+    return squares, ~((squares > least) & (squares < most))
+
+
+def _divided(wide: NDArray[np.float64], squares: NDArray[np.float64]) -> NDArray[np.float32]:
     return np.ascontiguousarray(wide / np.sqrt(squares)[..., np.newaxis], dtype=np.float32)
 
 
@@ -72,6 +81,10 @@ def check_vectors(rows: Any, where: str, *, dim: int = DIM) -> NDArray[np.float3
         width = array.shape[-1] if array.ndim else 0
         found = f"{width} numbers" if array.ndim <= 2 else f"{array.shape[1:]} numbers"
         raise InvalidInput(f"{where}: {found} a vector, expected {dim}")
+    wide = np.asarray(array, dtype=np.float64)
+    squares, are_far = _squares(wide)
+    if not are_far.any():
+        return _divided(wide, squares)
     bad = ~np.isfinite(array).all(axis=1)
     if bad.any():
         raise InvalidInput(f"{where}: {_number(bad)}holds NaN or infinity")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +33,8 @@ from muomni_search.index import planner
 from muomni_search.index.protocol import VectorIndex
 from muomni_search.ingest.read import Limits, read_content
 from muomni_search.items import Content, Hit, Item, Modality, Part, Query
-from muomni_search.ranked import Ranked, RankedLists, Rows
-from muomni_search.store.records import Counting, IndexFile, Shown
+from muomni_search.ranked import RankedLists, Rows
+from muomni_search.store.records import Counting, IndexFile, Match, Shown
 from muomni_search.store.rows import are_unit, not_unit
 from muomni_search.store.snapshot import Snapshot
 from muomni_search.vectors import check_vectors, combine, mean_vector
@@ -43,7 +43,6 @@ __all__ = [
     "LIST_HINT",
     "Loaded",
     "Modalities",
-    "Ranked",
     "View",
     "Where",
     "check_page",
@@ -66,6 +65,7 @@ PIECES_AT_ONCE = 128
 NAMED = 10
 LIST_HINT = "`muomni list` names them all"
 NO_QUERIES = np.empty(0, np.int64)
+Value = TypeVar("Value")
 
 
 class Tuned(NamedTuple):
@@ -81,6 +81,17 @@ class Tuned(NamedTuple):
 
 
 EXACTLY = Tuned(None, planner.FETCH, None, -1.0)
+
+
+class _Ranked(NamedTuple):
+    """A row found, and how it scores, before its item is looked up."""
+
+    score: float
+    cosine: float
+    modality: Modality
+    match: Match
+    how: Literal["exact", "ann"]
+    recall: float | None  # what is promised; None where nothing was measured
 
 
 class Loaded:
@@ -265,18 +276,19 @@ class View:
         for query, vector in zip(queries, self.resolve_many(queries), strict=True):
             if isinstance(vector, MuomniError):
                 raise vector
-            ranked = self.rank(
+            hits = self.rank(
                 query,
                 vector,
-                k + offset,
+                k,
+                offset=offset,
                 modality=modality,
                 where=where,
                 exact=exact,
                 segments=segments,
                 include_self=include_self,
                 min_score=min_score,
-            )[offset:]
-            answers.append(self.hits(ranked, first_rank=offset + 1))
+            )
+            answers.append(hits)
         return answers
 
     def resolve_many(self, queries: Sequence[Query]) -> list[NDArray[np.float32] | MuomniError]:
@@ -337,19 +349,21 @@ class View:
         vector: NDArray[np.float32],
         k: int,
         *,
+        offset: int = 0,
         modality: Modalities = None,
         where: Where = None,
         exact: bool = False,
         segments: bool = False,
         include_self: bool = False,
         min_score: float | Literal["auto"] | None = None,
-    ) -> list[Ranked]:
-        """Return the best min(k, what matches) rows or items for a query's unit vector.
+    ) -> list[Hit]:
+        """Return the best min(k, what matches) hits for a query's unit vector.
 
         Args:
             query: The query itself: its kinds choose the prior, its ids are left out.
             vector: Its unit vector (256,).
             k: How many.
+            offset: How many of the best to leave out before them.
             modality: Only these modalities.
             where: A filter, parsed or not.
             exact: Compare with every row.
@@ -362,18 +376,22 @@ class View:
         named = [part.value for part in query.parts if part.kind == "id"]
         left_out = set() if include_self else set(self.snapshot.item_ids(named).values())
         asked_with = tuple(dict.fromkeys(part.kind for part in query.parts))
-        ranked: list[Ranked] = []
+        ranked: list[_Ranked] = []
         for one, counting in self._searched(modality, condition):
             background = ranking.background(
                 vector,
                 self._loaded.sample(self.snapshot, one),
                 self._loaded.prior(self.snapshot, asked_with, one),
             )
-            found = self._top(one, vector, k, counting, left_out, exact=exact, segments=segments)
+            found, how, recall = self._top(
+                one, vector, k + offset, counting, left_out, exact=exact, segments=segments
+            )
             least = background.alarm if min_score == "auto" else min_score
-            scored = [match._replace(score=background.score(match.cosine)) for match in found]
-            ranked += [match for match in scored if least is None or match.score >= least]
-        return sorted(ranked, key=_order)[:k]
+            for match, cosine in found:
+                score = background.score(cosine)
+                if least is None or score >= least:
+                    ranked.append(_Ranked(score, cosine, one, match, how, recall))
+        return self._hits(ranked, k, offset)
 
     def _searched(
         self, modality: Modalities, condition: Filter | None
@@ -396,8 +414,11 @@ class View:
         *,
         exact: bool,
         segments: bool,
-    ) -> list[Ranked]:
-        """Return the best k items (or rows) of one modality and all tied with the last."""
+    ) -> tuple[list[tuple[Match, float]], Literal["exact", "ann"], float | None]:
+        """Return the best k items (or rows) of one modality and all tied with the last.
+
+        With their cosines, whether all rows were compared, and what that promises.
+        """
         snapshot = self.snapshot
         vectors, dead = snapshot.vectors(modality), snapshot.dead(modality)
         index, ask_for, recall, reach = EXACTLY if exact else self._index(modality)
@@ -418,26 +439,16 @@ class View:
                 )
             except CorruptData as error:
                 raise not_unit(snapshot.row_file(modality)) from error
-            promised = recall if best.how == "ann" else 1.0
-            found: dict[Any, Ranked] = {}
+            found: dict[int, tuple[Match, float]] = {}
             for match, cosine in zip(
                 snapshot.matches(modality, best.rows), best.cosines.tolist(), strict=True
             ):
                 # Rows come best first, so the first row of an item is its best.
                 owner = match.row if segments else match.item_id
                 if match.item_id not in left_out and owner not in found:
-                    found[owner] = Ranked(
-                        0.0,
-                        cosine,
-                        match.key,
-                        match.item_id,
-                        modality,
-                        match.span,
-                        best.how,
-                        promised,
-                    )
+                    found[owner] = match, cosine
             if len(found) >= k or fetch >= available:
-                return list(found.values())
+                return list(found.values()), best.how, recall if best.how == "ann" else 1.0
             fetch = min(available, fetch * WIDEN)
 
     def rank_many(
@@ -450,7 +461,7 @@ class View:
         where: Where = None,
         exact: bool = True,
     ) -> RankedLists:
-        """Return for each of many queries what ``rank`` returns, to the bit when ``exact``.
+        """Return for each of many queries what ``rank`` finds, to the bit when ``exact``.
 
         Args:
             queries: The queries.
@@ -478,14 +489,21 @@ class View:
 
     def _keys_of(self, item_ids: Sequence[int]) -> list[str]:
         missing = [item for item in item_ids if item not in self._keys]
-        self._keys.update(self.snapshot.keys_of(missing))
-        lost = next((item for item in missing if item not in self._keys), None)
+        self._keys.update(self._of_items(self.snapshot.keys_of, missing))
+        return [self._keys[item] for item in item_ids]
+
+    def _of_items(
+        self, look_up: Callable[[Sequence[int]], dict[int, Value]], item_ids: Sequence[int]
+    ) -> dict[int, Value]:
+        """Return what is looked up of the items of rows, which must be there."""
+        found = look_up(item_ids)
+        lost = next((item for item in item_ids if item not in found), None)
         if lost is not None:
             raise CorruptData(
                 f"{self._directory}: a row is of the item {lost}, which is not there",
                 hint="run: muomni verify --repair",
             )
-        return [self._keys[item] for item in item_ids]
+        return found
 
     def _backgrounds(
         self, queries: Sequence[Query], vectors: NDArray[np.float32], modality: Modality
@@ -540,7 +558,7 @@ class View:
         # Items of many segments took the places: ask again, wider, for these alone.
         parts = [found.only(counts[found.queries] >= k)]
         for number in short.tolist():
-            top = self._top(
+            top, *_ = self._top(
                 modality,
                 vectors[number],
                 k,
@@ -549,12 +567,11 @@ class View:
                 exact=True,
                 segments=False,
             )
-            self._keys.update((one.item_id, one.key) for one in top)
             parts.append(
                 Rows(
                     np.full(len(top), number),
-                    np.array([one.item_id for one in top], np.int64),
-                    np.array([one.cosine for one in top], np.float32),
+                    np.array([match.item_id for match, _ in top], np.int64),
+                    np.array([cosine for _, cosine in top], np.float32),
                     np.full(len(top), fill_value=True),
                 )
             )
@@ -576,12 +593,22 @@ class View:
             self._row_items[modality] = self.snapshot.row_items(modality)
         return self._row_items[modality][rows]
 
-    def hits(self, ranked: Sequence[Ranked], *, first_rank: int = 1) -> list[Hit]:
-        """Look up the items of what was ranked."""
-        shown = self.snapshot.shown([match.item_id for match in ranked])
+    def _hits(self, ranked: list[_Ranked], k: int, offset: int) -> list[Hit]:
+        """Return the hits behind the first ``offset``: by score, then key, then place."""
+        wanted = offset + k
+        if len(ranked) > wanted:
+            least = sorted([one.score for one in ranked], reverse=True)[wanted - 1]
+            ranked = [one for one in ranked if one.score >= least]
+        if offset or len(ranked) > wanted:
+            # Which of those that are tied are left out, the keys decide.
+            keys = self._of_items(self.snapshot.keys_of, [one.match.item_id for one in ranked])
+            ranked.sort(key=lambda one: _order(one, keys[one.match.item_id]))
+            ranked = ranked[offset:wanted]
+        shown = self._of_items(self.snapshot.shown, [one.match.item_id for one in ranked])
+        ranked.sort(key=lambda one: _order(one, shown[one.match.item_id].key))
         return [
-            _hit(rank, match, shown[match.item_id])
-            for rank, match in enumerate(ranked, start=first_rank)
+            _hit(rank, one, shown[one.match.item_id])
+            for rank, one in enumerate(ranked, start=offset + 1)
         ]
 
 
@@ -654,27 +681,28 @@ def encode_all(encoder: Encoder, contents: Sequence[Content | Path]) -> NDArray[
     return np.stack(vectors)
 
 
-def _order(match: Ranked) -> tuple[float, str, int]:
+def _order(one: _Ranked, key: str) -> tuple[float, str, int]:
     """Return what hits are ordered by: score down, then key, then place in the item."""
-    return -match.score, match.key, match.span.start if match.span else 0
+    span = one.match.span
+    return -one.score, key, span.start if span else 0
 
 
-def _hit(rank: int, match: Ranked, shown: Shown) -> Hit:
-    text = shown.text
-    if text is not None and match.span is not None and match.span.unit == "char":
-        text = text[match.span.start : match.span.end]
+def _hit(rank: int, one: _Ranked, shown: Shown) -> Hit:
+    text, span = shown.text, one.match.span
+    if text is not None and span is not None and span.unit == "char":
+        text = text[span.start : span.end]
     return Hit(
         rank=rank,
-        key=match.key,
-        modality=match.modality,
-        score=match.score,
-        cosine=match.cosine,
+        key=shown.key,
+        modality=one.modality,
+        score=one.score,
+        cosine=one.cosine,
         source=shown.source,
         text=text,
-        span=match.span,
+        span=span,
         metadata=shown.metadata,
-        how="ann" if match.how == "ann" else "exact",
-        recall=match.recall,
+        how=one.how,
+        recall=one.recall,
     )
 
 

@@ -227,10 +227,9 @@ def _neighborhood(
     vector = view.resolve_many([query])[0]
     if isinstance(vector, MuomniError):
         raise vector
-    ranked = view.rank(
+    hits = view.rank(
         query, vector, k, modality=modality, where=where, segments=segments, include_self=True
     )
-    hits = view.hits(ranked)
     points = [
         Point(
             hit.key,

@@ -130,13 +130,13 @@ class Match(NamedTuple):
 
     row: int
     item_id: int
-    key: str
     span: Span | None
 
 
 class Shown(NamedTuple):
     """What a hit shows of its item."""
 
+    key: str
     source: str | None
     text: str | None
     metadata: dict[str, Any]

@@ -8,7 +8,6 @@ from collections import OrderedDict, namedtuple
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from pathlib import Path
 from sqlite3 import Connection, Cursor
 from typing import Any, Literal, NamedTuple
@@ -63,8 +62,9 @@ PAGE = 10_000
 # How much is kept of arrays of row numbers: dead rows and owners of each modality, and the filters
 # that were asked for last. At a million rows one takes up to 8 MB.
 ARRAY_BYTES = 64_000_000
-# Names of the values of a lookup that are given one by one.
-FEW = tuple(f"value_{number}" for number in range(16))
+# So many values of a lookup are given one by one, as SQLite's ?1, ?2 …
+FEW = 16
+NO_VALUES = (None,) * FEW
 NO_LIMIT = -1  # SQLite's word for it
 LET_GO = "this state of the collection was let go of: open another view"
 NAMES = frozenset(map(str, Modality))
@@ -262,19 +262,28 @@ class Lookup:
     Any number goes in as one JSON array, which SQLite takes longer to read.
 
     Args:
-        query: The SELECT, with ``{wanted}`` in the place of the values.
+        query: The SELECT, with ``{wanted}`` in the place of the values, and ``{modality}`` in that
+            of the one modality that they are of.
     """
 
     def __init__(self, query: str) -> None:
-        self._few = Statement(query.format(wanted=", ".join(f":{name}" for name in FEW)))
-        self._many = Statement(query.format(wanted="SELECT value FROM json_each(:values)"))
+        few = ", ".join(f"?{number}" for number in range(1, FEW + 1))
+        many = "SELECT value FROM json_each(?1)"
+        modality = f"?{FEW + 1}"
+        self._few = Statement(query.format(wanted=few, modality=modality))
+        self._many = Statement(query.format(wanted=many, modality=modality))
 
-    def run(self, connection: Connection, values: Sequence[Any], **more: Any) -> list[Any]:
+    def run(
+        self, connection: Connection, values: Sequence[Any], modality: Modality | None = None
+    ) -> list[Any]:
         """Return what it finds, as named tuples."""
-        if len(values) <= len(FEW):
+        # Of a subclass of str the driver first asks how it is to be stored.
+        last = () if modality is None else (modality.value,)
+        if len(values) <= FEW:
             with suppress(UnicodeEncodeError):  # half a character: JSON can say it, UTF-8 cannot
-                return self._few.run(connection, {**dict(zip_longest(FEW, values)), **more})
-        return self._many.run(connection, {"values": json.dumps(values), **more})
+                return self._few.run(connection, (*values, *NO_VALUES[len(values) :], *last))
+        unused = NO_VALUES[1:] if last else ()
+        return self._many.run(connection, (json.dumps(values), *unused, *last))
 
 
 class ItemRow(NamedTuple):
@@ -337,14 +346,13 @@ KNOWN_BY_KEY = Lookup(f"{KNOWN} key IN ({{wanted}})")
 KNOWN_BY_ROOT = f"{KNOWN} root = ? ORDER BY key"
 KNOWN_BY_HASH = Lookup(f"{KNOWN} size IS NOT NULL AND content_hash IN ({{wanted}}) ORDER BY key")
 MATCHES = Lookup(
-    'SELECT segments."row", segments.item_id, items.key, segments.span_start, segments.span_end'
-    " FROM segments JOIN items ON items.id = segments.item_id"
-    ' WHERE segments.modality = :modality AND segments."row" IN ({wanted})'
+    'SELECT "row", item_id, span_start, span_end FROM segments'
+    ' WHERE modality = {modality} AND "row" IN ({wanted})'
 )
 DEAD = 'SELECT "row" FROM dead_rows WHERE modality = :modality ORDER BY "row"'
 OWNERS = 'SELECT "row", item_id FROM segments WHERE modality = :modality'
 OWNERS_BY_ROW = Lookup(
-    'SELECT "row", item_id FROM segments WHERE modality = :modality AND "row" IN ({wanted})'
+    'SELECT "row", item_id FROM segments WHERE modality = {modality} AND "row" IN ({wanted})'
 )
 # A number for each segment, spread evenly: the fractions of id · 0.618… + ordinal · 0.414…, in
 # 32 bits (Weyl). Of the segment and not of its row, which a compaction changes.
@@ -363,7 +371,7 @@ ROWS_BY_KEY = Lookup(
 )
 ROWS_BY_ID = Lookup(
     # The sign keeps SQLite from going through all rows of the modality instead of the items'.
-    'SELECT "row" FROM segments WHERE +segments.modality = :modality AND item_id IN ({wanted})'
+    'SELECT "row" FROM segments WHERE +segments.modality = {modality} AND item_id IN ({wanted})'
 )
 SEGMENTS = (
     f'SELECT {ITEM_COLUMNS}, segments."row", segments.span_start, segments.span_end'  # noqa: S608
@@ -476,7 +484,7 @@ class Snapshot:
     def owners_of(self, modality: Modality, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the item id of some rows (n,), -1 for dead ones."""
         numbers, places = np.unique(rows, return_inverse=True)
-        found = dict(self.for_values(OWNERS_BY_ROW, numbers.tolist(), modality=modality))
+        found = dict(self.for_values(OWNERS_BY_ROW, numbers.tolist(), modality))
         return np.array([found.get(row, -1) for row in numbers.tolist()], np.int64)[places]
 
     def _owners(self, modality: Modality) -> NDArray[np.int64]:
@@ -546,7 +554,7 @@ class Snapshot:
         if file is None or not len(item_ids):
             return np.empty(0, np.int64)
         if len(item_ids) <= LOOKED_UP_SHARE * file.rows:
-            found = self.for_values(ROWS_BY_ID, item_ids.tolist(), modality=modality)
+            found = self.for_values(ROWS_BY_ID, item_ids.tolist(), modality)
             return np.sort(np.fromiter((row.row for row in found), np.int64))
         owners = self.row_items(modality)
         is_wanted = np.zeros(max(int(item_ids.max()), int(owners.max(initial=0))) + 2, bool)
@@ -569,10 +577,8 @@ class Snapshot:
         """
         rows = wanted.tolist()
         found = {
-            row.row: Match(
-                row.row, row.item_id, row.key, span_of(modality, row.span_start, row.span_end)
-            )
-            for row in self.for_values(MATCHES, rows, modality=modality)
+            row: Match(row, item_id, span_of(modality, start, end))
+            for row, item_id, start, end in self.for_values(MATCHES, rows, modality)
         }
         if len(found) < len(set(rows)):
             lost = next(row for row in rows if row not in found)
@@ -590,7 +596,7 @@ class Snapshot:
     def shown(self, item_ids: Iterable[int]) -> dict[int, Shown]:
         """Return what hits show of items, by their ids."""
         return {
-            row.id: Shown(row.source, row.text, _metadata_of(row))
+            row.id: Shown(row.key, row.source, row.text, _metadata_of(row))
             for row in self.for_values(SHOWN_BY_ID, item_ids)
         }
 
@@ -736,10 +742,12 @@ class Snapshot:
         self._cursors.add(cursor)
         return cursor
 
-    def for_values(self, query: Lookup, values: Iterable[Any], **more: Any) -> Iterable[Any]:
+    def for_values(
+        self, query: Lookup, values: Iterable[Any], modality: Modality | None = None
+    ) -> Iterable[Any]:
         """Return what a query finds for values, in its order; nothing for none."""
         wanted = list(values)
-        return query.run(self.connection, wanted, **more) if wanted else ()
+        return query.run(self.connection, wanted, modality) if wanted else ()
 
     def _streamed(self, query: str, values: Sequence[Any] = ()) -> Iterator[Sequence[Any]]:
         """Yield the rows of what may be long, as SQLite finds them, until the transaction ends."""

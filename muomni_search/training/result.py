@@ -19,6 +19,7 @@ from muomni_search.encoders.muomni.layouts import CONFIG, SECTIONS, TOKENIZER, W
 from muomni_search.encoders.muomni.model import KIND, PREPROCESSING, MuOmniModel
 from muomni_search.encoders.muomni.network import MuOmni
 from muomni_search.encoders.protocol import Model
+from muomni_search.errors import CheckpointError
 from muomni_search.extras import load_extra
 from muomni_search.items import DIM, Modality
 from muomni_search.training.examples import Examples
@@ -76,7 +77,10 @@ def write_model(directory: Path, trained: Trained, note: Callable[[str], None]) 
     if set(trained.recipe.towers) == set(Modality):
         note("measuring what unrelated pairs look like")
         model = MuOmniModel.described(directory, description)
-        description["prior"] = fit_prior(model, trained.examples, trained.recipe.seed)
+        try:
+            description["prior"] = fit_prior(model, trained.examples, trained.recipe.seed)
+        except CheckpointError as error:  # of weights that went astray: it is a model all the same
+            note(str(error))
     with durable.whole_file(directory / DESCRIPTION) as partial:
         partial.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 

@@ -252,7 +252,8 @@ def test_an_item_comes_back_as_it_was_put(store: Store) -> None:
         assert owl.added.endswith("Z")
         assert vectors_of(snapshot, "owl.wav").tobytes() == VECTORS[[1, 2]].tobytes()
         assert [match.span for match in snapshot.matches(AUDIO, np.array([1, 0]))] == spans[::-1]
-        assert [match.key for match in snapshot.matches(IMAGE, np.array([0]))] == ["dog.jpg"]
+        (dog,) = snapshot.matches(IMAGE, np.array([0]))
+        assert snapshot.shown([dog.item_id])[dog.item_id].key == "dog.jpg"
         known = snapshot.known(["owl.wav", "nobody"])
         assert known["owl.wav"].mtime_ns == 2**62
         assert (known["owl.wav"].size, known["owl.wav"].root) == (7, "/s")
@@ -617,7 +618,9 @@ def test_a_snapshot_sees_its_state_whatever_is_committed_meanwhile(store: Store)
             writer.set_index(save_index(store, "text.0.000000000001.faiss"))
         assert vectors_of(snapshot, "a").tobytes() == VECTORS[[1]].tobytes()
         assert snapshot.vectors(TEXT).tobytes() == VECTORS[[1, 2]].tobytes()
-        assert [match.key for match in snapshot.matches(TEXT, np.array([0, 1]))] == ["a", "b"]
+        ids = [match.item_id for match in snapshot.matches(TEXT, np.array([0, 1]))]
+        keys = snapshot.keys_of(ids)
+        assert [keys[item_id] for item_id in ids] == ["a", "b"]
         assert snapshot.dead(TEXT).tolist() == []
         assert snapshot.matching_rows(TEXT, one).tolist() == [0]
         assert snapshot.row_items(TEXT).min() > 0

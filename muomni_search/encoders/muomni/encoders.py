@@ -28,7 +28,7 @@ from muomni_search.encoders.protocol import Piece
 from muomni_search.encoders.segments import length_groups, text_pieces, windows
 from muomni_search.errors import CheckpointError, InvalidInput
 from muomni_search.items import DIM, Modality
-from muomni_search.vectors import normalise
+from muomni_search.vectors import check_vectors
 
 __all__ = ["AudioEncoder", "ImageEncoder", "TextEncoder", "Tokenizer", "train_tokenizer"]
 
@@ -138,6 +138,21 @@ class _Encoder:
         return self._fingerprint
 
 
+def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return rows (…, 256) scaled to unit length.
+
+    Raises:
+        CheckpointError: One has no direction: weights so large that float32 overflows make zeros.
+    """
+    try:
+        return check_vectors(rows.reshape(-1, DIM), "the vectors").reshape(rows.shape)
+    except InvalidInput as error:
+        raise CheckpointError(
+            "the model's weights make vectors of zeros, NaN or infinity",
+            hint="train it anew, with a lower learning_rate",
+        ) from error
+
+
 class TextEncoder(_Encoder):
     """The side of words: Thinker, the mean over all tokens of a passage.
 
@@ -175,7 +190,7 @@ class TextEncoder(_Encoder):
                 torch.from_numpy(ids), torch.from_numpy(lengths[group])
             )
             rows[group] = vectors.numpy()
-        return normalise(rows)
+        return _unit(rows)
 
 
 class ImageEncoder(_Encoder):
@@ -203,12 +218,12 @@ class ImageEncoder(_Encoder):
         for start in range(0, len(batch), BATCH_PICTURES):
             block = slice(start, start + BATCH_PICTURES)
             rows[block] = self._network.embed_images(_pixels(batch[block])).numpy()
-        return normalise(rows)
+        return _unit(rows)
 
     @torch.inference_mode()
     def encode_segments(self, piece: Piece) -> NDArray[np.float32]:
         """Return the unit vectors (14, 14, 256) of a picture's squares, row by row."""
-        return normalise(self._network.embed_patches(_pixels([piece]))[0].numpy())
+        return _unit(self._network.embed_patches(_pixels([piece]))[0].numpy())
 
 
 class AudioEncoder(_Encoder):
@@ -243,13 +258,13 @@ class AudioEncoder(_Encoder):
                 group = numbers[start : start + together]
                 mel = torch.from_numpy(np.stack([batch[number].data for number in group]))
                 rows[group] = self._network.embed_sounds(mel).numpy()
-        return normalise(rows)
+        return _unit(rows)
 
     @torch.inference_mode()
     def encode_segments(self, piece: Piece) -> NDArray[np.float32]:
         """Return the unit vectors (steps, 256) of a sound's steps, 80 ms each with 8 ×."""
         mel = torch.from_numpy(piece.data[None])
-        return normalise(self._network.embed_steps(mel)[0].numpy())
+        return _unit(self._network.embed_steps(mel)[0].numpy())
 
 
 def squeeze(

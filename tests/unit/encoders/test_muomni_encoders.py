@@ -195,3 +195,26 @@ def test_a_checkpoint_without_a_tokenizer_of_its_own_reads_no_words(
         encoder_of(checkpoint, Modality.TEXT)
     assert str(checkpoint) in caught.value.what
     assert encoder_of(checkpoint, Modality.IMAGE).modality == Modality.IMAGE
+
+
+@pytest.mark.parametrize("modality", [Modality.IMAGE, Modality.AUDIO])
+@pytest.mark.parametrize("value", [0.0, 3e38])
+def test_weights_that_give_no_direction_are_an_error_and_no_vector(
+    muomni_checkpoint: Path, tmp_path: Path, modality: Modality, value: float
+) -> None:
+    checkpoint = shutil.copytree(muomni_checkpoint, tmp_path / "checkpoint")
+    place = checkpoint / "omni_sft_tiny/omni.pt"
+    found = torch.load(place, weights_only=True)
+    for name in ("proj_v", "proj_a"):
+        for tensor in found[name].values():
+            tensor.fill_(value)
+    torch.save(found, place)
+    contents: Mapping[Modality, NDArray[Any]] = {
+        Modality.IMAGE: np.zeros((8, 8, 3), np.uint8),
+        Modality.AUDIO: np.zeros(16_000, np.float32),
+    }
+    encoder = encoder_of(checkpoint, modality)
+    pieces = encoder.prepare(contents[modality])
+    for encode in (lambda: encoder.encode(pieces), lambda: encoder.encode_segments(pieces[0])):
+        with pytest.raises(CheckpointError, match="weights"):
+            encode()

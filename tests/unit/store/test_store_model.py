@@ -192,12 +192,13 @@ def compare(snapshot: Snapshot, model: dict[str, Entry]) -> None:
         owners = snapshot.row_items(modality)
         assert (owners[dead] == -1).all()
         matches = {match.row: match for match in snapshot.matches(modality, live)}
+        ids = snapshot.item_ids(own)
         for key, entry in own.items():
             assert found[key].metadata == entry.metadata
             assert found[key].segments == len(entry.rows)
             assert np.array_equal(vectors[rows[key][1]], VECTORS[list(entry.rows)])
             assert [matches[row].span for row in rows[key][1].tolist()] == entry.spans
-            assert {matches[row].key for row in rows[key][1].tolist()} == {key}
+            assert {matches[row].item_id for row in rows[key][1].tolist()} == {ids[key]}
             assert len(set(owners[rows[key][1]].tolist())) == 1
 
 
