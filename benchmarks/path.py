@@ -42,9 +42,9 @@ STAGES: tuple[tuple[Any, str, str], ...] = (
     (View, "_top", "which rows are whose"),
     (FourBitScan, "search", "search: the scan of the codes"),
     (planner, "top_rows", "search: the comparison of its candidates"),
-    (Snapshot, "matches", "the items and spans of rows (SQL)"),
-    (Snapshot, "shown", "sources, texts and metadata of hits (SQL, JSON)"),
-    (View, "hits", "hits"),
+    (Snapshot, "matches", "whose rows these are, and their spans (SQL)"),
+    (Snapshot, "shown", "keys, sources, texts and metadata of hits (SQL, JSON)"),
+    (View, "_hits", "hits"),
 )
 
 

@@ -430,8 +430,8 @@ class Collection(Closing):
         if isinstance(queries, str):
             raise InvalidInput("a text is no list of queries", hint="ask it with query")
         asked = [Query.text(query) if isinstance(query, str) else query for query in queries]
-        with self.view() as view:
-            answers = view.search(
+        with self._store.snapshot() as snapshot:
+            answers = View(self.directory, self._loaded, snapshot).search(
                 asked,
                 k,
                 offset=offset,

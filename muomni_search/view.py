@@ -6,8 +6,8 @@ query ──▶ unit vector ──▶ best rows of each modality ──▶ score
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -64,6 +64,9 @@ PIECES_AT_ONCE = 128
 # How many of the keys that are not there an error names.
 NAMED = 10
 LIST_HINT = "`muomni list` names them all"
+# To import FAISS and to read an index takes as long as to compare so many rows that nobody has
+# looked at yet with one query: 40 ms more than 100,000 of them.
+SOONER_COMPARED = 150_000
 NO_QUERIES = np.empty(0, np.int64)
 Value = TypeVar("Value")
 
@@ -110,7 +113,9 @@ class Loaded:
         self._models: dict[str, Model] = {}
         self._lock = threading.RLock()
         self._indexes: dict[Modality, tuple[str, VectorIndex]] = {}
+        self._tuned: dict[Modality, tuple[IndexFile, Tuned]] = {}
         self._unreadable: set[str] = set()  # index files that no query reads again
+        self._asked: set[Modality] = set()
         self._samples: dict[Modality, tuple[tuple[int, int], NDArray[np.float32]]] = {}
         self._priors: dict[tuple[str, tuple[str, ...], Modality], ranking.Prior | None] = {}
 
@@ -130,6 +135,7 @@ class Loaded:
         """Let go of indexes and samples."""
         with self._lock:
             self._indexes.clear()
+            self._tuned.clear()
             self._unreadable.clear()
             self._samples.clear()
 
@@ -148,20 +154,44 @@ class Loaded:
 
     # ---- caches --------------------------------------------------------------------------
 
-    def index(self, snapshot: Snapshot, modality: Modality) -> Tuned:
-        """Return the index of this snapshot's rows, ``EXACTLY`` when there is none to trust."""
+    def index(self, snapshot: Snapshot, modality: Modality, *, for_one: bool = False) -> Tuned:
+        """Return the index of this snapshot's rows, ``EXACTLY`` when there is none to trust.
+
+        Args:
+            snapshot: Whose.
+            modality: Of which.
+            for_one: Whether a single query asks: the first of a process may be answered sooner
+                without it.
+        """
         file = snapshot.index_file(modality)
         if file is None:
             with self._lock:
                 self._indexes.pop(modality, None)
+                self._tuned.pop(modality, None)
             return EXACTLY
+        known, tuned = self._tuned.get(modality, (None, EXACTLY))
+        if known is file:  # a promise that is measured anew makes another
+            return tuned
         tuned, promise = EXACTLY, indexing.promise_of(file)
         if promise is not None:
             if promise.fetch is None:
                 return EXACTLY
             tuned = Tuned(None, promise.fetch, promise.recall, promise.reach)
+        if for_one and self._is_sooner_compared(snapshot, modality):
+            return EXACTLY
         index = self._index(file)
-        return EXACTLY if index is None else tuned._replace(asked=index)
+        if index is None:
+            return EXACTLY
+        tuned = tuned._replace(asked=index)
+        self._tuned[modality] = (file, tuned)
+        return tuned
+
+    def _is_sooner_compared(self, snapshot: Snapshot, modality: Modality) -> bool:
+        """Whether a query is the only one for all that is known, and rows are few."""
+        is_first = modality not in self._asked and "faiss" not in sys.modules
+        self._asked.add(modality)
+        files = snapshot.state.row_files.values()
+        return is_first and sum(file.rows for file in files) <= SOONER_COMPARED
 
     def _index(self, file: IndexFile) -> VectorIndex | None:
         modality = file.modality
@@ -203,7 +233,7 @@ class View:
         self._loaded = loaded
         self.snapshot = snapshot
         # What a batch looks up again and again.
-        self._looked_up: Counter[Modality] = Counter()
+        self._looked_up = dict.fromkeys(Modality, 0)
         self._indexes: dict[Modality, Tuned] = {}
         self._row_items: dict[Modality, NDArray[np.int64]] = {}
         self._keys: dict[int, str] = {}
@@ -315,33 +345,31 @@ class View:
         return resolved
 
     def _part_vectors(self, parts: Sequence[Part]) -> dict[int, NDArray[np.float32] | MuomniError]:
-        vectors: dict[int, NDArray[np.float32] | MuomniError] = {}
-        rows = self.snapshot.item_rows({part.value for part in parts if part.kind == "id"})
-        ready = [part for part in parts if part.kind == "vector"]
-        with suppress(InvalidInput):  # one of them is bad: each is checked on its own
-            checked = check_vectors([part.value for part in ready], "the query vectors")
-            vectors.update(zip(map(id, ready), checked, strict=True))
+        groups: dict[str, list[Part]] = {}
         for part in parts:
-            try:
-                if part.kind == "vector" and id(part) not in vectors:
-                    vectors[id(part)] = check_vectors([part.value], "the query vector")[0]
-                elif part.kind == "id":
-                    vectors[id(part)] = self._item_vector(part.value, rows)
-            except MuomniError as error:
-                vectors[id(part)] = error
-        for modality in Modality:
-            group = [part for part in parts if part.kind == str(modality)]
-            if group:
-                vectors.update(self._encoded(modality, group))
+            groups.setdefault(part.kind, []).append(part)
+        vectors: dict[int, NDArray[np.float32] | MuomniError] = {}
+        for kind, group in groups.items():
+            values = [part.value for part in group]
+            if kind == "vector":
+                found = _checked(values)
+            elif kind == "id":
+                found = self._item_vectors(values)
+            else:
+                encoder = self._loaded.model(self.snapshot).encoder(Modality(kind))
+                found = encode_contents(encoder, values, limits=self._loaded.limits)
+            vectors.update(zip(map(id, group), found, strict=True))
         return vectors
 
-    def _encoded(
-        self, modality: Modality, parts: Sequence[Part]
-    ) -> dict[int, NDArray[np.float32] | MuomniError]:
-        encoder = self._loaded.model(self.snapshot).encoder(modality)
-        contents = [part.value for part in parts]
-        found = encode_contents(encoder, contents, limits=self._loaded.limits)
-        return {id(part): vector for part, vector in zip(parts, found, strict=True)}
+    def _item_vectors(self, keys: Sequence[str]) -> list[NDArray[np.float32] | MuomniError]:
+        rows = self.snapshot.item_rows(set(keys))
+        vectors: list[NDArray[np.float32] | MuomniError] = []
+        for key in keys:
+            try:
+                vectors.append(self._item_vector(key, rows))
+            except MuomniError as error:
+                vectors.append(error)
+        return vectors
 
     def rank(
         self,
@@ -421,7 +449,7 @@ class View:
         """
         snapshot = self.snapshot
         vectors, dead = snapshot.vectors(modality), snapshot.dead(modality)
-        index, ask_for, recall, reach = EXACTLY if exact else self._index(modality)
+        index, ask_for, recall, reach = EXACTLY if exact else self._index(modality, for_one=True)
         available = len(vectors) - len(dead) if counting.rows is None else len(counting.rows)
         fetch = k + len(left_out)
         while True:
@@ -577,10 +605,13 @@ class View:
             )
         return Rows(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
-    def _index(self, modality: Modality) -> Tuned:
+    def _index(self, modality: Modality, *, for_one: bool = False) -> Tuned:
         """Return the index of a modality, the same one as long as the view is held."""
         if modality not in self._indexes:
-            self._indexes[modality] = self._loaded.index(self.snapshot, modality)
+            found = self._loaded.index(self.snapshot, modality, for_one=for_one)
+            if found.asked is None:
+                return found
+            self._indexes[modality] = found
         return self._indexes[modality]
 
     def _owners_of(self, modality: Modality, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -610,6 +641,19 @@ class View:
             _hit(rank, one, shown[one.match.item_id])
             for rank, one in enumerate(ranked, start=offset + 1)
         ]
+
+
+def _checked(vectors: Sequence[Any]) -> list[NDArray[np.float32] | MuomniError]:
+    """Return the unit vector (256,) of each vector of a query, or what is wrong with it."""
+    with suppress(InvalidInput):  # one of them is bad: each is checked on its own
+        return list(check_vectors(vectors, "the query vectors"))
+    checked: list[NDArray[np.float32] | MuomniError] = []
+    for vector in vectors:
+        try:
+            checked.append(check_vectors([vector], "the query vector")[0])
+        except InvalidInput as error:
+            checked.append(error)
+    return checked
 
 
 def encode_contents(

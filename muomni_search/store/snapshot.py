@@ -404,7 +404,7 @@ class Snapshot:
         self._connection: Connection | None = connection
         self._state = state
         # Of what is read row by row: somebody may leave off, or fail and keep the traceback.
-        self._cursors: WeakSet[Cursor] = WeakSet()
+        self._cursors: WeakSet[Cursor] | None = None
 
     @property
     def connection(self) -> Connection:
@@ -423,7 +423,7 @@ class Snapshot:
         Were a cursor left open, the next reader of the connection would still see this state.
         """
         self._connection = None
-        for cursor in self._cursors:
+        for cursor in self._cursors or ():
             cursor.close()
 
     @property
@@ -739,6 +739,8 @@ class Snapshot:
     def ask(self, query: str, values: Mapping[str, Any] | Sequence[Any] = ()) -> Cursor:
         """Return the rows that a SELECT finds, to be read before the transaction ends."""
         cursor = self.connection.execute(query, values)
+        if self._cursors is None:
+            self._cursors = WeakSet()
         self._cursors.add(cursor)
         return cursor
 

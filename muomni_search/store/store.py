@@ -189,33 +189,32 @@ class Store(Closing):
             Conflict: The store was closed.
         """
         self._check_place()
-        with database_errors(self.database), self._reading() as connection:
-            snapshot = Snapshot(connection, self._begin_reading(connection))
+        with database_errors(self.database):
+            with self._lock:
+                connection = self._idle.pop() if self._idle else None
+            if connection is None:
+                connection = open_database(self.database, salvage=self._salvage)
             try:
-                yield snapshot
+                snapshot = Snapshot(connection, self._begin_reading(connection))
+                try:
+                    yield snapshot
+                finally:
+                    snapshot.end()
             finally:
-                snapshot.end()
+                self._give_back(connection)
 
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        """Give a connection to read from, and keep it for who reads next."""
-        with self._lock:
-            connection = self._idle.pop() if self._idle else None
-        if connection is None:
-            connection = open_database(self.database, salvage=self._salvage)
+    def _give_back(self, connection: Connection) -> None:
+        """Keep a connection for who reads next."""
         is_kept = False
-        try:
-            yield connection
-        finally:
-            # However it ended: the last connection that closes folds the log into the database.
-            with suppress(SQLiteError):
-                connection.rollback()
-                with self._lock:
-                    is_kept = not self._is_closed and len(self._idle) < IDLE
-                    if is_kept:
-                        self._idle.append(connection)
-            if not is_kept:
-                connection.close()
+        # However it ended: the last connection that closes folds the log into the database.
+        with suppress(SQLiteError):
+            connection.rollback()
+            with self._lock:
+                is_kept = not self._is_closed and len(self._idle) < IDLE
+                if is_kept:
+                    self._idle.append(connection)
+        if not is_kept:
+            connection.close()
 
     def _begin_reading(self, connection: Connection) -> State:
         """Begin a transaction; return what it sees, with its row files mapped into memory.
