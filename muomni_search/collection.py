@@ -54,10 +54,15 @@ class Collection(Closing):
     """
 
     def __init__(
-        self, store: Store, load: Callable[[Snapshot], Model], limits: Limits | None = None
+        self,
+        store: Store,
+        load: Callable[[Snapshot], Model],
+        limits: Limits | None = None,
+        *,
+        once: bool = False,
     ) -> None:
         self._store = store
-        self._loaded = Loaded(store.directory, load, limits or Limits())
+        self._loaded = Loaded(store.directory, load, limits or Limits(), once=once)
 
     # ---- life ----------------------------------------------------------------------------
 
@@ -86,6 +91,7 @@ class Collection(Closing):
         salvage: bool = False,
         load: Callable[[str | Path], Model] = load_model,
         limits: Limits | None = None,
+        once: bool = False,
     ) -> Self:
         """Open a collection.
 
@@ -96,6 +102,8 @@ class Collection(Closing):
                 up to date: ``export_collection`` with ``left_out`` is all that it is good for.
             load: What loads models, for programs in which several collections share one.
             limits: What a single file may cost, of queries and where ``add`` is told no others.
+            once: For a program that asks one query and ends: up to 150,000 rows are all compared,
+                which takes less time than to load an index.
 
         Raises:
             NotFound: There is none.
@@ -103,7 +111,7 @@ class Collection(Closing):
             CorruptData: It is damaged, foreign, or of a newer version.
         """
         store = Store.open(Path(directory), salvage=salvage)
-        collection = cls(store, _loader(store.directory, model, load), limits)
+        collection = cls(store, _loader(store.directory, model, load), limits, once=once)
         try:
             try:
                 _ = collection.model
@@ -383,7 +391,8 @@ class Collection(Closing):
             query: What to look for, a sum of words, pictures, sounds, items and vectors; a string
                 is words.
             k: How many hits.
-            offset: How many of the best to leave out before them.
+            offset: How many of the best to leave out before them. Pages of the same k make one
+                list; for those behind the first all rows are compared.
             modality: Only items of these modalities.
             where: Only items that this filter matches (docs/reference/filters.md).
             min_score: Only hits with at least this calibrated score; ``auto`` for hits that stand

@@ -238,9 +238,15 @@ class Query:
             InvalidInput: These are no numbers, or several vectors.
         """
         try:
-            value = np.squeeze(np.array(vector, dtype=np.float64))
+            given = np.asarray(vector)
+            if given.dtype.kind not in "fiuO":
+                raise TypeError(f"{given.dtype} has no place on an axis")
+            with np.errstate(over="ignore"):  # what is too large for float64 is refused as infinite
+                value = np.squeeze(np.array(given, dtype=np.float64))
         except (TypeError, ValueError, OverflowError) as error:
-            raise InvalidInput("the query vector is none: not numbers, or a ragged list") from error
+            raise InvalidInput(
+                "the query vector is not usable: not numbers, or a ragged list"
+            ) from error
         if value.ndim != 1:
             raise InvalidInput(f"the query vector has the shape {value.shape}, expected ({DIM},)")
         return cls((Part(1.0, "vector", value),))

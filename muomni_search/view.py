@@ -104,10 +104,19 @@ class Loaded:
         directory: The collection's.
         load: Loads the model that a snapshot's vectors came from, at its first use.
         limits: What a single file of a query may cost.
+        once: Whether only one query will be asked.
     """
 
-    def __init__(self, directory: Path, load: Callable[[Snapshot], Model], limits: Limits) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        load: Callable[[Snapshot], Model],
+        limits: Limits,
+        *,
+        once: bool = False,
+    ) -> None:
         self.limits = limits
+        self._once = once
         self._directory = directory
         self._load = load
         self._models: dict[str, Model] = {}
@@ -115,7 +124,6 @@ class Loaded:
         self._indexes: dict[Modality, tuple[str, VectorIndex]] = {}
         self._tuned: dict[Modality, tuple[IndexFile, Tuned]] = {}
         self._unreadable: set[str] = set()  # index files that no query reads again
-        self._asked: set[Modality] = set()
         self._samples: dict[Modality, tuple[tuple[int, int], NDArray[np.float32]]] = {}
         self._priors: dict[tuple[str, tuple[str, ...], Modality], ranking.Prior | None] = {}
 
@@ -154,15 +162,8 @@ class Loaded:
 
     # ---- caches --------------------------------------------------------------------------
 
-    def index(self, snapshot: Snapshot, modality: Modality, *, for_one: bool = False) -> Tuned:
-        """Return the index of this snapshot's rows, ``EXACTLY`` when there is none to trust.
-
-        Args:
-            snapshot: Whose.
-            modality: Of which.
-            for_one: Whether a single query asks: the first of a process may be answered sooner
-                without it.
-        """
+    def index(self, snapshot: Snapshot, modality: Modality) -> Tuned:
+        """Return the index of this snapshot's rows, ``EXACTLY`` when there is none to trust."""
         file = snapshot.index_file(modality)
         if file is None:
             with self._lock:
@@ -177,21 +178,15 @@ class Loaded:
             if promise.fetch is None:
                 return EXACTLY
             tuned = Tuned(None, promise.fetch, promise.recall, promise.reach)
-        if for_one and self._is_sooner_compared(snapshot, modality):
+        if self._once and _is_sooner_compared(snapshot):
             return EXACTLY
         index = self._index(file)
         if index is None:
             return EXACTLY
         tuned = tuned._replace(asked=index)
-        self._tuned[modality] = (file, tuned)
+        with self._lock:
+            self._tuned[modality] = (file, tuned)
         return tuned
-
-    def _is_sooner_compared(self, snapshot: Snapshot, modality: Modality) -> bool:
-        """Whether a query is the only one for all that is known, and rows are few."""
-        is_first = modality not in self._asked and "faiss" not in sys.modules
-        self._asked.add(modality)
-        files = snapshot.state.row_files.values()
-        return is_first and sum(file.rows for file in files) <= SOONER_COMPARED
 
     def _index(self, file: IndexFile) -> VectorIndex | None:
         modality = file.modality
@@ -295,7 +290,9 @@ class View:
         """
         whole = int | np.integer
         if not (isinstance(k, whole) and k >= 1 and isinstance(offset, whole) and offset >= 0):
-            raise InvalidInput(f"k must be 1 or more and offset 0 or more, not {k} and {offset}")
+            raise InvalidInput(
+                f"k must be 1 or more and offset 0 or more, whole numbers, not {k!r} and {offset!r}"
+            )
         is_number = isinstance(min_score, int | float | np.number) and not np.isnan(min_score)
         if not (is_number or min_score is None or min_score == "auto"):
             raise InvalidInput(f"min_score is {min_score!r}", hint="give a number, or 'auto'")
@@ -391,7 +388,7 @@ class View:
             query: The query itself: its kinds choose the prior, its ids are left out.
             vector: Its unit vector (256,).
             k: How many.
-            offset: How many of the best to leave out before them.
+            offset: How many of the best to leave out before them: see ``_page``.
             modality: Only these modalities.
             where: A filter, parsed or not.
             exact: Compare with every row.
@@ -403,6 +400,39 @@ class View:
         condition = parse_filter(where)
         named = [part.value for part in query.parts if part.kind == "id"]
         left_out = set() if include_self else set(self.snapshot.item_ids(named).values())
+
+        def find(wanted: int, *, exact: bool) -> list[_Ranked]:
+            return self._found(
+                query,
+                vector,
+                wanted,
+                condition,
+                left_out,
+                modality=modality,
+                exact=exact,
+                segments=segments,
+                min_score=min_score,
+            )
+
+        if not offset:
+            return self._hits(find(k, exact=exact), k)
+        first = [] if exact else find(k, exact=False)
+        return self._page(first, find(offset + k, exact=True), k, offset, segments=segments)
+
+    def _found(
+        self,
+        query: Query,
+        vector: NDArray[np.float32],
+        k: int,
+        condition: Filter | None,
+        left_out: set[int],
+        *,
+        modality: Modalities,
+        exact: bool,
+        segments: bool,
+        min_score: float | Literal["auto"] | None,
+    ) -> list[_Ranked]:
+        """Return the best k of each modality and all tied with the last, with their scores."""
         asked_with = tuple(dict.fromkeys(part.kind for part in query.parts))
         ranked: list[_Ranked] = []
         for one, counting in self._searched(modality, condition):
@@ -412,14 +442,14 @@ class View:
                 self._loaded.prior(self.snapshot, asked_with, one),
             )
             found, how, recall = self._top(
-                one, vector, k + offset, counting, left_out, exact=exact, segments=segments
+                one, vector, k, counting, left_out, exact=exact, segments=segments
             )
             least = background.alarm if min_score == "auto" else min_score
             for match, cosine in found:
                 score = background.score(cosine)
                 if least is None or score >= least:
                     ranked.append(_Ranked(score, cosine, one, match, how, recall))
-        return self._hits(ranked, k, offset)
+        return ranked
 
     def _searched(
         self, modality: Modalities, condition: Filter | None
@@ -449,7 +479,7 @@ class View:
         """
         snapshot = self.snapshot
         vectors, dead = snapshot.vectors(modality), snapshot.dead(modality)
-        index, ask_for, recall, reach = EXACTLY if exact else self._index(modality, for_one=True)
+        index, ask_for, recall, reach = EXACTLY if exact else self._index(modality)
         available = len(vectors) - len(dead) if counting.rows is None else len(counting.rows)
         fetch = k + len(left_out)
         while True:
@@ -605,13 +635,10 @@ class View:
             )
         return Rows(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
-    def _index(self, modality: Modality, *, for_one: bool = False) -> Tuned:
+    def _index(self, modality: Modality) -> Tuned:
         """Return the index of a modality, the same one as long as the view is held."""
         if modality not in self._indexes:
-            found = self._loaded.index(self.snapshot, modality, for_one=for_one)
-            if found.asked is None:
-                return found
-            self._indexes[modality] = found
+            self._indexes[modality] = self._loaded.index(self.snapshot, modality)
         return self._indexes[modality]
 
     def _owners_of(self, modality: Modality, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -624,23 +651,46 @@ class View:
             self._row_items[modality] = self.snapshot.row_items(modality)
         return self._row_items[modality][rows]
 
-    def _hits(self, ranked: list[_Ranked], k: int, offset: int) -> list[Hit]:
-        """Return the hits behind the first ``offset``: by score, then key, then place."""
-        wanted = offset + k
-        if len(ranked) > wanted:
-            least = sorted([one.score for one in ranked], reverse=True)[wanted - 1]
-            ranked = [one for one in ranked if one.score >= least]
-        if offset or len(ranked) > wanted:
-            # Which of those that are tied are left out, the keys decide.
-            keys = self._of_items(self.snapshot.keys_of, [one.match.item_id for one in ranked])
-            ranked.sort(key=lambda one: _order(one, keys[one.match.item_id]))
-            ranked = ranked[offset:wanted]
-        shown = self._of_items(self.snapshot.shown, [one.match.item_id for one in ranked])
-        ranked.sort(key=lambda one: _order(one, shown[one.match.item_id].key))
+    def _hits(self, ranked: list[_Ranked], k: int) -> list[Hit]:
+        """Return the best k as hits: by score, then key, then place in the item."""
+        best = _at_least(ranked, k)
+        if len(best) > k:  # which of those that are tied are left out, their keys decide
+            best = self._ordered(best)[:k]
+        shown = self._of_items(self.snapshot.shown, [one.match.item_id for one in best])
+        best.sort(key=lambda one: _order(one, shown[one.match.item_id].key))
+        return [_hit(rank, one, shown[one.match.item_id]) for rank, one in enumerate(best, start=1)]
+
+    def _page(
+        self, first: list[_Ranked], all_best: list[_Ranked], k: int, offset: int, *, segments: bool
+    ) -> list[Hit]:
+        """Return the hits behind the first ``offset``, so that pages of k make one list.
+
+        An index that is asked for more finds more, which would move what earlier pages have shown.
+        So the first page stands as it was answered, and behind it come all others, exactly.
+
+        Args:
+            first: The best k, as a query without an offset finds them.
+            all_best: The best k + offset of all rows.
+            k: How many a page has.
+            offset: How many come before.
+            segments: Whether every row stands for itself.
+        """
+        ranked = self._ordered(_at_least(all_best, offset + k))[: offset + k]
+        if any(one.how == "ann" for one in first):
+            begun = self._ordered(_at_least(first, k))[:k]
+            seen = {_name(one, segments=segments) for one in begun}
+            ranked = begun + [one for one in ranked if _name(one, segments=segments) not in seen]
+        page = ranked[offset : offset + k]
+        shown = self._of_items(self.snapshot.shown, [one.match.item_id for one in page])
         return [
             _hit(rank, one, shown[one.match.item_id])
-            for rank, one in enumerate(ranked, start=offset + 1)
+            for rank, one in enumerate(page, start=offset + 1)
         ]
+
+    def _ordered(self, ranked: Sequence[_Ranked]) -> list[_Ranked]:
+        """Return what was found in the order of hits."""
+        keys = self._of_items(self.snapshot.keys_of, [one.match.item_id for one in ranked])
+        return sorted(ranked, key=lambda one: _order(one, keys[one.match.item_id]))
 
 
 def _checked(vectors: Sequence[Any]) -> list[NDArray[np.float32] | MuomniError]:
@@ -725,6 +775,25 @@ def encode_all(encoder: Encoder, contents: Sequence[Content | Path]) -> NDArray[
     return np.stack(vectors)
 
 
+def _is_sooner_compared(snapshot: Snapshot) -> bool:
+    """Whether to import FAISS takes longer than to compare all rows with one query."""
+    files = snapshot.state.row_files.values()
+    return "faiss" not in sys.modules and sum(file.rows for file in files) <= SOONER_COMPARED
+
+
+def _at_least(ranked: list[_Ranked], wanted: int) -> list[_Ranked]:
+    """Return the best of what was found, and all that score what the last of them does."""
+    if len(ranked) <= wanted:
+        return ranked
+    least = sorted([one.score for one in ranked], reverse=True)[wanted - 1]
+    return [one for one in ranked if one.score >= least]
+
+
+def _name(one: _Ranked, *, segments: bool) -> tuple[Modality, int]:
+    """Return what a hit is known again by."""
+    return one.modality, one.match.row if segments else one.match.item_id
+
+
 def _order(one: _Ranked, key: str) -> tuple[float, str, int]:
     """Return what hits are ordered by: score down, then key, then place in the item."""
     span = one.match.span
@@ -770,7 +839,10 @@ def modalities_of(asked: Modalities) -> tuple[Modality, ...]:
     """
     if asked is None:
         return tuple(Modality)
-    names = [asked] if isinstance(asked, str) else list(asked)
+    try:
+        names = [asked] if isinstance(asked, str) else list(asked)
+    except TypeError as error:
+        raise InvalidInput(f"modality is {asked!r}", hint="give a name, or several") from error
     known = {str(modality) for modality in Modality}
     for name in names:
         if name not in known:

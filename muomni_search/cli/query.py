@@ -132,10 +132,13 @@ def _load_vector(path: str) -> Any:
 
     try:
         array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except OSError as error:
         raise UnreadableFile(
-            f"{path}: cannot be read as a vector: {str(error).rstrip('.')}",
-            hint="give a .npy file of 256 numbers",
+            f"{path}: {(error.strerror or str(error)).lower()}", hint="check its name"
+        ) from error
+    except (ValueError, EOFError) as error:  # NumPy's words speak of pickles, which none is read as
+        raise UnreadableFile(
+            f"{path}: no array of numbers, or cut off", hint="give a .npy file of 256 numbers"
         ) from error
     rows = check_vectors(np.atleast_2d(array), path)
     if len(rows) != 1:

@@ -56,7 +56,7 @@ muomni search owl --where "licence = 'CC0'" --html owl.html""",
     metavar="N",
     type=click.IntRange(min=0),
     default=0,
-    help="Leave out this many of the best.",
+    help="Leave out this many of the best: pages of one -k make one list.",
 )
 @modality_option
 @where_option
@@ -100,7 +100,7 @@ def command(
     from muomni_search.durable import check_folder
 
     query = query_of(given)
-    with Collection.open(directory, model=model) as collection:
+    with Collection.open(directory, model=model, once=True) as collection:
         if html is not None:
             collection.check_output(html)
             check_folder(html)

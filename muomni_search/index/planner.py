@@ -302,23 +302,15 @@ def _by_index(
             if len(rows) > COMPARED_AT_ONCE:
                 rows = _near_gathered(query, vectors, k, rows)
             best = _best(query, vectors, rows, k, how="ann")
-            if _are_enough(set(best.rows.tolist()), proposed[:depth].tolist()):
+            # A hit from the far half of the proposals says that they end too early for this query:
+            # it is a hard one, or a run of equal rows that goes on beyond them. Compared are twice
+            # as many as wanted at first, so that of most queries none is; see docs/benchmarks.md.
+            if set(best.rows.tolist()).isdisjoint(proposed[depth // 2 : depth].tolist()):
                 return best
             if depth == len(proposed):
                 break
             depth *= WIDEN
         wanted = 2 * len(proposed)
-
-
-def _are_enough(hits: set[int], compared: list[int]) -> bool:
-    """Whether the best of what was compared are the best of all, to judge by where they lie.
-
-    Hits in the far half of the proposals, the likeliest first, and in that of their first half say
-    that they end too early for this query: it is a hard one, or a run of equal rows that goes on
-    beyond them.
-    """
-    halves = (len(compared), len(compared) // 2)
-    return any(hits.isdisjoint(compared[end // 2 : end]) for end in halves)
 
 
 def _proposed(

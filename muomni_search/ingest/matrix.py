@@ -26,9 +26,13 @@ def load_matrix(path: Path) -> NDArray[Any]:
         matrix = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
         raise NotFound(f"{path}: no such file", hint="check its name") from error
-    except (OSError, ValueError, EOFError) as error:
+    except OSError as error:
         raise UnreadableFile(
-            f"{path}: no array of numbers ({error})", hint="write it with numpy.save"
+            f"{path}: {error.strerror or error}", hint="write it with numpy.save"
+        ) from error
+    except (ValueError, EOFError) as error:  # NumPy's words speak of pickles, which none is read as
+        raise UnreadableFile(
+            f"{path}: no array of numbers, or cut off", hint="write it with numpy.save"
         ) from error
     if not isinstance(matrix, np.ndarray) or matrix.dtype.kind not in "fiu":
         kind = getattr(matrix, "dtype", "several arrays")

@@ -30,9 +30,11 @@ from muomni_search.errors import (
     NotFound,
     UnreadableFile,
 )
+from muomni_search.index import planner
 from muomni_search.ingest.manifest import read_corpus
 from muomni_search.items import DIM, Hit, Modality, Query, Record, Span
 from muomni_search.vectors import cosines, normalise
+from muomni_search.view import Loaded, Tuned
 
 ROWS = 90
 VECTORS = normalise(np.random.default_rng(21).standard_normal((ROWS, DIM)))
@@ -355,6 +357,12 @@ def test_an_index_answers_like_the_rows_and_says_so(path: Path) -> None:
         (lambda: Query.vector(np.ones((2, DIM))), {}, InvalidInput, "shape"),
         (lambda: Query.vector(["a"] * DIM), {}, InvalidInput, "numbers"),
         (lambda: Query.vector(5.0), {}, InvalidInput, "shape"),
+        (lambda: Query.vector(np.ones(DIM, complex)), {}, InvalidInput, "numbers"),
+        (lambda: Query.vector(np.ones(DIM, bool)), {}, InvalidInput, "numbers"),
+        (lambda: Query.vector(np.arange(DIM).astype("M8[s]")), {}, InvalidInput, "numbers"),
+        (lambda: Query.vector(np.ones(DIM, np.longdouble) * 10**2000), {}, InvalidInput, "inf"),
+        (lambda: Query.text("x"), {"modality": 3}, InvalidInput, "modality is 3"),
+        (lambda: Query.text("x"), {"k": "3"}, InvalidInput, "'3'"),
         (lambda: 0 * Query.text("x"), {}, InvalidInput, "weight"),
         (lambda: float("nan") * Query.text("x"), {}, InvalidInput, "weight"),
     ],
@@ -943,3 +951,92 @@ def test_keys_that_are_not_there_are_named_once_and_not_all(tmp_path: Path) -> N
             collection.get(["a", "b", "a"])
         with pytest.raises(NotFound, match=r"'9' and 90 more in"):
             collection.get([str(number) for number in range(100)])
+
+
+# ---- pages of an index's answer --------------------------------------------------------------
+
+
+class FindsMore:
+    """An index that proposes two of three rows, and all to who asks for many."""
+
+    def __init__(self, vectors: NDArray[np.float32]) -> None:
+        self.rows = len(vectors)
+        self._vectors = vectors
+
+    def search(self, query: NDArray[np.float32], fetch: int) -> NDArray[np.int64]:
+        order = np.argsort(-cosines(self._vectors, query), kind="stable")
+        return (order if fetch >= 60 else order[order % 3 > 0])[:fetch]
+
+
+@pytest.mark.parametrize("segments", [False, True])
+@pytest.mark.parametrize("modality", [None, "image"])
+def test_pages_of_an_index_make_one_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modality: str | None, segments: bool
+) -> None:
+    rng = np.random.default_rng(3)
+    vectors = normalise(rng.standard_normal((1_200, DIM)))
+    vectors[50:90] = vectors[40]  # ties, over several pages
+    kinds = list(Modality)
+    with Collection.create(tmp_path / "c", model="hashing") as collection:
+        collection.add(
+            record(f"k{(number * 7) % 1_200:04d}", vector, kinds[number % 3])
+            for number, vector in enumerate(vectors)
+        )
+        indexes = {one: FindsMore(vectors[number::3]) for number, one in enumerate(kinds)}
+        monkeypatch.setattr(Loaded, "index", lambda self, _, one: Tuned(indexes[one], 10, 0.5, -1))
+        monkeypatch.setattr(planner, "RUNAWAY_SHARE", 1.0)
+        moved = 0
+        for query in map(Query.vector, [*vectors[40:43], *vectors[:20] + vectors[20:40]]):
+            ask: dict[str, Any] = {"modality": modality, "segments": segments}
+            first = collection.query(query, 10, **ask)
+            assert {hit.how for hit in first} == {"ann"}
+            whole = collection.query(query, 40, **ask)
+            moved += [hit.key for hit in first] != [hit.key for hit in whole[:10]]
+            pages = [collection.query(query, 10, offset=one, **ask) for one in range(0, 1_210, 10)]
+            hits = [hit for page in pages for hit in page]
+            assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
+            assert len({hit.key for hit in hits}) == len(hits)
+            assert len(hits) == len(collection.query(query, 2_000, exact=True, **ask))
+            assert list(pages[0]) == list(first)
+            rest = [(-hit.score, hit.key) for hit in hits[10:]]
+            assert rest == sorted(rest)
+            # A page that ends elsewhere is cut from the same list.
+            assert list(collection.query(query, 10, offset=5, **ask))[:5] == list(first)[5:]
+        assert moved  # or nothing was tried
+
+
+def test_a_collection_that_is_opened_for_one_query_compares_all_rows(tmp_path: Path) -> None:
+    with Collection.create(tmp_path / "c", model="hashing") as collection:
+        collection.add(record(f"k{number}", vector) for number, vector in enumerate(VECTORS[:60]))
+        collection.rebuild(kind="ann")
+    ask = """
+import sys
+from muomni_search import Collection, Query, view
+view.SOONER_COMPARED = int(sys.argv[3])
+with Collection.open(sys.argv[1], once=sys.argv[2] == "once") as collection:
+    hits = collection.query(Query.id("k1"))
+    print({hit.how for hit in hits}, {hit.recall for hit in hits}, "faiss" in sys.modules)
+"""
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", ask, tmp_path / "c", often, most],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()[-1]
+        for often, most in (("once", "60"), ("once", "59"), ("often", "60"))
+    ]
+    assert told == ["False", "True", "True"]  # whether FAISS was imported
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+def test_a_row_whose_item_is_gone_is_an_error_that_says_so(tmp_path: Path, offset: int) -> None:
+    with Collection.create(tmp_path / "c", model="hashing") as collection:
+        collection.add(record(f"k{number}", vector) for number, vector in enumerate(VECTORS[:9]))
+    with sqlite3.connect(tmp_path / "c/collection.db") as database:
+        database.execute("DELETE FROM items WHERE key = 'k4'")
+    with (
+        Collection.open(tmp_path / "c") as collection,
+        pytest.raises(CorruptData, match=r"a row is of the item 5.*verify --repair"),
+    ):
+        collection.query(Query.vector(VECTORS[4]), 5, offset=offset)

@@ -19,6 +19,8 @@ from vector_helpers import rows_of
 from muomni_search.index import faiss_index, planner
 from muomni_search.index.exact import exact_top_rows
 from muomni_search.index.faiss_index import FourBitScan
+from muomni_search.items import DIM
+from muomni_search.vectors import normalise
 
 IMPORT = """
 import json, os
@@ -278,3 +280,16 @@ def test_where_no_thread_can_be_begun_all_parts_are_scanned_and_nothing_is_kept(
     monkeypatch.setattr(Thread, "start", refuse)
     assert divided.search(query, 50).tolist() == expected
     assert faiss_index.helpers.cache_info().currsize == 0
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3, 5])
+@pytest.mark.parametrize("codes", [32, 64])
+def test_codes_that_are_learned_on_several_cores_are_those_of_faiss(monkeypatch, cores, codes):
+    rows = normalise(rows_of(3_000, 4) * np.linspace(3, 0.1, DIM))
+    monkeypatch.setattr(faiss_index, "usable_cores", lambda: cores)
+    index = FourBitScan.build(rows, codes)
+    whole = faiss_index.faiss.ProductQuantizer(DIM, codes, 4)
+    whole.train(np.take(rows, index.order, axis=1))
+    learned = index._parts[0].pq.centroids
+    to_array = faiss_index.faiss.vector_to_array
+    assert np.array_equal(to_array(learned), to_array(whole.centroids))
