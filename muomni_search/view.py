@@ -65,7 +65,7 @@ PIECES_AT_ONCE = 128
 NAMED = 10
 LIST_HINT = "`muomni list` names them all"
 # To import FAISS and to read an index takes as long as to compare so many rows that nobody has
-# looked at yet with one query: 40 ms more than 100,000 of them.
+# looked at yet with one query (benchmarks/cold.py).
 SOONER_COMPARED = 150_000
 NO_QUERIES = np.empty(0, np.int64)
 Value = TypeVar("Value")
