@@ -3,10 +3,11 @@
     nice python benchmarks/cold.py [--rows 5000 100000] [--rounds 11]
 
 Each command is a process of its own, on collections of ready vectors: small ones are compared row
-by row, larger ones have an index, which a process that asks once needs for more than 150,000 rows. All take turns, so that other work strikes them alike; the files
-are in the page cache. The floor is an interpreter that imports what a search by an index is made
-of, and ends. Last, what a search with words imports, package by package, without what these import
-in turn, and how long its model takes when all is imported.
+by row, larger ones have an index, which a process that asks once needs for more than 150,000 rows.
+All take turns, so that other work strikes them alike; the files are in the page cache. The floor is
+an interpreter that imports what a search by an index is made of, and ends. Last, what a search with
+words imports, package by package, without what these import in turn, and how long its model takes
+when all is imported.
 """
 
 from __future__ import annotations
