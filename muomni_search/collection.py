@@ -102,8 +102,8 @@ class Collection(Closing):
                 up to date: ``export_collection`` with ``left_out`` is all that it is good for.
             load: What loads models, for programs in which several collections share one.
             limits: What a single file may cost, of queries and where ``add`` is told no others.
-            once: For a program that asks one query and ends: up to 150,000 rows are all compared,
-                which takes less time than to load an index.
+            once: For a program that asks one query and ends: up to 150,000 rows, of all
+                modalities, are all compared where FAISS is not imported, which takes longer.
 
         Raises:
             NotFound: There is none.
@@ -392,7 +392,8 @@ class Collection(Closing):
                 is words.
             k: How many hits.
             offset: How many of the best to leave out before them. Pages of the same k make one
-                list; for those behind the first all rows are compared.
+                list; for those behind the first all rows are compared, and what an index did not
+                find for the first comes there.
             modality: Only items of these modalities.
             where: Only items that this filter matches (docs/reference/filters.md).
             min_score: Only hits with at least this calibrated score; ``auto`` for hits that stand
@@ -403,8 +404,9 @@ class Collection(Closing):
             include_self: Keep the items that the query itself names.
 
         Returns:
-            Hits by score, then key; scores never increase. A list that notebooks show as pictures,
-            players and passages; ``to_arrow`` and ``to_pandas`` make tables of it.
+            Hits by score, then key; scores never increase, but where the first page by an index
+            ends. A list that notebooks show as pictures, players and passages; ``to_arrow`` and
+            ``to_pandas`` make tables of it.
 
         Raises:
             InvalidInput: A bad query, k or filter.

@@ -27,6 +27,7 @@ __all__ = [
     "Query",
     "Record",
     "Span",
+    "holds_numbers",
 ]
 
 # Every modality is projected into this many dimensions (the μOmni design).
@@ -37,6 +38,15 @@ DIM = 256
 #   image  uint8 (height, width, 3) RGB, or (height, width, 4) RGBA with straight alpha
 #   audio  float32 (samples,), mono, 16 kHz, in [-1, 1]
 Content = str | NDArray[np.uint8] | NDArray[np.float32]
+# What becomes a float when it is told to, and is no number.
+NO_NUMBERS = (str, bytes, bool, np.bool_, complex, np.datetime64, np.timedelta64)
+
+
+def holds_numbers(array: NDArray[Any]) -> bool:
+    """Whether an array holds numbers that have a place on an axis, of whatever precision."""
+    if array.dtype.kind == "O":
+        return not any(isinstance(one, NO_NUMBERS) for one in array.flat)
+    return array.dtype.kind not in "bcmMSU" and array.dtype.names is None
 
 
 class Modality(StrEnum):
@@ -239,7 +249,7 @@ class Query:
         """
         try:
             given = np.asarray(vector)
-            if given.dtype.kind not in "fiuO":
+            if not holds_numbers(given):
                 raise TypeError(f"{given.dtype} has no place on an axis")
             with np.errstate(over="ignore"):  # what is too large for float64 is refused as infinite
                 value = np.squeeze(np.array(given, dtype=np.float64))

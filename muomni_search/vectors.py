@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muomni_search.errors import InvalidInput
-from muomni_search.items import DIM
+from muomni_search.items import DIM, holds_numbers
 
 __all__ = [
     "check_vectors",
@@ -71,8 +71,8 @@ def check_vectors(rows: Any, where: str, *, dim: int = DIM) -> NDArray[np.float3
     """
     try:
         array = np.asarray(rows)
-        if array.dtype.kind in "bcUS":
-            raise TypeError("flags, texts and complex numbers have no place on an axis")
+        if not holds_numbers(array):
+            raise TypeError("flags, texts, dates and complex numbers have no place on an axis")
         if array.dtype.kind not in "fiu":
             array = array.astype(np.float64)
     except (TypeError, ValueError, OverflowError) as error:

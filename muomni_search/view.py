@@ -388,7 +388,7 @@ class View:
             query: The query itself: its kinds choose the prior, its ids are left out.
             vector: Its unit vector (256,).
             k: How many.
-            offset: How many of the best to leave out before them: see ``_page``.
+            offset: How many of the best to leave out before them: pages of k make one list.
             modality: Only these modalities.
             where: A filter, parsed or not.
             exact: Compare with every row.
@@ -416,8 +416,21 @@ class View:
 
         if not offset:
             return self._hits(find(k, exact=exact), k)
-        first = [] if exact else find(k, exact=False)
-        return self._page(first, find(offset + k, exact=True), k, offset, segments=segments)
+        # An index that is asked for more finds more, which would move what earlier pages have
+        # shown. So the first page stands as it is answered, and all others come behind it, exactly;
+        # where it is short, as it may be with a least score, the list ends with it.
+        begun = [] if exact else self._best(find(k, exact=False), k)
+        ranked = begun
+        if exact or len(begun) == k:
+            seen = {_name(one, segments=segments) for one in begun}
+            whole = self._best(find(offset + k, exact=True), offset + k)
+            ranked = begun + [one for one in whole if _name(one, segments=segments) not in seen]
+        page = ranked[offset : offset + k]
+        shown = self._of_items(self.snapshot.shown, [one.match.item_id for one in page])
+        return [
+            _hit(rank, one, shown[one.match.item_id])
+            for rank, one in enumerate(page, start=offset + 1)
+        ]
 
     def _found(
         self,
@@ -655,42 +668,16 @@ class View:
         """Return the best k as hits: by score, then key, then place in the item."""
         best = _at_least(ranked, k)
         if len(best) > k:  # which of those that are tied are left out, their keys decide
-            best = self._ordered(best)[:k]
+            best = self._best(best, k)
         shown = self._of_items(self.snapshot.shown, [one.match.item_id for one in best])
         best.sort(key=lambda one: _order(one, shown[one.match.item_id].key))
         return [_hit(rank, one, shown[one.match.item_id]) for rank, one in enumerate(best, start=1)]
 
-    def _page(
-        self, first: list[_Ranked], all_best: list[_Ranked], k: int, offset: int, *, segments: bool
-    ) -> list[Hit]:
-        """Return the hits behind the first ``offset``, so that pages of k make one list.
-
-        An index that is asked for more finds more, which would move what earlier pages have shown.
-        So the first page stands as it was answered, and behind it come all others, exactly.
-
-        Args:
-            first: The best k, as a query without an offset finds them.
-            all_best: The best k + offset of all rows.
-            k: How many a page has.
-            offset: How many come before.
-            segments: Whether every row stands for itself.
-        """
-        ranked = self._ordered(_at_least(all_best, offset + k))[: offset + k]
-        if any(one.how == "ann" for one in first):
-            begun = self._ordered(_at_least(first, k))[:k]
-            seen = {_name(one, segments=segments) for one in begun}
-            ranked = begun + [one for one in ranked if _name(one, segments=segments) not in seen]
-        page = ranked[offset : offset + k]
-        shown = self._of_items(self.snapshot.shown, [one.match.item_id for one in page])
-        return [
-            _hit(rank, one, shown[one.match.item_id])
-            for rank, one in enumerate(page, start=offset + 1)
-        ]
-
-    def _ordered(self, ranked: Sequence[_Ranked]) -> list[_Ranked]:
-        """Return what was found in the order of hits."""
-        keys = self._of_items(self.snapshot.keys_of, [one.match.item_id for one in ranked])
-        return sorted(ranked, key=lambda one: _order(one, keys[one.match.item_id]))
+    def _best(self, ranked: list[_Ranked], wanted: int) -> list[_Ranked]:
+        """Return the best of what was found, in the order of hits."""
+        best = _at_least(ranked, wanted)
+        keys = self._of_items(self.snapshot.keys_of, [one.match.item_id for one in best])
+        return sorted(best, key=lambda one: _order(one, keys[one.match.item_id]))[:wanted]
 
 
 def _checked(vectors: Sequence[Any]) -> list[NDArray[np.float32] | MuomniError]:
@@ -845,7 +832,7 @@ def modalities_of(asked: Modalities) -> tuple[Modality, ...]:
         raise InvalidInput(f"modality is {asked!r}", hint="give a name, or several") from error
     known = {str(modality) for modality in Modality}
     for name in names:
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise InvalidInput(
                 f"no modality {str(name)!r}", hint=f"one of {', '.join(sorted(known))}"
             )

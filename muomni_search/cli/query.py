@@ -125,6 +125,9 @@ def addend(option: str, value: Any) -> Query:
 
 
 def _load_vector(path: str) -> Any:
+    from tokenize import TokenError
+    from zipfile import BadZipFile
+
     import numpy as np
 
     from muomni_search.errors import UnreadableFile
@@ -136,7 +139,8 @@ def _load_vector(path: str) -> Any:
         raise UnreadableFile(
             f"{path}: {(error.strerror or str(error)).lower()}", hint="check its name"
         ) from error
-    except (ValueError, EOFError) as error:  # NumPy's words speak of pickles, which none is read as
+    except (ValueError, EOFError, BadZipFile, TokenError) as error:
+        # NumPy's words speak of pickles, which none is read as.
         raise UnreadableFile(
             f"{path}: no array of numbers, or cut off", hint="give a .npy file of 256 numbers"
         ) from error

@@ -304,7 +304,7 @@ def _by_index(
             best = _best(query, vectors, rows, k, how="ann")
             # A hit from the far half of the proposals says that they end too early for this query:
             # it is a hard one, or a run of equal rows that goes on beyond them. Compared are twice
-            # as many as wanted at first, so that of most queries none is; see docs/benchmarks.md.
+            # as many as wanted at first, so that most queries have no hit there.
             if set(best.rows.tolist()).isdisjoint(proposed[depth // 2 : depth].tolist()):
                 return best
             if depth == len(proposed):

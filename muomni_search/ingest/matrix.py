@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +32,8 @@ def load_matrix(path: Path) -> NDArray[Any]:
         raise UnreadableFile(
             f"{path}: {error.strerror or error}", hint="write it with numpy.save"
         ) from error
-    except (ValueError, EOFError) as error:  # NumPy's words speak of pickles, which none is read as
+    except (ValueError, EOFError, BadZipFile, TokenError) as error:
+        # NumPy's words speak of pickles, which none is read as.
         raise UnreadableFile(
             f"{path}: no array of numbers, or cut off", hint="write it with numpy.save"
         ) from error

@@ -361,6 +361,10 @@ def test_an_index_answers_like_the_rows_and_says_so(path: Path) -> None:
         (lambda: Query.vector(np.ones(DIM, bool)), {}, InvalidInput, "numbers"),
         (lambda: Query.vector(np.arange(DIM).astype("M8[s]")), {}, InvalidInput, "numbers"),
         (lambda: Query.vector(np.ones(DIM, np.longdouble) * 10**2000), {}, InvalidInput, "inf"),
+        (lambda: Query.vector(np.array([True] * DIM, object)), {}, InvalidInput, "numbers"),
+        (lambda: Query.vector(np.array([np.datetime64("2020")] * DIM)), {}, InvalidInput, "numb"),
+        (lambda: Query.vector(np.zeros(DIM, "f4,f4")), {}, InvalidInput, "numbers"),
+        (lambda: Query.text("x"), {"modality": [["text"]]}, InvalidInput, "no modality"),
         (lambda: Query.text("x"), {"modality": 3}, InvalidInput, "modality is 3"),
         (lambda: Query.text("x"), {"k": "3"}, InvalidInput, "'3'"),
         (lambda: 0 * Query.text("x"), {}, InvalidInput, "weight"),
@@ -1001,8 +1005,40 @@ def test_pages_of_an_index_make_one_list(
             rest = [(-hit.score, hit.key) for hit in hits[10:]]
             assert rest == sorted(rest)
             # A page that ends elsewhere is cut from the same list.
-            assert list(collection.query(query, 10, offset=5, **ask))[:5] == list(first)[5:]
+            assert list(collection.query(query, 10, offset=5, **ask)) == hits[5:15]
+            exactly = collection.query(query, 30, exact=True, **ask)
+            assert list(collection.query(query, 10, offset=20, exact=True, **ask)) == exactly[20:]
+            for least in (first[3].score, first[9].score, first[0].score + 1):
+                ask["min_score"] = least
+                some = [collection.query(query, 10, offset=one, **ask) for one in (0, 10, 20)]
+                keys = [hit.key for page in some for hit in page]
+                assert len(set(keys)) == len(keys)
+                assert [hit.rank for page in some for hit in page] == list(range(1, len(keys) + 1))
+                assert list(some[0]) == [hit for hit in first if hit.score >= least]
+                del ask["min_score"]
         assert moved  # or nothing was tried
+
+
+@pytest.mark.parametrize("segments", [False, True])
+def test_pages_of_items_of_many_segments_make_one_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, segments: bool
+) -> None:
+    with Collection.create(tmp_path / "c", model="hashing") as collection:
+        collection.add(words(f"t{number}", f"{number} {LONG} {number}") for number in range(40))
+        with collection.view() as view:
+            index = FindsMore(view.snapshot.vectors(Modality.TEXT))
+        assert index.rows > 100
+        monkeypatch.setattr(Loaded, "index", lambda *_: Tuned(index, 10, 0.5, -1))
+        monkeypatch.setattr(planner, "RUNAWAY_SHARE", 1.0)
+        for words_asked in ("Sentence 3 tells", "the number 17", "7 Sentence 0"):
+            pages = [
+                collection.query(words_asked, 10, offset=one, segments=segments)
+                for one in range(0, index.rows + 10, 10)
+            ]
+            assert {hit.how for hit in pages[0]} == {"ann"}
+            found = [(hit.key, hit.span if segments else None) for page in pages for hit in page]
+            whole = collection.query(words_asked, 9_999, exact=True, segments=segments)
+            assert len(set(found)) == len(found) == len(whole)
 
 
 def test_a_collection_that_is_opened_for_one_query_compares_all_rows(tmp_path: Path) -> None:
