@@ -39,14 +39,18 @@ DIM = 256
 #   audio  float32 (samples,), mono, 16 kHz, in [-1, 1]
 Content = str | NDArray[np.uint8] | NDArray[np.float32]
 # What becomes a float when it is told to, and is no number.
-NO_NUMBERS = (str, bytes, bool, np.bool_, complex, np.datetime64, np.timedelta64)
+NO_NUMBERS = (
+    *(str, bytes, bytearray, bool, np.bool_),
+    *(complex, np.complexfloating, np.datetime64, np.timedelta64),
+)
 
 
 def holds_numbers(array: NDArray[Any]) -> bool:
     """Whether an array holds numbers that have a place on an axis, of whatever precision."""
     if array.dtype.kind == "O":
         return not any(isinstance(one, NO_NUMBERS) for one in array.flat)
-    return array.dtype.kind not in "bcmMSU" and array.dtype.names is None
+    # "V" are those of other packages, as bfloat16, and structures, which have names.
+    return array.dtype.kind in "fiuV" and array.dtype.names is None
 
 
 class Modality(StrEnum):

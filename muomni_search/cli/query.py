@@ -125,12 +125,10 @@ def addend(option: str, value: Any) -> Query:
 
 
 def _load_vector(path: str) -> Any:
-    from tokenize import TokenError
-    from zipfile import BadZipFile
-
     import numpy as np
 
     from muomni_search.errors import UnreadableFile
+    from muomni_search.ingest.matrix import NO_ARRAY
     from muomni_search.vectors import check_vectors
 
     try:
@@ -139,7 +137,7 @@ def _load_vector(path: str) -> Any:
         raise UnreadableFile(
             f"{path}: {(error.strerror or str(error)).lower()}", hint="check its name"
         ) from error
-    except (ValueError, EOFError, BadZipFile, TokenError) as error:
+    except NO_ARRAY as error:
         # NumPy's words speak of pickles, which none is read as.
         raise UnreadableFile(
             f"{path}: no array of numbers, or cut off", hint="give a .npy file of 256 numbers"

@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from muomni_search.errors import InvalidInput, NotFound, UnreadableFile
 from muomni_search.items import DIM
 
-__all__ = ["load_matrix"]
+__all__ = ["NO_ARRAY", "load_matrix"]
+
+# What NumPy raises of a file that holds no array, or a header that makes no sense.
+NO_ARRAY = (
+    *(ValueError, EOFError, TypeError, OverflowError, MemoryError, NotImplementedError),
+    *(SyntaxError, TokenError, BadZipFile),
+)
 
 
 def load_matrix(path: Path) -> NDArray[Any]:
@@ -32,7 +38,7 @@ def load_matrix(path: Path) -> NDArray[Any]:
         raise UnreadableFile(
             f"{path}: {error.strerror or error}", hint="write it with numpy.save"
         ) from error
-    except (ValueError, EOFError, BadZipFile, TokenError) as error:
+    except NO_ARRAY as error:
         # NumPy's words speak of pickles, which none is read as.
         raise UnreadableFile(
             f"{path}: no array of numbers, or cut off", hint="write it with numpy.save"

@@ -364,6 +364,7 @@ def test_an_index_answers_like_the_rows_and_says_so(path: Path) -> None:
         (lambda: Query.vector(np.array([True] * DIM, object)), {}, InvalidInput, "numbers"),
         (lambda: Query.vector(np.array([np.datetime64("2020")] * DIM)), {}, InvalidInput, "numb"),
         (lambda: Query.vector(np.zeros(DIM, "f4,f4")), {}, InvalidInput, "numbers"),
+        (lambda: Query.vector(np.array([np.complex64(1)] * DIM, "O")), {}, InvalidInput, "numb"),
         (lambda: Query.text("x"), {"modality": [["text"]]}, InvalidInput, "no modality"),
         (lambda: Query.text("x"), {"modality": 3}, InvalidInput, "modality is 3"),
         (lambda: Query.text("x"), {"k": "3"}, InvalidInput, "'3'"),
