@@ -64,8 +64,8 @@ PIECES_AT_ONCE = 128
 # How many of the keys that are not there an error names.
 NAMED = 10
 LIST_HINT = "`muomni list` names them all"
-# To import FAISS and to read an index takes as long as to compare so many rows that nobody has
-# looked at yet with one query (benchmarks/cold.py).
+# To import FAISS and to read an index takes longer than to compare 100,000 rows that nobody has
+# looked at yet with one query (benchmarks/cold.py); so many are an estimate of where it ends.
 SOONER_COMPARED = 150_000
 NO_QUERIES = np.empty(0, np.int64)
 Value = TypeVar("Value")

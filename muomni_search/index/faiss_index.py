@@ -32,8 +32,8 @@ BITS = 4
 # Rows that the codes are learned from: with 65,536 as many of the nearest are found, no more.
 TRAINING_ROWS = 16_384
 ADDED_AT_ONCE = 65_536
-# FAISS's number for a scan that keeps what it finds in a reservoir (IndexFastScan.h): of 100,000
-# rows it finds the nearest 100 of each of many queries in 57 µs, the one that FAISS chooses in 74.
+# FAISS's number for a scan that keeps what it finds in a reservoir (IndexFastScan.h): for many
+# queries faster than the one that FAISS chooses, for one as fast.
 RESERVOIR = 15
 # So many rows are worth a part and a thread of their own (benchmarks/index.py, of a million rows).
 # Each part costs something: five of a million a third more than two.
