@@ -18,7 +18,6 @@ __all__ = [
     "cosines_of_pairs",
     "mean_vector",
     "normalise",
-    "products_of_pairs",
     "unit_among",
 ]
 
@@ -157,35 +156,18 @@ def cosines_of_pairs(
     vectors: NDArray[np.float32], rows: NDArray[np.int64], queries: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Return ``cosines`` of each query (n, d) with rows of its own (n, m), float32 (n, m)."""
-    return _of_pairs(vectors, rows, queries, np.float64)
-
-
-def products_of_pairs(
-    vectors: NDArray[np.float32], rows: NDArray[np.int64], queries: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Return ``cosines_of_pairs`` but for rounding, in less than half of the time."""
-    return _of_pairs(vectors, rows, queries, np.float32)
-
-
-def _of_pairs(
-    vectors: NDArray[np.float32],
-    rows: NDArray[np.int64],
-    queries: NDArray[np.float32],
-    summed_in: type[np.floating],
-) -> NDArray[np.float32]:
     values = np.empty(rows.shape, np.float32)
     width, dim = rows.shape[1], vectors.shape[1]
     at_once = max(1, min(PAIRS_AT_ONCE // max(width, 1), len(queries)))
     # Into the same places again and again: fresh memory takes longer than the products.
     gathered = np.empty((at_once * width, dim), np.float32)
-    summed = gathered if summed_in is np.float32 else np.empty(gathered.shape, summed_in)
+    summed = np.empty(gathered.shape, np.float64)
     for start in range(0, len(queries), at_once):
         block = slice(start, start + at_once)
         some = rows[block]
         # "clip": else NumPy gathers elsewhere first, in case a row is not there.
         own = np.take(vectors, some.ravel(), axis=0, out=gathered[: some.size], mode="clip")
-        if summed is not gathered:
-            summed[: some.size] = own
-        asked = queries[block, None].astype(summed_in, copy=False)
+        summed[: some.size] = own
+        asked = queries[block, None].astype(np.float64)
         values[block] = np.vecdot(summed[: some.size].reshape(*some.shape, dim), asked)
     return values

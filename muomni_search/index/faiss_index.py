@@ -18,13 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muomni_search.cores import processor_flags, usable_cores
+from muomni_search.errors import CorruptData
 from muomni_search.index.protocol import CODES
 from muomni_search.items import DIM
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
-__all__ = ["FourBitScan", "blas_core", "nearest"]
+__all__ = ["FourBitScan", "blas_core", "nearest", "products_of_pairs"]
 
 CORE_VARIABLE = "OPENBLAS_CORETYPE"
 # Four dimensions a code of 4 bits: 32 bytes a vector, scanned 32 vectors at a time in registers.
@@ -65,9 +66,9 @@ def _import_faiss() -> Any:
 
 
 faiss = _import_faiss()
-# From so many numbers on (16 queries) FAISS multiplies by BLAS. As the wheel has it, 128,000, the
-# next 480 queries take up to eleven times as long (benchmarks/batch.py).
-faiss.cvar.distance_compute_blas_threshold = 16 * DIM
+# From so many numbers on (7 queries) FAISS multiplies by BLAS. As the wheel has it, 128,000, the
+# next 490 queries take up to eleven times as long (benchmarks/batch.py).
+faiss.cvar.distance_compute_blas_threshold = 7 * DIM
 
 
 @cache
@@ -102,6 +103,46 @@ def nearest(
         np.ascontiguousarray(queries), rows, k, metric=faiss.METRIC_INNER_PRODUCT
     )
     return values, numbers
+
+
+def products_of_pairs(
+    queries: NDArray[np.float32],
+    asked: NDArray[np.int64],
+    rows: NDArray[np.float32],
+    numbers: NDArray[np.int64],
+) -> NDArray[np.float32]:
+    """Return the inner product of each pair of a query and a row, (m,); -inf for the row -1.
+
+    On the calling thread. Rows that lie anywhere are multiplied where they lie, in half the time
+    that it takes NumPy to gather and multiply them.
+
+    Args:
+        queries: All queries (n, 256).
+        asked: Which query each pair has (m,).
+        rows: All rows, may be a memory map.
+        numbers: Which row each pair has (m,), -1 for none.
+
+    Raises:
+        CorruptData: There is no such row: FAISS would read whatever lies there.
+    """
+    products = np.full(len(numbers), -np.inf, np.float32)
+    if not len(numbers):
+        return products
+    if not numbers.max() < len(rows):
+        raise CorruptData(
+            "an index proposes rows that are not there", hint="run: muomni verify --repair"
+        )
+    given = (
+        np.ascontiguousarray(queries),
+        np.ascontiguousarray(asked),
+        np.asarray(rows),
+        np.ascontiguousarray(numbers),
+    )
+    use_threads(1)
+    faiss.pairwise_indexed_inner_product(
+        DIM, len(numbers), *map(faiss.swig_ptr, (*given, products))
+    )
+    return products
 
 
 class FourBitScan:

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PASSING_SHARE", "best_rows", "is_paying"]
 
-# Pairs that are multiplied one by one: 2 MB of rows and queries.
-PAIRS_AT_ONCE = 1_024
 # Pairs whose cosines each thread computes at a time.
 COMPARED_AT_ONCE = 16_384
 # To compare a pair takes far longer than to multiply it. Where more than this share of all
@@ -171,7 +169,9 @@ class _Best:
 
     def add(self, asked: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
         """Compare rows with the queries that they may answer, and keep those that may do so yet."""
-        products = self._products_of(asked, rows)
+        from muomni_search.index.faiss_index import products_of_pairs
+
+        products = products_of_pairs(self._queries, asked, self._vectors, rows)
         is_near = products >= self.least[asked]  # most are not
         with self._lock:
             self._new.append((asked[is_near], rows[is_near], products[is_near]))
@@ -180,21 +180,6 @@ class _Best:
             # all are kept, and are not to be sorted again for each tile.
             if self._count > max(self._k * len(self._queries) // 2, len(self._kept[0])):
                 self._settle()
-
-    def _products_of(
-        self, asked: NDArray[np.int64], rows: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
-        """Return the rough cosine of each query (n,) with its row (n,)."""
-        products = np.empty(len(rows), np.float32)
-        # Into the same places again and again, see ``vectors.cosines_of_pairs``.
-        left, right = np.empty((2, min(PAIRS_AT_ONCE, len(rows)), DIM), np.float32)
-        for some in _slices(len(rows), PAIRS_AT_ONCE):
-            count = len(rows[some])
-            products[some] = np.vecdot(
-                np.take(self._vectors, rows[some], axis=0, out=left[:count], mode="clip"),
-                np.take(self._queries, asked[some], axis=0, out=right[:count], mode="clip"),
-            )
-        return products
 
     def _settle(self) -> None:
         """Put what was found into order, and let go of what is no longer among the best."""

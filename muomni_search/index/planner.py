@@ -15,7 +15,9 @@ never decides which rows are found, and ties come out the same whatever way was 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -26,7 +28,7 @@ from muomni_search.errors import CorruptData
 from muomni_search.index import first_pass
 from muomni_search.index.exact import MARGIN, best_of, is_in
 from muomni_search.index.protocol import CODES, CandidateLists, Candidates, VectorIndex
-from muomni_search.vectors import cosines, cosines_of_pairs, products_of_pairs
+from muomni_search.vectors import cosines, cosines_of_pairs
 
 if TYPE_CHECKING:
     from muomni_search.index.faiss_index import FourBitScan
@@ -56,9 +58,8 @@ DEAD_ROWS = 4_096
 # Below this share of all rows gathering them beats multiplying all: at 100,000 rows 2.0 ms against
 # 4.0 for a tenth, 4.6 against 3.9 for a quarter.
 GATHER_SHARE = 0.2
-# Up to this share gathering them beats the scan of an index too, asked for so many more: processor
-# time at 100,000 rows 1.6 ms against 3.5 for 2 %, 4.0 against 2.7 to 4.0 for 5 %; at 1,000,000 12
-# against 12 and 34 against 14.
+# Up to about this share gathering them beats the scan of an index too, asked for so many more: a
+# little more of 100,000 rows, a little less of 1,000,000.
 SCAN_SHARE = 0.04
 # Rows gathered at a time: 1 MB, which stays in the cache until it is multiplied. 40,000 of 400,000
 # took 13 ms, 19 with eight times as many, 25 without a place of their own.
@@ -71,22 +72,17 @@ FETCH, TUNED_K = 200, 10
 RUNAWAY_SHARE = 0.1
 # So many candidates cost the scan little; whether they are compared is seen then.
 CHEAP_SHARE = 0.002
-# Up to here all are compared exactly at once: faster than to choose by rough products first.
-COMPARED_AT_ONCE = 256
 WIDEN = 4
 # A batch asks for so many rows more than k, to see all that may be tied with the last.
 SPARE = 6
 # FAISS multiplies 4,096 queries at a time; tiles of live rows are gathered once a block.
 QUERY_BLOCK = 4_096
-# Up to these shares, of few rows and of many, comparing what an index proposes to each query of a
-# batch takes less time than to multiply all: at 100,000 rows and 200 (k = 10) two thirds of it, 400
-# nine tenths, 600 (k = 30) a third more; at 1,000,000 and 200 (k = 10) less than half, 1,000
-# (k = 50) two thirds, 2,000 (k = 100) as much or more.
-PAYING_SHARES, PAYING_DEPTH = (0.004, 0.001), 1_000
-# Where products in fewer bits are so many times as fast as those of float32, all rows are compared
-# as fast as what an index proposes, or faster where there are many rows (benchmarks/batch.py), and
-# all are found.
-GAIN_OF_AN_INDEX = 2.5
+# What the scan takes for each query of a batch, and what comparing all rows one by one would, of
+# the time of their products in float32. At 1,000,000 rows and 64 codes a scan with 200 compared
+# takes .25 of it, 1,000 .33, 4,000 .67; at 100,000 and 100 .4, 1,000 1.1.
+SCAN_TIME, COMPARING_TIME = 0.2, 110.0
+# To multiply all rows takes as long as so many queries more would: all of them must be read.
+READING_TIME = 32
 # Of a block of queries on each thread, at most: 4 MB of rows, and a few times that to look through
 # them.
 PROPOSALS_AT_ONCE = 500_000
@@ -94,6 +90,8 @@ TILE_ROWS = 65_536
 NO_PRODUCTS, NO_ROWS = np.empty(0, np.float32), np.empty(0, np.int64)
 # Numbers of queries, rows that were found for them, and their cosines, (m,) each.
 Compared = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
+# What was found for a block of queries, and which of them need more: see ``_block_by_index``.
+Block = tuple[list[Compared], NDArray[np.int64], NDArray[np.int64]]
 
 
 def choose_kind(rows: int) -> Literal["exact", "ann"]:
@@ -192,6 +190,18 @@ def _near_gathered(
     query: NDArray[np.float32], vectors: NDArray[np.float32], k: int, rows: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Return those of some rows that may be among their best k."""
+    rough = _products_of(vectors, rows, query)
+    return rows[_near(rough, min(k, len(rows)))]
+
+
+def _products_of(
+    vectors: NDArray[np.float32], rows: NDArray[np.int64], query: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return the rough cosines of some rows (m,) with a query."""
+    if "faiss" in sys.modules:  # few rows are compared sooner than it is imported
+        from muomni_search.index.faiss_index import products_of_pairs
+
+        return products_of_pairs(query[None], np.zeros(len(rows), np.int64), vectors, rows)
     rough = np.empty(len(rows), np.float32)
     # Into the same megabyte again and again: half of the time goes otherwise into fresh memory.
     gathered = np.empty((min(len(rows), GATHERED_AT_ONCE), vectors.shape[1]), np.float32)
@@ -200,7 +210,7 @@ def _near_gathered(
         # "clip": else NumPy gathers elsewhere first, in case a row is not there.
         into = np.take(vectors, some, axis=0, out=gathered[: len(some)], mode="clip")
         rough[start : start + GATHERED_AT_ONCE] = _products(into, query)
-    return rows[_near(rough, min(k, len(rows)))]
+    return rough
 
 
 def _near_live(
@@ -299,8 +309,7 @@ def _by_index(
         while True:
             depth = min(depth, len(proposed))
             rows = np.concatenate([proposed[:depth], since]) if len(since) else proposed[:depth]
-            if len(rows) > COMPARED_AT_ONCE:
-                rows = _near_gathered(query, vectors, k, rows)
+            rows = _near_gathered(query, vectors, k, rows)
             best = _best(query, vectors, rows, k, how="ann")
             # A hit from the far half of the proposals says that they end too early for this query:
             # it is a hard one, or a run of equal rows that goes on beyond them. Compared are twice
@@ -378,10 +387,12 @@ def top_rows_many(
     those for which its first scan is too little are then compared with all rows. Beside the answers
     memory stays bounded. See ``top_rows`` for the arguments.
     """
-    wanted = max(fetch, fetch * k // TUNED_K, k, TUNED_K)
-    if index is not None and allowed is None and len(queries) and _is_paying(wanted, index.rows):
+    if index is not None and allowed is None and len(queries):
+        wanted = max(fetch, fetch * k // TUNED_K, k, TUNED_K)
+        taken = _time_by_index(wanted, index.rows)
         at_once, live = min(len(queries), QUERY_BLOCK), len(vectors) - len(dead)
-        if not first_pass.is_paying(at_once, live, k, least=GAIN_OF_AN_INDEX):
+        # Where fewer bits are as fast, all rows are compared: all are found.
+        if taken < 1 and not first_pass.is_paying(at_once, live, k, least=1 / taken):
             return _many_by_index(queries, vectors, k, dead, index, wanted, reach)
     return CandidateLists.joined(
         [
@@ -391,10 +402,12 @@ def top_rows_many(
     )
 
 
-def _is_paying(wanted: int, rows: int) -> bool:
-    """Whether so many proposals of so many rows are compared faster than all are multiplied."""
-    few, many = PAYING_SHARES
-    return wanted <= min(few * rows, max(PAYING_DEPTH, many * rows))
+def _time_by_index(wanted: int, rows: int) -> float:
+    """Return how long a query of a batch takes by an index that proposes so many of its rows.
+
+    Of the time in which all are multiplied in float32.
+    """
+    return SCAN_TIME + COMPARING_TIME * wanted / rows
 
 
 def _many_by_index(
@@ -419,34 +432,50 @@ def _many_by_index(
 
     since, missed = _since(queries, vectors, sought, dead, index.rows)
     threads = usable_cores()
-    at_once = max(1, min(PROPOSALS_AT_ONCE // deep, -(-len(queries) // threads)))
 
-    def compare(start: int) -> tuple[list[Compared], NDArray[np.int64]]:
-        some = slice(start, start + at_once)
-        found, left = _block_by_index(
-            queries[some],
+    def compare(numbers: NDArray[np.int64], depths: Sequence[int]) -> Block:
+        found, hard, far = _block_by_index(
+            queries[numbers],
             vectors,
             sought,
             dead,
             index,
             wanted,
             reach,
-            depths=(near, deep),
-            since=since[some],
-            missed=missed[some],
+            depths=depths,
+            since=since[numbers],
+            missed=missed[numbers],
         )
-        return [(start + numbers, rows, values) for numbers, rows, values in found], start + left
+        of_all = [(numbers[places], rows, values) for places, rows, values in found]
+        return of_all, numbers[hard], numbers[far]
 
+    hard, beyond, parts = np.arange(len(queries)), [NO_ROWS], []
     with ThreadPoolExecutor(threads, "muomni-compare") as pool:
-        blocks = list(pool.map(compare, range(0, len(queries), at_once)))
-    parts = [part for found, _ in blocks for part in found]
-    left = np.concatenate([hard for _, hard in blocks])
+        for depths in ((near, deep), (WIDEN * deep,)):
+            deepest = depths[-1]
+            is_paying = depths[0] == near or _is_deeper_paying(len(hard), deepest, index.rows)
+            if not len(hard) or not is_paying:
+                break
+            most = max(1, PROPOSALS_AT_ONCE // deepest) * threads
+            # As many for each thread, or one would end before the other.
+            some = np.array_split(hard, min(len(hard), threads * -(-len(hard) // most)))
+            blocks = list(pool.map(partial(compare, depths=depths), some))
+            parts += [part for found, _, _ in blocks for part in found]
+            beyond += [far for _, _, far in blocks]
+            hard = np.concatenate([NO_ROWS, *(left for _, left, _ in blocks)])
+    left = np.sort(np.concatenate([hard, *beyond]))
     if len(left):
         exact = top_rows_many(queries[left], vectors, k=k, dead=dead)
         parts.append((np.repeat(left, np.diff(exact.starts)), exact.rows, exact.cosines))
     numbers, rows, values = (np.concatenate(column) for column in zip(*parts, strict=True))
     are_exact = np.isin(np.arange(len(queries)), left)
     return CandidateLists.best_of(k, numbers, rows, values, are_exact)
+
+
+def _is_deeper_paying(queries: int, deep: int, rows: int) -> bool:
+    """Whether so many queries are answered sooner by so many proposals each than by all rows."""
+    time_by_index = queries * _time_by_index(deep, rows)
+    return deep <= RUNAWAY_SHARE * rows and time_by_index < queries + READING_TIME
 
 
 def _block_by_index(
@@ -461,16 +490,17 @@ def _block_by_index(
     depths: Sequence[int],
     since: NDArray[np.int64],
     missed: NDArray[np.float32],
-) -> tuple[list[Compared], NDArray[np.int64]]:
+) -> Block:
     """Compare what is proposed to each query, and the best of the rows since.
 
     Most have enough at the first depth; for the others the index is asked anew.
 
     Returns:
-        What was found at each depth, and the queries for which the last one is too little.
+        What was found at each depth, the queries for which the last one is too little, and those
+        for which any is.
     """
     found: list[Compared] = []
-    left = np.arange(len(queries))
+    left, beyond = np.arange(len(queries)), [NO_ROWS]
     for depth in depths:
         if not len(left):
             break
@@ -482,17 +512,15 @@ def _block_by_index(
         least = np.partition(values, -k, axis=1)[:, -k]
         judged = least if k == TUNED_K else np.partition(values, -TUNED_K, axis=1)[:, -TUNED_K]
         is_found = values >= least[:, None]
-        is_hard = (
-            is_found[:, since.shape[1] + depth // 2 :].any(axis=1)  # see ``_by_index``
-            | ((some >= 0).sum(axis=1) < wanted)
-            | (missed[left] >= least - MARGIN)
-            | (judged < reach)
-        )
-        is_found[is_hard] = False
+        is_hard = is_found[:, since.shape[1] + depth // 2 :].any(axis=1)  # see ``_by_index``
+        is_hard |= (some >= 0).sum(axis=1) < wanted
+        is_beyond = ~is_hard & ((missed[left] >= least - MARGIN) | (judged < reach))
+        is_found[is_hard | is_beyond] = False
         places, _ = np.nonzero(is_found)
         found.append((left[places], rows[is_found], values[is_found]))
+        beyond.append(left[is_beyond])
         left = left[is_hard]
-    return found, left
+    return found, left, np.concatenate(beyond)
 
 
 def _best_cosines(
@@ -505,13 +533,15 @@ def _best_cosines(
 
     Those that are not, and the row -1, are -inf.
     """
-    rough = products_of_pairs(vectors, np.maximum(rows, 0), queries)
-    rough[rows < 0] = -np.inf
+    from muomni_search.index.faiss_index import products_of_pairs
+
+    asked = np.repeat(np.arange(len(rows)), rows.shape[1])
+    rough = products_of_pairs(queries, asked, vectors, rows.ravel()).reshape(rows.shape)
     least = np.partition(rough, -k, axis=1)[:, -k]
     is_near = (rough >= least[:, None] - MARGIN) & (rows >= 0)
     values = np.full(rows.shape, -np.inf, np.float32)
-    asked = np.nonzero(is_near)[0]
-    values[is_near] = cosines_of_pairs(vectors, rows[is_near][:, None], queries[asked])[:, 0]
+    own = queries[np.nonzero(is_near)[0]]
+    values[is_near] = cosines_of_pairs(vectors, rows[is_near][:, None], own)[:, 0]
     return values
 
 

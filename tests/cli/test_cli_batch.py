@@ -109,7 +109,7 @@ def test_both_go_by_the_index_on_demand(
     muomni: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(planner, "EXACT_ROWS", 1_000)
-    monkeypatch.setattr(planner, "PAYING_SHARES", (1.0, 1.0))
+    monkeypatch.setattr(planner, "COMPARING_TIME", 0)
     monkeypatch.setattr(planner, "RUNAWAY_SHARE", 0.5)
     with Collection.create(tmp_path / "c", model="hashing") as collection:
         collection.add(

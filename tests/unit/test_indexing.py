@@ -95,7 +95,7 @@ def test_an_index_is_built_and_measured_by_what_is_added(collection: Collection)
 def test_a_batch_goes_by_the_index_on_demand_and_says_so(
     collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planner, "PAYING_SHARES", (1.0, 1.0))
+    monkeypatch.setattr(planner, "COMPARING_TIME", 0)
     monkeypatch.setattr(planner, "RUNAWAY_SHARE", 0.5)
     collection.add(records(TEXT, rows_of(40, 8)))
     queries = tmp_path / "queries.npy"
@@ -131,7 +131,7 @@ def test_a_batch_goes_by_the_index_on_demand_and_says_so(
 def test_neighbours_go_by_the_index_on_demand(
     collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planner, "PAYING_SHARES", (1.0, 1.0))
+    monkeypatch.setattr(planner, "COMPARING_TIME", 0)
     monkeypatch.setattr(planner, "RUNAWAY_SHARE", 0.5)
     # So many equal ones that a tie decides who is among the five, some of them since the build.
     collection.add(records(IMAGE, np.repeat(rows_of(1, 6), 30, axis=0), start=3_000))
@@ -172,7 +172,7 @@ def test_a_query_that_is_farther_than_those_that_asked_is_compared_with_all(
     assert index_of(collection)["promise"]["reach"] > 0
     promise = index_of(collection)["promise"]
     queries = rows_of(3, 9)
-    monkeypatch.setattr(planner, "PAYING_SHARES", (1, 1))
+    monkeypatch.setattr(planner, "COMPARING_TIME", 0)
     monkeypatch.setattr(planner, "RUNAWAY_SHARE", 1)
     for reach, how in ((-1, "ann"), (0.9999, "exact"), (promise["reach"], "ann")):
         with collection.store.write() as writer:
@@ -181,7 +181,7 @@ def test_a_query_that_is_farther_than_those_that_asked_is_compared_with_all(
             hits = collection.query(Query.vector(query))
             assert {hit.how for hit in hits} == {how}
         with collection.view() as view:
-            monkeypatch.setattr(planner, "PAYING_SHARES", (1, 1))
+            monkeypatch.setattr(planner, "COMPARING_TIME", 0)
             asked = [Query.vector(query) for query in queries]
             found = view.rank_many(asked, queries, 10, exact=False)
         assert set(found.how.tolist()) == {how}

@@ -16,8 +16,9 @@ import pytest
 import vector_helpers
 from vector_helpers import rows_of
 
+from muomni_search.errors import CorruptData
 from muomni_search.index import faiss_index, planner
-from muomni_search.index.exact import exact_top_rows
+from muomni_search.index.exact import MARGIN, exact_top_rows
 from muomni_search.index.faiss_index import FourBitScan
 from muomni_search.items import DIM
 from muomni_search.vectors import normalise
@@ -74,6 +75,25 @@ def test_only_one_module_imports_faiss():
         if re.search(r"^\s*(import|from) faiss\b", path.read_text(encoding="utf-8"), re.MULTILINE)
     ]
     assert importers == ["faiss_index.py"]
+
+
+def test_pairs_are_multiplied_where_they_lie(tmp_path):
+    rng = np.random.default_rng(1)
+    np.save(tmp_path / "rows.npy", rows_of(500, 1))
+    rows = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    queries = np.asfortranarray(rows_of(7, 2))
+    asked, numbers = rng.integers(0, 7, 2_000), rng.integers(-1, 500, 2_000)
+    found = faiss_index.products_of_pairs(queries, asked[::2], rows, numbers[::2])
+    expected = np.vecdot(queries[asked[::2]].astype(np.float64), rows[numbers[::2]])
+    is_none = numbers[::2] < 0
+    assert found.dtype == np.float32
+    assert is_none.any()
+    assert np.all(found[is_none] == -np.inf)
+    assert np.abs(found - expected)[~is_none].max() < MARGIN / 4
+    nothing = np.empty(0, np.int64)
+    assert faiss_index.products_of_pairs(queries, nothing, rows, nothing).shape == (0,)
+    with pytest.raises(CorruptData, match="rows that are not there"):
+        faiss_index.products_of_pairs(queries, np.zeros(2, np.int64), rows, np.array([499, 500]))
 
 
 def test_the_order_pairs_the_strongest_dimension_with_the_weakest():

@@ -36,7 +36,6 @@ def arithmetic(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) 
     monkeypatch.setattr(coarse, "ROWS_AT_ONCE", 300)
     monkeypatch.setattr(chosen, "at_once", 40)
     monkeypatch.setattr(first_pass, "SAMPLE_ROWS", (100, 200))
-    monkeypatch.setattr(first_pass, "PAIRS_AT_ONCE", 50)
     monkeypatch.setattr(first_pass, "COMPARED_AT_ONCE", 70)
     # So few rows are near to a large share of one another.
     monkeypatch.setattr(first_pass, "PATIENCE", 10**12)
@@ -314,14 +313,15 @@ def test_the_planner_takes_it_where_it_pays(
     assert asked == [300]
     assert np.array_equal(found.rows, expected.rows)
     assert np.array_equal(found.cosines, expected.cosines)
-    # Where it pays much, an index does not.
+    # Where it pays more than an index, that does not.
+    monkeypatch.setattr(coarse, "gain", lambda _: 1 / planner.SCAN_TIME + 0.1)
     index = planner.build_index(vectors)
-    monkeypatch.setattr(planner, "PAYING_SHARES", (1, 1))
+    monkeypatch.setattr(planner, "COMPARING_TIME", 0)
     asks = {"k": 5, "dead": NOTHING, "index": index, "fetch": 20}
     assert planner.top_rows_many(vectors[:300], vectors, **asks).are_exact.all()
     assert asked == [300, 300]
     assert not planner.top_rows_many(vectors[:255], vectors, **asks).are_exact.all()
-    monkeypatch.setattr(coarse, "gain", lambda _: planner.GAIN_OF_AN_INDEX - 0.1)
+    monkeypatch.setattr(coarse, "gain", lambda _: 1 / planner.SCAN_TIME - 0.1)
     assert not planner.top_rows_many(vectors[:300], vectors, **asks).are_exact.all()
     asked.pop()
     planner.top_rows_many(vectors[:300], vectors, k=50, dead=NOTHING)

@@ -104,7 +104,11 @@ def test_an_exact_search_needs_no_faiss():
 
 
 @pytest.mark.parametrize("share", [0.9, 0.5, 0.22, 0.18, 0.05, 0.001])
-def test_a_filter_gives_what_the_oracle_gives(vectors, queries, share):
+@pytest.mark.parametrize("is_loaded", [True, False])
+def test_a_filter_gives_what_the_oracle_gives(monkeypatch, vectors, queries, share, is_loaded):
+    if not is_loaded:  # as in a process that has asked no index
+        monkeypatch.delitem(sys.modules, "faiss")
+        monkeypatch.setitem(sys.modules, "muomni_search.index.faiss_index", None)
     allowed = np.flatnonzero(np.random.default_rng(4).random(8_000) < share)
     for query in queries[:5]:
         assert_same(
@@ -201,7 +205,7 @@ def test_the_index_answers_nearly_as_the_oracle_does_and_says_so(vectors, querie
 
 @pytest.mark.parametrize("k", [1, 3, 10, 25])
 def test_what_is_farther_than_the_index_was_measured_for_is_compared_with_all(monkeypatch, k):
-    monkeypatch.setattr(planner, "PAYING_SHARES", (1, 1))
+    monkeypatch.setattr(planner, "COMPARING_TIME", 0)
     rows = rows_of(5_000, 5)
     queries = normalise(np.concatenate([rows[:20] + rows_of(20, 6), -rows[:20], rows_of(20, 7)]))
     expected = [exact_top_rows(query, rows, k=k, dead=NOTHING) for query in queries]
@@ -396,18 +400,20 @@ def test_codes_are_learned_from_rows_of_everywhere(monkeypatch):
 
 
 class Told:
-    """An index that proposes the rows that are nearest indeed, the nearest first."""
+    """Proposes the rows that are nearest indeed, the nearest first; keeps what it was asked."""
 
     kind = "told"
 
     def __init__(self, vectors: np.ndarray) -> None:
         self._vectors = vectors
         self.rows = len(vectors)
+        self.asked: list[tuple[int, int]] = []
 
     def search(self, query: np.ndarray, fetch: int) -> np.ndarray:
         return self.search_many(query[None], fetch)[0]
 
     def search_many(self, queries: np.ndarray, fetch: int) -> np.ndarray:
+        self.asked.append((len(queries), fetch))
         return np.argsort(-(queries @ self._vectors.T), axis=1, kind="stable")[:, :fetch]
 
 
@@ -484,26 +490,81 @@ def test_a_batch_asks_deeper_for_those_alone_that_found_too_little(monkeypatch):
     rows[rng.choice(10_000, 30, replace=False)] = normalise(queries[4] + 0.05 * rows_of(1, 9)[0])
     rows[11_000:11_008] = normalise(queries + 0.01 * rows_of(8, 7))
     index = Told(rows[:10_000])
-    asked = []
-    search_many = index.search_many
-
-    def recorded(some, fetch):
-        asked.append((len(some), fetch))
-        return search_many(some, fetch)
-
-    monkeypatch.setattr(index, "search_many", recorded)
     found = planner.top_rows_many(queries, rows, k=10, dead=NOTHING, index=index, fetch=20)
-    assert asked == [(8, 20), (1, 80)]
+    assert index.asked == [(8, 20), (1, 80)]
     for query, own, row in zip(queries, found, range(11_000, 11_008), strict=True):
         assert_same(own, exact_top_rows(query, rows, k=10, dead=NOTHING), how="ann")
         assert row in own.rows
+
+
+@pytest.mark.parametrize(
+    ("near", "reading", "asked", "are_exact"),
+    [
+        (30, 32, [(8, 20), (1, 80)], 0),
+        (120, 32, [(8, 20), (1, 80), (1, 320)], 0),
+        (400, 32, [(8, 20), (1, 80), (1, 320)], 1),
+        (120, 0, [(8, 20), (1, 80)], 1),  # to multiply all rows with one costs less
+    ],
+)
+def test_a_few_that_are_hard_are_asked_for_deeper_than_they_are_compared_with_all(
+    monkeypatch, near, reading, asked, are_exact
+):
+    monkeypatch.setattr(planner, "usable_cores", lambda: 1)
+    monkeypatch.setattr(planner, "READING_TIME", reading)
+    rng = np.random.default_rng(3)
+    rows = rows_of(10_000, 1)
+    queries = rows[:8].copy()
+    rows[rng.choice(10_000, near, replace=False)] = normalise(queries[4] + 0.05 * rows_of(1, 9)[0])
+    index = Told(rows)
+    found = planner.top_rows_many(queries, rows, k=10, dead=NOTHING, index=index, fetch=20)
+    assert index.asked == asked
+    assert found.are_exact.tolist() == [number == 4 and are_exact == 1 for number in range(8)]
+    for query, own in zip(queries, found, strict=True):
+        assert_same(own, exact_top_rows(query, rows, k=10, dead=NOTHING), how=own.how)
+
+
+def test_whom_more_proposals_do_not_help_is_compared_with_all_at_once(monkeypatch):
+    monkeypatch.setattr(planner, "usable_cores", lambda: 1)
+    rows = rows_of(10_000, 1)
+    queries = normalise(np.concatenate([rows[:8], rows_of(1, 5)]))
+    tenths = [exact_top_rows(one, rows, k=10, dead=NOTHING).cosines[9] for one in queries]
+    reach = float(np.sort(tenths)[2])
+    index = Told(rows)
+    found = planner.top_rows_many(
+        queries, rows, k=10, dead=NOTHING, index=index, fetch=40, reach=reach
+    )
+    assert index.asked == [(9, 40)]
+    assert found.are_exact.tolist() == [tenth < reach for tenth in tenths]
+    # Of the rows since more are as near as its last hit than are looked at: their tie goes on.
+    more = np.concatenate([rows, np.repeat(rows[3:4], 40, axis=0)])
+    found = planner.top_rows_many(queries, more, k=10, dead=NOTHING, index=index, fetch=40)
+    assert index.asked[1:] == [(9, 40)]
+    assert found.are_exact.tolist() == [number == 3 for number in range(9)]
+    assert set(range(10_000, 10_040)) < set(found[3].rows.tolist())
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3])
+@pytest.mark.parametrize("at_once", [1, 100, 700])
+def test_the_blocks_of_a_batch_are_no_larger_than_they_may_be(monkeypatch, cores, at_once):
+    monkeypatch.setattr(planner, "usable_cores", lambda: cores)
+    monkeypatch.setattr(planner, "PROPOSALS_AT_ONCE", at_once)
+    rows = rows_of(8_000, 1)
+    index = Told(rows)
+    queries = rows[:23]
+    found = planner.top_rows_many(queries, rows, k=10, dead=NOTHING, index=index, fetch=20)
+    sizes = [count for count, fetch in index.asked if fetch == 20]
+    assert sum(sizes) == 23
+    assert max(sizes) <= max(1, at_once // 80)
+    assert max(sizes) - min(sizes) <= 1
+    for query, own in zip(queries, found, strict=True):
+        assert_same(own, exact_top_rows(query, rows, k=10, dead=NOTHING), how=own.how)
 
 
 @pytest.mark.parametrize("pays", [True, False])
 def test_a_batch_compares_all_rows_where_fewer_bits_are_as_fast_as_an_index(
     vectors, queries, monkeypatch, pays
 ):
-    monkeypatch.setattr(planner, "PAYING_SHARES", (1, 1))
+    monkeypatch.setattr(planner, "COMPARING_TIME", 0)
     told = []
 
     def is_paying(*given, **more):
@@ -514,6 +575,5 @@ def test_a_batch_compares_all_rows_where_fewer_bits_are_as_fast_as_an_index(
     found = planner.top_rows_many(
         queries, vectors, k=10, dead=NOTHING, index=Told(vectors), fetch=20
     )
-    assert told[0] == {"least": planner.GAIN_OF_AN_INDEX}
-    assert planner.GAIN_OF_AN_INDEX > planner.first_pass.GAIN
+    assert told[0] == {"least": 1 / planner.SCAN_TIME}
     assert found.are_exact.all() == pays
