@@ -373,6 +373,7 @@ def _number(text: str) -> Literal:
 
 # ---- the dict form ---------------------------------------------------------------------------
 
+DICT_NAME = re.compile(r'(?:(?<=\.)|\A)(?:"((?:[^"]|"")*)"(?=\.|\Z)|([^.]*))')
 DICT_COMPARISONS = {"$eq": "=", "$ne": "!=", "$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 
 
@@ -396,10 +397,16 @@ def _from_dict(expr: Any, depth: int) -> Filter:
         elif not isinstance(name, str) or not name or re.match(r"(?s)\$(?!\..)", name):
             raise InvalidInput(f"{_shown(name)} is neither a field nor an operator")
         else:
-            names = tuple(name.removeprefix("$.").split("."))
+            names = _names_of(name.removeprefix("$."))
             field = metadata_field(names) if name.startswith("$.") else names
             terms.append(_field_tests(field, value, depth))
     return _all(terms)
+
+
+def _names_of(field: str) -> tuple[str, ...]:
+    """Return the names that lead to a field: between dots, or in double quotes with dots in."""
+    found = DICT_NAME.finditer(field)
+    return tuple(one[2] if one[1] is None else one[1].replace('""', '"') for one in found)
 
 
 def _field_tests(field: tuple[str, ...], value: Any, depth: int) -> Filter:

@@ -43,6 +43,8 @@ NO_NUMBERS = (
     *(str, bytes, bytearray, bool, np.bool_),
     *(complex, np.complexfloating, np.datetime64, np.timedelta64),
 )
+# What NumPy raises of what makes no array of numbers, and PyTorch of a tensor that has a gradient.
+NOT_NUMBERS = (TypeError, ValueError, OverflowError, RuntimeError)
 
 
 def holds_numbers(array: NDArray[Any]) -> bool:
@@ -257,9 +259,9 @@ class Query:
                 raise TypeError(f"{given.dtype} has no place on an axis")
             with np.errstate(over="ignore"):  # what is too large for float64 is refused as infinite
                 value = np.squeeze(np.array(given, dtype=np.float64))
-        except (TypeError, ValueError, OverflowError) as error:
+        except NOT_NUMBERS as error:
             raise InvalidInput(
-                "the query vector is not usable: not numbers, or a ragged list"
+                "the query vector is not usable: not numbers, a ragged list, or not detached"
             ) from error
         if value.ndim != 1:
             raise InvalidInput(f"the query vector has the shape {value.shape}, expected ({DIM},)")

@@ -33,7 +33,15 @@ from numpy.typing import NDArray
 from muomni_search.cores import usable_cores
 from muomni_search.documents import Document, hash_content, to_json
 from muomni_search.encoders.protocol import Model, Piece
-from muomni_search.errors import Conflict, InvalidInput, MuomniError, NotFound, UnreadableFile
+from muomni_search.errors import (
+    CheckpointError,
+    Conflict,
+    InvalidInput,
+    MuomniError,
+    NoEncoder,
+    NotFound,
+    UnreadableFile,
+)
 from muomni_search.garbage import rare_collections
 from muomni_search.ingest.folder import IGNORE_FILE, Entry
 from muomni_search.ingest.manifest import Corpus
@@ -222,6 +230,7 @@ class Pipeline:
         Raises:
             UnreadableFile: An input cannot be used and ``strict`` was asked for; what came
                 before it is committed.
+            CheckpointError: The model is damaged; what was encoded is committed.
         """
         started = time.monotonic()
         self._progress.start(None, "adding")
@@ -239,7 +248,7 @@ class Pipeline:
             self._encode_waiting()
             self._forget_mended_failures(corpus.roots)
             self._commit()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, CheckpointError):
             self._commit()
             raise
         finally:
@@ -329,6 +338,8 @@ class Pipeline:
             text = content if isinstance(content, str) else None
             return _Read(record, known, digest, document, text, pieces)
         except MuomniError as error:
+            if isinstance(error, CheckpointError) and not isinstance(error, NoEncoder):
+                raise  # the model is damaged, and no file is to blame
             return _problem(record, error)
 
     def _hash_vector(self, record: Record) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muomni_search.errors import InvalidInput
-from muomni_search.items import DIM, holds_numbers
+from muomni_search.items import DIM, NOT_NUMBERS, holds_numbers
 
 __all__ = [
     "check_vectors",
@@ -74,7 +74,7 @@ def check_vectors(rows: Any, where: str, *, dim: int = DIM) -> NDArray[np.float3
             raise TypeError("flags, texts, dates and complex numbers have no place on an axis")
         if array.dtype.kind not in "fiu":
             array = array.astype(np.float64)
-    except (TypeError, ValueError, OverflowError) as error:
+    except NOT_NUMBERS as error:
         raise InvalidInput(f"{where}: not a vector of {dim} numbers") from error
     if array.ndim != 2 or array.shape[1] != dim:
         width = array.shape[-1] if array.ndim else 0

@@ -293,7 +293,8 @@ class View:
             raise InvalidInput(
                 f"k must be 1 or more and offset 0 or more, whole numbers, not {k!r} and {offset!r}"
             )
-        is_number = isinstance(min_score, int | float | np.number) and not np.isnan(min_score)
+        k, offset = int(k), int(offset)  # a number of NumPy's may be too small for those made of it
+        is_number = isinstance(min_score, int | float | np.number) and np.isfinite(min_score)
         if not (is_number or min_score is None or min_score == "auto"):
             raise InvalidInput(f"min_score is {min_score!r}", hint="give a number, or 'auto'")
         for query in queries:

@@ -1,4 +1,4 @@
-"""`model check` on checkpoints that have some of the encoders, and on damaged models."""
+"""`model check` on checkpoints with some of the encoders; damaged models, there and in `add`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from cli_helpers import Run, answers
+from PIL import Image
 
 from muomni_search.encoders.base.model import packaged_directory
 
@@ -90,14 +91,45 @@ def test_a_checkpoint_that_encodes_nothing_is_an_error_with_every_reason(
         assert said in line
 
 
-def test_a_damaged_tower_is_told_and_ends_with_1(muomni: Run, tmp_path: Path) -> None:
+@pytest.fixture
+def damaged(tmp_path: Path) -> Path:
+    """A copy of `base` without its picture tower."""
     model = tmp_path / "base"
     model.mkdir()
     for path in packaged_directory().iterdir():
         (model / path.name).symlink_to(path)
     (model / "image.onnx").unlink()
     (model / "image.onnx").write_bytes(b"no tower")
-    result = muomni("model", "check", model)
+    return model
+
+
+def test_what_a_damaged_model_cannot_encode_is_no_fault_of_the_files(
+    muomni: Run, damaged: Path, tmp_path: Path
+) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for number in range(200):
+        (corpus / f"a{number:03}.txt").write_text(f"the text number {number}")
+    for number in range(3):
+        Image.new("RGB", (8, 8), (0, 80 * number, 0)).save(corpus / f"b{number}.png")
+    collection = tmp_path / "collection"
+    result = muomni("add", corpus, "-c", collection, "--model", damaged)
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("muomni: error: ")
+    assert "image.onnx is not the file that model.json describes" in line
+    assert answers(muomni("failures", "-c", collection)) == []
+    # What was encoded before it is kept, and the next run goes on from there.
+    kept = len(answers(muomni("list", "-c", collection)))
+    assert 0 < kept <= 200
+    (damaged / "image.onnx").unlink()
+    (damaged / "image.onnx").symlink_to(packaged_directory() / "image.onnx")
+    (report,) = answers(muomni("add", corpus, "-c", collection, "--model", damaged))
+    assert (report["unchanged"], report["added"], report["failed"]) == (kept, 203 - kept, 0)
+
+
+def test_a_damaged_tower_is_told_and_ends_with_1(muomni: Run, damaged: Path) -> None:
+    result = muomni("model", "check", damaged)
     assert result.exit_code == 1
     found = json.loads(result.stdout)
     assert (found["encodes"]["text"], found["encodes"]["image"]) == (True, False)

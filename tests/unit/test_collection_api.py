@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -33,7 +34,7 @@ from muomni_search.errors import (
 from muomni_search.index import planner
 from muomni_search.ingest.manifest import read_corpus
 from muomni_search.items import DIM, Hit, Modality, Query, Record, Span
-from muomni_search.vectors import cosines, normalise
+from muomni_search.vectors import check_vectors, cosines, normalise
 from muomni_search.view import Loaded, Tuned
 
 ROWS = 90
@@ -277,9 +278,27 @@ def test_an_automatic_min_score_keeps_what_stands_out_in_its_modality(shelf: Col
 def test_a_min_score_that_is_no_number_is_refused(shelf: Collection) -> None:
     with pytest.raises(InvalidInput, match="min_score is 'some': give a number, or 'auto'"):
         shelf.query(Query.vector(ASKED), 5, min_score="some")  # type: ignore[arg-type]
-    for nan in (float("nan"), np.float32("nan")):  # it would keep nothing, and say nothing
-        with pytest.raises(InvalidInput, match="min_score is"):
-            shelf.query(Query.vector(ASKED), 5, min_score=nan)  # type: ignore[arg-type]
+    for none in ("nan", "inf", "-inf"):  # it would keep nothing, or all, and say nothing
+        for kind in (float, np.float32):
+            with pytest.raises(InvalidInput, match="min_score is"):
+                shelf.query(Query.vector(ASKED), 5, min_score=kind(none))
+
+
+def test_numbers_of_numpy_are_numbers_of_hits(shelf: Collection) -> None:
+    expected = shelf.query(Query.vector(ASKED), 100, offset=9)
+    for kind in (np.uint8, np.int16, np.int64):
+        assert shelf.query(Query.vector(ASKED), kind(100), offset=kind(9)) == expected
+
+
+def test_a_tensor_with_a_gradient_is_refused_in_words(shelf: Collection) -> None:
+    vector = torch.ones(256, requires_grad=True)
+    with pytest.raises(InvalidInput, match="not detached"):
+        Query.vector(vector)
+    with pytest.raises(InvalidInput, match="not a vector of 256 numbers"):
+        check_vectors([vector], "here")
+    assert shelf.query(Query.vector(vector.detach()), 3) == shelf.query(
+        Query.vector(np.ones(256)), 3
+    )
 
 
 @pytest.mark.parametrize("k", [1, 3, 7, 500])

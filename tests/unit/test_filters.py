@@ -223,6 +223,12 @@ def test_filters_are_as_deep_as_people_write_and_no_deeper(opening: str) -> None
         ({"$.source": "x"}, "$.source = 'x'"),
         ({"$.a.b": {"$gt": 1}}, "a.b > 1"),
         ({"$.\na": 1}, '"\na" = 1'),
+        ({'"a.b"': 1}, '"a.b" = 1'),
+        ({'c."a.b".d': 1}, 'c."a.b".d = 1'),
+        ({'$."key"': 1}, "$.key = 1"),
+        ({'"a ""b"".c"': 1}, '"a ""b"".c" = 1'),
+        ({'5" disk.x': 1}, '"5"" disk".x = 1'),
+        ({'"a.b': 1}, '"""a".b = 1'),
         ({"a": None}, "a is null"),
         ({"a": {"$ne": None}}, "a is not null"),
         ({"a": {"$not": {"$gt": 1}}}, "not a > 1"),
@@ -236,6 +242,11 @@ def test_filters_are_as_deep_as_people_write_and_no_deeper(opening: str) -> None
 )
 def test_a_dict_means_what_its_text_means(expr: dict[str, Any], text: str) -> None:
     assert parse_filter(expr) == parse_filter(text)
+
+
+@pytest.mark.parametrize("field", [("a",), ("a.b", "c"), ("", "x"), ('say "hi"', "a b"), ("$.a",)])
+def test_a_field_as_it_is_listed_is_one_in_a_dict(field: tuple[str, ...]) -> None:
+    assert parse_filter({spell_field(field): 1}) == Test(field, "=", 1)
 
 
 @pytest.mark.parametrize(
