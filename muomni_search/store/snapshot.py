@@ -8,17 +8,19 @@ from collections import OrderedDict, namedtuple
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from sqlite3 import Connection, Cursor
-from typing import Any, Literal, NamedTuple
+from sqlite3 import Connection, Cursor, DatabaseError
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
 
 from muomni_search.errors import CorruptData
-from muomni_search.filters import Filter
+from muomni_search.filters import Filter, fields_of
 from muomni_search.items import Item, Modality, Span
+from muomni_search.store.columns import ROW_BYTES, Column, matching
 from muomni_search.store.records import (
     Counting,
     Failure,
@@ -31,7 +33,7 @@ from muomni_search.store.records import (
     Shown,
 )
 from muomni_search.store.rows import NO_ROWS, MappedRows
-from muomni_search.store.sql_filter import Sql, all_of, filter_to_sql, sql
+from muomni_search.store.sql_filter import Sql, all_of, field_values, filter_to_sql, sql
 from muomni_search.store.sqlite import BEYOND_REPAIR
 
 __all__ = [
@@ -68,6 +70,8 @@ NO_VALUES = (None,) * FEW
 NO_LIMIT = -1  # SQLite's word for it
 LET_GO = "this state of the collection was let go of: open another view"
 NAMES = frozenset(map(str, Modality))
+# Fields of which each item has another value: SQL finds them by an index, or as fast.
+UNIQUE = frozenset({("key",), ("source",)})
 # What an array takes beside its numbers, so that there is an end of empty ones too.
 EACH_ARRAY_BYTES = 1_000
 # Of so few items, a share of all rows, each one's rows are looked up; for more it is faster to read
@@ -78,21 +82,39 @@ LOOKED_UP_SHARE = 0.01
 # ---- the state -----------------------------------------------------------------------------------
 
 
+class Sized(Protocol):
+    """What knows how much memory it takes."""
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes."""
+        ...
+
+
+Kept = TypeVar("Kept", bound=Sized)
+
+
 class _Arrays:
     """Arrays of one version of the items, made when they are asked for; the oldest give way."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._arrays: OrderedDict[tuple[str, ...], NDArray[Any]] = OrderedDict()
+        self._arrays: OrderedDict[tuple[str, ...], Any] = OrderedDict()
         self._bytes = 0
 
-    def get(self, key: tuple[str, ...], make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+    def __contains__(self, key: tuple[str, ...]) -> bool:
+        with self._lock:
+            return key in self._arrays
+
+    def get(self, key: tuple[str, ...], make: Callable[[], Kept]) -> Kept:
         with self._lock:
             if key in self._arrays:
                 self._arrays.move_to_end(key)
-                return self._arrays[key]
+                found: Kept = self._arrays[key]
+                return found
         made = make()
-        made.flags.writeable = False
+        if isinstance(made, np.ndarray):
+            made.flags.writeable = False
         with self._lock:
             if key not in self._arrays:  # another thread may have made it too
                 self._arrays[key] = made
@@ -546,7 +568,40 @@ class Snapshot:
         Asked of ``items`` alone: an index of a field answers it without a look at the items, and
         what the filter costs is paid once for all modalities.
         """
-        return self._numbers(*sql("SELECT id FROM items WHERE {}", filter_to_sql(condition)))
+        asked = filter_to_sql(condition)  # which refuses some, whatever way is taken
+        found = self._matching_in_columns(condition)
+        return (
+            self._numbers(*sql("SELECT id FROM items WHERE {}", asked)) if found is None else found
+        )
+
+    def _matching_in_columns(self, condition: Filter) -> NDArray[np.int64] | None:
+        """Return what ``_matching`` does where other filters asked for the same fields before.
+
+        None for a field that SQL finds by an index, where there are too many items to keep, and
+        where columns do not tell.
+        """
+        arrays, fields = self.state.arrays, sorted(fields_of(condition))
+        rows = sum(file.rows for file in self.state.row_files.values())  # no fewer than items
+        if len(fields) * rows * ROW_BYTES > ARRAY_BYTES // 2 or not UNIQUE.isdisjoint(fields):
+            return None
+        again = [("asked", *one) in arrays for one in fields]
+        for one in fields:
+            arrays.get(("asked", *one), lambda: np.empty(0, bool))
+        if not all(again) or not set(self.indexed_fields()).isdisjoint(fields):
+            return None
+        try:
+            ids = arrays.get(("ids",), lambda: self._numbers("SELECT id FROM items ORDER BY id"))
+            columns = {
+                one: arrays.get(("column", *one), partial(self._column, one, len(ids)))
+                for one in fields
+            }
+        except DatabaseError:  # of an item that the filter itself may not look at
+            return None
+        mask = matching(condition, columns)
+        return None if mask is None else ids[mask]
+
+    def _column(self, field: tuple[str, ...], count: int) -> Column:
+        return Column.of(self._found(field_values(field)), count)
 
     def _rows_of(self, modality: Modality, item_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the rows of items in a modality, sorted."""

@@ -28,7 +28,7 @@ from muomni_search.filters import (
     spell_field,
 )
 
-__all__ = ["Sql", "all_of", "field_expressions", "filter_to_sql", "sql"]
+__all__ = ["Sql", "all_of", "field_expressions", "field_values", "filter_to_sql", "sql"]
 
 
 class Sql(NamedTuple):
@@ -254,6 +254,19 @@ def _field(names: tuple[str, ...]) -> _Field:
     # and knows the expression again when the field has an index.
     return _Field(
         Sql(f"json_extract(items.metadata, {path})"), Sql(f"json_type(items.metadata, {path})")
+    )
+
+
+def field_values(names: tuple[str, ...]) -> Sql:
+    """Return the query of a field of all items, by id: its JSON type and value, a text's bytes.
+
+    Of arrays and objects the value is left out.
+    """
+    field = _field(names)
+    return sql(
+        "SELECT {}, CASE {} WHEN 'text' THEN CAST({} AS BLOB)"
+        " WHEN 'array' THEN NULL WHEN 'object' THEN NULL ELSE {} END FROM items ORDER BY id",
+        *(field.kind, field.kind, field.value, field.value),
     )
 
 
