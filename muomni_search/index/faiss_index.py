@@ -124,14 +124,17 @@ def products_of_pairs(
 
     Raises:
         CorruptData: There is no such row: FAISS would read whatever lies there.
+        ValueError: The shapes do not fit.
     """
     products = np.full(len(numbers), -np.inf, np.float32)
     if not len(numbers):
         return products
-    if not numbers.max() < len(rows):
+    if numbers.max() >= len(rows):
         raise CorruptData(
-            "an index proposes rows that are not there", hint="run: muomni verify --repair"
+            "a row is asked for that is not there", hint="run: muomni verify --repair"
         )
+    if not queries.shape[1] == rows.shape[1] == DIM or len(asked) != len(numbers):
+        raise ValueError(f"{queries.shape}, {asked.shape}, {rows.shape} and {numbers.shape}")
     given = (
         np.ascontiguousarray(queries),
         np.ascontiguousarray(asked),

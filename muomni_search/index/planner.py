@@ -1,6 +1,6 @@
 """Decide how a query is answered, and answer it.
 
-    a filter lets few rows through  →  gather them and multiply
+    a filter lets few rows through  →  multiply these
     no index, or exact asked        →  multiply all, leave out what is dead or filtered
     an index                        →  its candidates and the rows since, compared exactly
 
@@ -55,8 +55,8 @@ STALE_SHARE = 0.2
 DEAD_SHARE = 1 / 3
 # Fewer of them than a block has, 4 MiB, are not worth a file.
 DEAD_ROWS = 4_096
-# Below this share of all rows gathering them beats multiplying all: at 100,000 rows 2.0 ms against
-# 4.0 for a tenth, 4.6 against 3.9 for a quarter.
+# Below this share of all rows gathering them beats multiplying all: without FAISS, at 100,000 rows
+# 2.0 ms against 4.0 for a tenth, 4.6 against 3.9 for a quarter.
 GATHER_SHARE = 0.2
 # Up to about this share gathering them beats the scan of an index too, asked for so many more: a
 # little more of 100,000 rows, a little less of 1,000,000.
@@ -83,6 +83,9 @@ QUERY_BLOCK = 4_096
 SCAN_TIME, COMPARING_TIME = 0.2, 110.0
 # To multiply all rows takes as long as so many queries more would: all of them must be read.
 READING_TIME = 32
+# So few queries with a filter of their own, as rows of a batch may have, are answered one by one:
+# sooner than rows are gathered to be multiplied with all of them.
+FEW_EXACT, FEW_BY_INDEX = 2, 6
 # Of a block of queries on each thread, at most: 4 MB of rows, and a few times that to look through
 # them.
 PROPOSALS_AT_ONCE = 500_000
@@ -198,7 +201,9 @@ def _products_of(
     vectors: NDArray[np.float32], rows: NDArray[np.int64], query: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Return the rough cosines of some rows (m,) with a query."""
-    if "faiss" in sys.modules:  # few rows are compared sooner than it is imported
+    # Few rows are compared sooner than FAISS is imported; whoever imported it without us is not to
+    # find it set otherwise.
+    if "muomni_search.index.faiss_index" in sys.modules:
         from muomni_search.index.faiss_index import products_of_pairs
 
         return products_of_pairs(query[None], np.zeros(len(rows), np.int64), vectors, rows)
@@ -384,16 +389,25 @@ def top_rows_many(
     """Return for each query (n, 256) what ``top_rows`` returns, without an index to the bit.
 
     By matrix products of query blocks and row tiles, or by the index where that takes less time;
-    those for which its first scan is too little are then compared with all rows. Beside the answers
+    those for which it proposes too little are then compared with all rows. Beside the answers
     memory stays bounded. See ``top_rows`` for the arguments.
     """
+    if allowed is not None and len(queries) <= (FEW_EXACT if index is None else FEW_BY_INDEX):
+        one_by_one = partial(top_rows, k=k, dead=dead, allowed=allowed, index=index, fetch=fetch)
+        return CandidateLists.joined([one_by_one(query, vectors, reach=reach) for query in queries])
     if index is not None and allowed is None and len(queries):
         wanted = max(fetch, fetch * k // TUNED_K, k, TUNED_K)
-        taken = _time_by_index(wanted, index.rows)
+        depth = _first_depth(wanted, dead, index)
+        share = index.rows / len(vectors)
+        taken = share * _time_by_index(depth, index.rows) + 1 - share
         at_once, live = min(len(queries), QUERY_BLOCK), len(vectors) - len(dead)
-        # Where fewer bits are as fast, all rows are compared: all are found.
-        if taken < 1 and not first_pass.is_paying(at_once, live, k, least=1 / taken):
-            return _many_by_index(queries, vectors, k, dead, index, wanted, reach)
+        if (
+            WIDEN * depth <= RUNAWAY_SHARE * index.rows
+            and taken < 1
+            # Where fewer bits are as fast, all rows are compared: all are found.
+            and not first_pass.is_paying(at_once, live, k, least=1 / taken)
+        ):
+            return _many_by_index(queries, vectors, k, dead, index, wanted, depth, reach)
     return CandidateLists.joined(
         [
             _top_rows_block(queries[start : start + QUERY_BLOCK], vectors, k, dead, allowed)
@@ -402,12 +416,20 @@ def top_rows_many(
     )
 
 
-def _time_by_index(wanted: int, rows: int) -> float:
-    """Return how long a query of a batch takes by an index that proposes so many of its rows.
+def _first_depth(wanted: int, dead: NDArray[np.int64], index: VectorIndex) -> int:
+    """Return how many proposals a batch asks for so that so many of them may be live."""
+    alive = index.rows - int(np.searchsorted(dead, index.rows))
+    depth = wanted * index.rows // max(alive, 1)
+    # The dead do not lie evenly.
+    return depth + (depth // 4 if alive < index.rows else 0)
+
+
+def _time_by_index(depth: int, rows: int) -> float:
+    """Return how long a query of a batch takes by so many proposals of an index of so many rows.
 
     Of the time in which all are multiplied in float32.
     """
-    return SCAN_TIME + COMPARING_TIME * wanted / rows
+    return SCAN_TIME + COMPARING_TIME * depth / rows
 
 
 def _many_by_index(
@@ -417,24 +439,20 @@ def _many_by_index(
     dead: NDArray[np.int64],
     index: VectorIndex,
     wanted: int,
+    depth: int,
     reach: float,
 ) -> CandidateLists:
     """Return what ``_by_index`` finds for each query; what is too hard for it, exactly."""
-    sought = max(k, TUNED_K)  # see ``top_rows``
-    alive = index.rows - int(np.searchsorted(dead, index.rows))
-    near = wanted * index.rows // max(alive, 1)
-    # The dead do not lie evenly.
-    near += near // 4 if alive < index.rows else 0
-    deep = WIDEN * near
-    if deep > RUNAWAY_SHARE * index.rows:
-        return top_rows_many(queries, vectors, k=k, dead=dead)
     from concurrent.futures import ThreadPoolExecutor  # which a single query does without
 
+    sought = max(k, TUNED_K)  # see ``top_rows``
     since, missed = _since(queries, vectors, sought, dead, index.rows)
     threads = usable_cores()
+    parts: list[Compared] = []
+    beyond = [NO_ROWS]
 
     def compare(numbers: NDArray[np.int64], depths: Sequence[int]) -> Block:
-        found, hard, far = _block_by_index(
+        return _block_by_index(
             queries[numbers],
             vectors,
             sought,
@@ -446,23 +464,25 @@ def _many_by_index(
             since=since[numbers],
             missed=missed[numbers],
         )
-        of_all = [(numbers[places], rows, values) for places, rows, values in found]
-        return of_all, numbers[hard], numbers[far]
 
-    hard, beyond, parts = np.arange(len(queries)), [NO_ROWS], []
+    def ask(asking: NDArray[np.int64], depths: Sequence[int]) -> NDArray[np.int64]:
+        """Keep what is found for some queries; return those for which more is to be proposed."""
+        most = max(1, PROPOSALS_AT_ONCE // depths[-1]) * threads
+        # As many for each thread, or one would end before the other.
+        blocks = np.array_split(asking, min(len(asking), threads * -(-len(asking) // most)))
+        hard = [NO_ROWS]
+        answers = pool.map(partial(compare, depths=depths), blocks)
+        for numbers, (found, left, others) in zip(blocks, answers, strict=True):
+            parts.extend((numbers[places], rows, values) for places, rows, values in found)
+            hard.append(numbers[left])
+            beyond.append(numbers[others])
+        return np.concatenate(hard)
+
     with ThreadPoolExecutor(threads, "muomni-compare") as pool:
-        for depths in ((near, deep), (WIDEN * deep,)):
-            deepest = depths[-1]
-            is_paying = depths[0] == near or _is_deeper_paying(len(hard), deepest, index.rows)
-            if not len(hard) or not is_paying:
-                break
-            most = max(1, PROPOSALS_AT_ONCE // deepest) * threads
-            # As many for each thread, or one would end before the other.
-            some = np.array_split(hard, min(len(hard), threads * -(-len(hard) // most)))
-            blocks = list(pool.map(partial(compare, depths=depths), some))
-            parts += [part for found, _, _ in blocks for part in found]
-            beyond += [far for _, _, far in blocks]
-            hard = np.concatenate([NO_ROWS, *(left for _, left, _ in blocks)])
+        hard = ask(np.arange(len(queries)), (depth, WIDEN * depth))
+        deeper = WIDEN * WIDEN * depth
+        if _is_deeper_paying(len(hard), deeper, index.rows):
+            hard = ask(hard, (deeper,))
     left = np.sort(np.concatenate([hard, *beyond]))
     if len(left):
         exact = top_rows_many(queries[left], vectors, k=k, dead=dead)
@@ -472,10 +492,10 @@ def _many_by_index(
     return CandidateLists.best_of(k, numbers, rows, values, are_exact)
 
 
-def _is_deeper_paying(queries: int, deep: int, rows: int) -> bool:
-    """Whether so many queries are answered sooner by so many proposals each than by all rows."""
-    time_by_index = queries * _time_by_index(deep, rows)
-    return deep <= RUNAWAY_SHARE * rows and time_by_index < queries + READING_TIME
+def _is_deeper_paying(queries: int, depth: int, rows: int) -> bool:
+    """Whether some queries are answered sooner by so many proposals each than by all rows."""
+    time_by_index = queries * _time_by_index(depth, rows)
+    return 0 < time_by_index < queries + READING_TIME and depth <= RUNAWAY_SHARE * rows
 
 
 def _block_by_index(
@@ -576,8 +596,7 @@ def _top_rows_block(
     available = len(vectors) - len(dead) if allowed is None else len(allowed)
     wanted = min(k + SPARE, available)
     if wanted == 0:
-        nothing = np.zeros(len(queries) + 1, np.int64)
-        return CandidateLists(nothing, NO_ROWS, NO_PRODUCTS, np.ones(len(queries), bool))
+        return _nothing_found(len(queries))
     if first_pass.is_paying(len(queries), available, k):
         found = first_pass.best_rows(queries, vectors, k, dead, allowed)
         if found is not None:
@@ -604,6 +623,12 @@ def _top_rows_block(
             for number, (query, own) in enumerate(zip(queries, is_found, strict=True))
         ]
     )
+
+
+def _nothing_found(queries: int) -> CandidateLists:
+    """Return the empty lists of some queries."""
+    starts = np.zeros(queries + 1, np.int64)
+    return CandidateLists(starts, NO_ROWS, NO_PRODUCTS, np.ones(queries, bool))
 
 
 def _rough_best(

@@ -92,7 +92,13 @@ def test_pairs_are_multiplied_where_they_lie(tmp_path):
     assert np.abs(found - expected)[~is_none].max() < MARGIN / 4
     nothing = np.empty(0, np.int64)
     assert faiss_index.products_of_pairs(queries, nothing, rows, nothing).shape == (0,)
-    with pytest.raises(CorruptData, match="rows that are not there"):
+    faiss_index.use_threads(2)
+    faiss_index.products_of_pairs(queries, asked[:1], rows, numbers[:1])
+    assert faiss_index.faiss.omp_get_max_threads() == 1
+    for bad in ((queries[:, :9], asked, rows), (queries, asked[1:], rows)):
+        with pytest.raises(ValueError, match=r"\(2000,\)"):
+            faiss_index.products_of_pairs(*bad, numbers)
+    with pytest.raises(CorruptData, match="a row is asked for that is not there"):
         faiss_index.products_of_pairs(queries, np.zeros(2, np.int64), rows, np.array([499, 500]))
 
 

@@ -107,8 +107,7 @@ def test_an_exact_search_needs_no_faiss():
 @pytest.mark.parametrize("is_loaded", [True, False])
 def test_a_filter_gives_what_the_oracle_gives(monkeypatch, vectors, queries, share, is_loaded):
     if not is_loaded:  # as in a process that has asked no index
-        monkeypatch.delitem(sys.modules, "faiss")
-        monkeypatch.setitem(sys.modules, "muomni_search.index.faiss_index", None)
+        monkeypatch.delitem(sys.modules, "muomni_search.index.faiss_index")
     allowed = np.flatnonzero(np.random.default_rng(4).random(8_000) < share)
     for query in queries[:5]:
         assert_same(
@@ -543,6 +542,67 @@ def test_whom_more_proposals_do_not_help_is_compared_with_all_at_once(monkeypatc
     assert set(range(10_000, 10_040)) < set(found[3].rows.tolist())
 
 
+def test_who_is_hard_and_far_gets_each_row_once(monkeypatch):
+    monkeypatch.setattr(planner, "usable_cores", lambda: 1)
+    rows = rows_of(10_000, 1)
+    queries = rows[:8].copy()
+    rows[100:130] = normalise(queries[4] + 0.05 * rows_of(1, 9)[0])
+    index = Told(rows)
+    found = planner.top_rows_many(
+        queries, rows, k=10, dead=NOTHING, index=index, fetch=20, reach=2.0
+    )
+    assert index.asked == [(8, 20), (1, 80)]
+    for query, own in zip(queries, found, strict=True):
+        assert_same(own, exact_top_rows(query, rows, k=10, dead=NOTHING))
+
+
+def test_no_batch_goes_deeper_than_to_a_share_of_the_rows(monkeypatch):
+    monkeypatch.setattr(planner, "usable_cores", lambda: 1)
+    monkeypatch.setattr(planner, "READING_TIME", 1e9)
+    rows = rows_of(10_000, 1)
+    rows[100:220] = normalise(rows[4] + 0.05 * rows_of(1, 9)[0])
+    for share, asked in ((0.032, [20, 80, 320]), (0.0319, [20, 80]), (0.0079, [])):
+        monkeypatch.setattr(planner, "RUNAWAY_SHARE", share)
+        index = Told(rows)
+        found = planner.top_rows_many(rows[:8], rows, k=10, dead=NOTHING, index=index, fetch=20)
+        assert [depth for _, depth in index.asked] == asked
+        assert found.are_exact.sum() == {3: 0, 2: 1, 0: 8}[len(asked)]
+
+
+@pytest.mark.parametrize(
+    ("fetch", "dead", "is_used"), [(72, 0, True), (73, 0, False), (72, 9, False)]
+)
+def test_an_index_that_proposes_too_much_is_not_asked_by_a_batch(fetch, dead, is_used):
+    rows = rows_of(10_000, 1)
+    index = Told(rows)
+    planner.top_rows_many(rows[:8], rows, k=10, dead=np.arange(dead), index=index, fetch=fetch)
+    assert bool(index.asked) == is_used
+
+
+@pytest.mark.parametrize(
+    ("count", "has_index", "by_index"), [(6, 1, True), (7, 1, False), (2, 0, False)]
+)
+def test_a_few_queries_with_a_filter_of_their_own_are_answered_one_by_one(
+    vectors, monkeypatch, count, has_index, by_index
+):
+    index = Told(vectors) if has_index else None
+    blocks = []
+    block = planner._top_rows_block
+    monkeypatch.setattr(
+        planner, "_top_rows_block", lambda *given: blocks.append(1) or block(*given)
+    )
+    asked = {"k": 10, "dead": NOTHING, "allowed": np.arange(0, 8_000, 3)}
+    found = planner.top_rows_many(vectors[:count], vectors, index=index, fetch=20, **asked)
+    for query, own in zip(vectors[:count], found, strict=True):
+        best = exact_top_rows(query, vectors, **asked)
+        assert_same(own, best, how="ann" if by_index else "exact")
+    assert bool(blocks) == (count == 7)
+    assert not by_index or len(index.asked) == count
+    planner.top_rows_many(vectors[:3], vectors, **asked)
+    assert blocks
+    assert len(planner.top_rows_many(vectors[:0], vectors, index=index, **asked)) == 0
+
+
 @pytest.mark.parametrize("cores", [1, 2, 3])
 @pytest.mark.parametrize("at_once", [1, 100, 700])
 def test_the_blocks_of_a_batch_are_no_larger_than_they_may_be(monkeypatch, cores, at_once):
@@ -561,8 +621,9 @@ def test_the_blocks_of_a_batch_are_no_larger_than_they_may_be(monkeypatch, cores
 
 
 @pytest.mark.parametrize("pays", [True, False])
+@pytest.mark.parametrize("covered", [8_000, 4_000])
 def test_a_batch_compares_all_rows_where_fewer_bits_are_as_fast_as_an_index(
-    vectors, queries, monkeypatch, pays
+    vectors, queries, monkeypatch, pays, covered
 ):
     monkeypatch.setattr(planner, "COMPARING_TIME", 0)
     told = []
@@ -573,7 +634,9 @@ def test_a_batch_compares_all_rows_where_fewer_bits_are_as_fast_as_an_index(
 
     monkeypatch.setattr(planner.first_pass, "is_paying", is_paying)
     found = planner.top_rows_many(
-        queries, vectors, k=10, dead=NOTHING, index=Told(vectors), fetch=20
+        queries, vectors, k=10, dead=NOTHING, index=Told(vectors[:covered]), fetch=20
     )
-    assert told[0] == {"least": 1 / planner.SCAN_TIME}
+    # The rows since are multiplied all.
+    share = covered / 8_000
+    assert told[0]["least"] == pytest.approx(1 / (share * planner.SCAN_TIME + 1 - share))
     assert found.are_exact.all() == pays
