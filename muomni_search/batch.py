@@ -539,7 +539,7 @@ def _count_queries(path: Path) -> int:
 def _read_tasks(path: Path, default: Task, *, is_foreign: bool = False) -> Iterator[Task]:
     """Yield the queries of a file; rows without a ``query_id`` are numbered from 0."""
     if path.suffix.lower() == ".npy":
-        for number, vector in enumerate(load_matrix(path)):
+        for number, vector in enumerate(np.asarray(load_matrix(path))):  # slices of a map are slow
             yield default._replace(query_id=number, query=Query.vector(vector))
         return
     for number, (_, row) in enumerate(read_rows(path, texts=(*TEXT_COLUMNS, *QUERY_COLUMNS))):
