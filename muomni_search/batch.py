@@ -173,6 +173,7 @@ def run_batch(
         UnreadableFile: The query file cannot be read.
     """
     # Absolute: an empty name has no other.
+    k = _whole(k)
     queries, output = Path(queries), Path(output).absolute()
     _check_format(queries)
     for taken in (output, _errors_of(output)):
@@ -223,6 +224,7 @@ def write_neighbors(
     Raises:
         Conflict: The output belongs to another collection state or option.
     """
+    k = _whole(k)
     source = Source(
         asked={**_options(k, modality, None, exact=exact), "neighbors": True},
         count=_count_items,
@@ -239,8 +241,6 @@ def _options(k: int, modality: Modalities, where: Any, *, exact: bool) -> dict[s
     Raises:
         InvalidInput: One of them makes no sense.
     """
-    if k < 1:
-        raise InvalidInput(f"k must be 1 or more, not {k}")
     options = {"k": k, "modality": modalities_of(modality), "where": repr(parse_filter(where))}
     return options if exact else {**options, "exact": False}
 
@@ -597,6 +597,18 @@ def _check_foreign(task: Task) -> None:
                 raise InvalidInput(
                     f"the query names a file ({part.kind})", hint="ask with words, ids or vectors"
                 )
+
+
+def _whole(k: Any) -> int:
+    """Return how many hits a job asks for.
+
+    Raises:
+        InvalidInput: It is no whole number, or too large a one.
+    """
+    number = int(k) if isinstance(k, np.integer) else k
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise InvalidInput(f"k is {k!r}", hint="give a whole number")
+    return _k(number, number)
 
 
 def _k(value: Any, default: int) -> int:

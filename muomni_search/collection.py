@@ -663,13 +663,15 @@ def _loader(
                 hint=f"where it lies elsewhere now: muomni reembed --model PATH -c {place}",
             ) from error
         if loaded.fingerprint() != snapshot.fingerprint:
+            is_empty = not any(file.rows for file in snapshot.state.row_files.values())
             raise Conflict(
-                f"{directory} holds vectors of the model {snapshot.model!r} "
+                f"{directory} {'is empty and' if is_empty else 'holds vectors'} of the model "
+                f"{snapshot.model!r} "
                 f"({snapshot.fingerprint[:12]}), not of {loaded.name!r} "
                 f"({loaded.fingerprint()[:12]})",
                 hint=f"move it: muomni reembed --model {shlex.quote(snapshot.model)} -c {place}"
                 if model is None or str(model) == snapshot.model  # its own, of another version
-                else "give its own model with --model",
+                else f"give its own model with --model{f', or: muomni drop {place}' * is_empty}",
             )
         return loaded
 

@@ -21,7 +21,7 @@ import math
 import re
 import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from muomni_search.errors import InvalidInput
@@ -106,7 +106,7 @@ def parse_filter(expr: str | Mapping[str, Any] | Filter | None) -> Filter | None
 
     Args:
         expr: The text form (``year >= 2020 and kind = 'photo'``), the dict form
-            (``{"year": {"$gte": 2020}, "kind": "photo"}``), or a tree, which is returned.
+            (``{"year": {"$gte": 2020}, "kind": "photo"}``), or a tree.
 
     Raises:
         InvalidInput: It is malformed; the message shows where.
@@ -122,7 +122,7 @@ def parse_filter(expr: str | Mapping[str, Any] | Filter | None) -> Filter | None
     if isinstance(expr, str):
         return _Parser(expr).parse()
     if isinstance(expr, Filter):
-        return expr
+        return _checked_tree(expr)
     return _from_dict(expr, 0)
 
 
@@ -445,7 +445,9 @@ def _all(terms: list[Filter]) -> Filter:
 
 
 def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray)
+    is_array = hasattr(value, "dtype") and getattr(value, "ndim", 0) == 1
+    is_sequence = isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray)
+    return is_array or is_sequence
 
 
 def _check_depth(depth: int) -> None:
@@ -455,6 +457,8 @@ def _check_depth(depth: int) -> None:
 
 def _checked(value: Any) -> Literal:
     """Return a literal that can be compared; integers past 64 bits as SQLite sees them."""
+    if hasattr(value, "dtype") and getattr(value, "ndim", 1) == 0:
+        value = value.item()  # of NumPy, as the cells of a data frame are
     if not isinstance(value, str | int | float):
         raise InvalidInput(f"a value is a string, a number, true or false, not {_shown(value)}")
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 2**63:
@@ -466,6 +470,19 @@ def _checked(value: Any) -> Literal:
         raise InvalidInput("a number must be finite, and smaller than 1e308")
     literal: Literal = value
     return literal
+
+
+def _checked_tree(condition: Filter) -> Filter:
+    """Return a tree whose literals can be compared."""
+    if isinstance(condition, Not):
+        return Not(_checked_tree(condition.term))
+    if isinstance(condition, And | Or):
+        return type(condition)(tuple(map(_checked_tree, condition.terms)))
+    if isinstance(condition.value, tuple):
+        return replace(condition, value=tuple(map(_checked, condition.value)))
+    if condition.value is None:
+        return condition
+    return replace(condition, value=_checked(condition.value))
 
 
 def _shown(value: Any) -> str:

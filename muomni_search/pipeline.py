@@ -22,6 +22,7 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count, groupby
 from pathlib import Path
@@ -230,7 +231,7 @@ class Pipeline:
         Raises:
             UnreadableFile: An input cannot be used and ``strict`` was asked for; what came
                 before it is committed.
-            CheckpointError: The model is damaged; what was encoded is committed.
+            CheckpointError: The model is damaged; what was read before is committed.
         """
         started = time.monotonic()
         self._progress.start(None, "adding")
@@ -248,7 +249,10 @@ class Pipeline:
             self._encode_waiting()
             self._forget_mended_failures(corpus.roots)
             self._commit()
-        except (KeyboardInterrupt, CheckpointError):
+        except (KeyboardInterrupt, CheckpointError) as error:
+            if isinstance(error, CheckpointError):
+                with suppress(CheckpointError):  # what the towers that are whole may encode yet
+                    self._encode_waiting()
             self._commit()
             raise
         finally:

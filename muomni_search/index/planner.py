@@ -596,7 +596,8 @@ def _top_rows_block(
     available = len(vectors) - len(dead) if allowed is None else len(allowed)
     wanted = min(k + SPARE, available)
     if wanted == 0:
-        return _nothing_found(len(queries))
+        nothing = np.zeros(len(queries) + 1, np.int64)
+        return CandidateLists(nothing, NO_ROWS, NO_PRODUCTS, np.ones(len(queries), bool))
     if first_pass.is_paying(len(queries), available, k):
         found = first_pass.best_rows(queries, vectors, k, dead, allowed)
         if found is not None:
@@ -623,12 +624,6 @@ def _top_rows_block(
             for number, (query, own) in enumerate(zip(queries, is_found, strict=True))
         ]
     )
-
-
-def _nothing_found(queries: int) -> CandidateLists:
-    """Return the empty lists of some queries."""
-    starts = np.zeros(queries + 1, np.int64)
-    return CandidateLists(starts, NO_ROWS, NO_PRODUCTS, np.ones(queries, bool))
 
 
 def _rough_best(

@@ -1,16 +1,22 @@
-"""A field of all items as a column of arrays, for filters that ask for it again and again.
+"""Fields of all items as columns of arrays, for filters that ask for them again and again.
 
-A filter that was not asked for before reads the metadata of every item. Where another one asks for
-the same fields, with a slider's next value or in the next row of a batch, the fields are read once
-into columns, on which NumPy answers in a hundredth of the time, and with the same items as
+A filter that was not asked for before reads the metadata of every item. Where others ask for the
+same fields, with a slider's next values or in the next rows of a batch, the fields are read into
+columns, on which NumPy answers in a hundredth of the time, and with the same items as
 ``sql_filter``: what a column does not tell to the last digit is left to SQL.
+
+Whether another filter will come nobody knows. So a field is read when SQL has taken as long for it
+as reading it is going to take: then all filters together take twice as long as with the better
+choice at most, whatever comes.
 """
 
 from __future__ import annotations
 
 import operator
+import threading
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -20,7 +26,7 @@ from numpy.typing import NDArray
 
 from muomni_search.filters import And, Filter, Literal, Not, Test
 
-__all__ = ["ROW_BYTES", "Column", "matching"]
+__all__ = ["LONGEST_TEXT", "Column", "Columns", "matching"]
 
 # What ``json_type`` says, as a column keeps it.
 NOTHING, NUMBER, TEXT, FALSE, TRUE, ARRAY, OBJECT = range(7)
@@ -35,14 +41,19 @@ KINDS = {
     "array": ARRAY,
     "object": OBJECT,
 }
-# What a column takes for each item.
-ROW_BYTES = 13
-# A field with more different texts is a name or a description, which is not asked for by ranges.
-MOST_TEXTS = 65_536
-TEXT_BYTES = 50  # what Python takes for each beside its letters
+# What ids and a column take for each item.
+ID_BYTES, ROW_BYTES = 8, 13
+# How much is kept of one version of the items: four fields of a million of them, one of three.
+COLUMN_BYTES = 64_000_000
+# About what it takes to read a field of an item, in seconds.
+READING_TIME = 2e-6
+# A field with more different texts, or longer ones, is a name or a description.
+MOST_TEXTS, LONGEST_TEXT, MOST_TEXT_BYTES = 20_000, 1_000, 2_000_000
+# A client may ask for fields that are none.
+MOST_FIELDS = 1_000
 # Beyond, floats leave whole numbers out; SQLite compares whole numbers as such.
 EXACT = 2**53
-READ_AT_ONCE = 10_000
+READ_AT_ONCE = 1_000
 COMPARISONS: Mapping[str, Callable[[Any, Any], Any]] = {
     "=": operator.eq,
     "!=": operator.ne,
@@ -52,6 +63,7 @@ COMPARISONS: Mapping[str, Callable[[Any, Any], Any]] = {
     ">=": operator.ge,
 }
 Mask = NDArray[np.bool_]
+Field = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,24 +84,17 @@ class Column:
     texts: Sequence[bytes]
     is_told: bool = True
 
-    @property
-    def nbytes(self) -> int:
-        """About how much memory it takes."""
-        numbers = 0 if self.numbers is None else self.numbers.nbytes
-        texts = sum(TEXT_BYTES + len(one) for one in self.texts)
-        return self.kinds.nbytes + self.codes.nbytes + numbers + texts
-
     @classmethod
     def of(cls, values: Iterable[tuple[str | None, Any]], count: int) -> Column:
         """Return the column of so many items' kinds, as ``json_type`` has them, and values.
 
-        A text is its bytes.
+        A text is its bytes, or None where it is long.
         """
         kinds = np.zeros(count, np.uint8)
         numbers: NDArray[np.float64] | None = np.full(count, np.nan)
         codes = np.full(count, -1, np.int32)
         known: dict[bytes, int] = {}
-        start, rest = 0, iter(values)
+        start, text_bytes, rest = 0, 0, iter(values)
         while some := [(KINDS[kind], value) for kind, value in islice(rest, READ_AT_ONCE)]:
             part = slice(start, start + len(some))
             start += len(some)
@@ -99,11 +104,15 @@ class Column:
                 numbers[part] = found
             else:
                 numbers = None
+            before = len(known)
             codes[part] = [
                 known.setdefault(value, len(known)) if kind == TEXT else -1 for kind, value in some
             ]
-            if len(known) > MOST_TEXTS:
-                return cls(kinds[:0], None, codes[:0], (), is_told=False)
+            if None in known or len(known) > MOST_TEXTS:
+                return UNTOLD
+            text_bytes += sum(len(one) for one in islice(known, before, None))
+            if text_bytes > MOST_TEXT_BYTES:
+                return UNTOLD
         texts = sorted(known)
         # From the order in which they came to that of the sorted ones; the last place is -1's.
         places = np.full(len(texts) + 1, -1, np.int32)
@@ -111,7 +120,67 @@ class Column:
         return cls(kinds, numbers, places[codes], texts)
 
 
-def matching(condition: Filter, columns: Mapping[tuple[str, ...], Column]) -> Mask | None:
+UNTOLD = Column(np.empty(0, np.uint8), None, np.empty(0, np.int32), (), is_told=False)
+
+
+class Columns:
+    """The columns of one version of the items, as many as there is room for.
+
+    None gives way to another: asked for in turn they would be read again and again.
+
+    Args:
+        items: How many items there are, or a few more.
+    """
+
+    def __init__(self, items: int) -> None:
+        self._lock = threading.Lock()
+        self._items = items
+        self._ids: NDArray[np.int64] | None = None
+        self._columns: dict[Field, Column] = {}
+        self._spent: defaultdict[Field, float] = defaultdict(float)
+
+    def spend(self, fields: Collection[Field], seconds: float) -> None:
+        """Count what SQL took for a filter on some fields."""
+        with self._lock:
+            for one in fields:
+                if one in self._spent or len(self._spent) < MOST_FIELDS:
+                    self._spent[one] += seconds / len(fields)
+
+    def is_worth(self, fields: Collection[Field]) -> bool:
+        """Whether columns are to answer: they are there, or there is room and reason to read."""
+        with self._lock:
+            lacking = [one for one in fields if one not in self._columns]
+            kept = sum(1 for one in self._columns.values() if one.is_told)
+            taken = (ID_BYTES + ROW_BYTES * (kept + len(lacking))) * self._items
+            spent = sum(self._spent.get(one, 0.0) for one in lacking)
+            is_due = 0 < spent >= READING_TIME * self._items * len(lacking)
+        return not lacking or (is_due and taken <= COLUMN_BYTES)
+
+    def matching(
+        self,
+        condition: Filter,
+        fields: Collection[Field],
+        read_ids: Callable[[], NDArray[np.int64]],
+        read: Callable[[Field], Iterable[tuple[str | None, Any]]],
+    ) -> NDArray[np.int64] | None:
+        """Return the ids of the items that a filter lets through, or None where this is not told.
+
+        Args:
+            condition: One that ``filter_to_sql`` takes.
+            fields: Those of the filter.
+            read_ids: Returns the ids of all items, sorted.
+            read: Returns a field of all items in that order, as ``Column.of`` takes it.
+        """
+        ids = read_ids() if self._ids is None else self._ids
+        found = {one: self._columns.get(one) or Column.of(read(one), len(ids)) for one in fields}
+        with self._lock:
+            self._ids = ids
+            self._columns |= found
+        mask = matching(condition, found)
+        return None if mask is None else ids[mask]
+
+
+def matching(condition: Filter, columns: Mapping[Field, Column]) -> Mask | None:
     """Return which items (n,) a filter lets through, or None where the columns do not tell.
 
     Args:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from sqlite3 import Connection, Cursor, DatabaseError
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple
 from weakref import WeakSet
 
 import numpy as np
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from muomni_search.errors import CorruptData
 from muomni_search.filters import Filter, fields_of
 from muomni_search.items import Item, Modality, Span
-from muomni_search.store.columns import ROW_BYTES, Column, matching
+from muomni_search.store.columns import Columns
 from muomni_search.store.records import (
     Counting,
     Failure,
@@ -82,39 +82,21 @@ LOOKED_UP_SHARE = 0.01
 # ---- the state -----------------------------------------------------------------------------------
 
 
-class Sized(Protocol):
-    """What knows how much memory it takes."""
-
-    @property
-    def nbytes(self) -> int:
-        """How many bytes."""
-        ...
-
-
-Kept = TypeVar("Kept", bound=Sized)
-
-
 class _Arrays:
     """Arrays of one version of the items, made when they are asked for; the oldest give way."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._arrays: OrderedDict[tuple[str, ...], Any] = OrderedDict()
+        self._arrays: OrderedDict[tuple[str, ...], NDArray[Any]] = OrderedDict()
         self._bytes = 0
 
-    def __contains__(self, key: tuple[str, ...]) -> bool:
-        with self._lock:
-            return key in self._arrays
-
-    def get(self, key: tuple[str, ...], make: Callable[[], Kept]) -> Kept:
+    def get(self, key: tuple[str, ...], make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
         with self._lock:
             if key in self._arrays:
                 self._arrays.move_to_end(key)
-                found: Kept = self._arrays[key]
-                return found
+                return self._arrays[key]
         made = make()
-        if isinstance(made, np.ndarray):
-            made.flags.writeable = False
+        made.flags.writeable = False
         with self._lock:
             if key not in self._arrays:  # another thread may have made it too
                 self._arrays[key] = made
@@ -139,6 +121,7 @@ class State:
     index_files: Mapping[Modality, IndexFile]
     maps: dict[Modality, MappedRows] = field(default_factory=dict)
     arrays: _Arrays = field(default_factory=_Arrays)
+    columns: Columns = field(default_factory=lambda: Columns(0))
 
     def map_rows(self, old: State | None) -> None:
         """Map the row files into memory, those that did not change once more as they are.
@@ -197,6 +180,10 @@ def read_state(connection: Connection, directory: Path, newest: State | None = N
         row_files={file.modality: file for file in row_files},
         index_files={file.modality: file for file in index_files},
         arrays=newest.arrays if newest and is_same else _Arrays(),
+        # No more items than rows.
+        columns=newest.columns
+        if newest and is_same
+        else Columns(sum(file.rows for file in row_files)),
     )
 
 
@@ -569,39 +556,26 @@ class Snapshot:
         what the filter costs is paid once for all modalities.
         """
         asked = filter_to_sql(condition)  # which refuses some, whatever way is taken
-        found = self._matching_in_columns(condition)
-        return (
-            self._numbers(*sql("SELECT id FROM items WHERE {}", asked)) if found is None else found
-        )
+        fields = fields_of(condition)
+        if not UNIQUE.isdisjoint(fields):
+            return self._numbers(*sql("SELECT id FROM items WHERE {}", asked))
+        columns = self.state.columns
+        if columns.is_worth(fields):
+            # An error may be of an item that the filter itself does not look at.
+            with suppress(DatabaseError):
+                found = columns.matching(condition, fields, self._ids, self._values)
+                if found is not None:
+                    return found
+        start = time.perf_counter()
+        found = self._numbers(*sql("SELECT id FROM items WHERE {}", asked))
+        columns.spend(fields, time.perf_counter() - start)
+        return found
 
-    def _matching_in_columns(self, condition: Filter) -> NDArray[np.int64] | None:
-        """Return what ``_matching`` does where other filters asked for the same fields before.
+    def _ids(self) -> NDArray[np.int64]:
+        return self._numbers("SELECT id FROM items ORDER BY id")
 
-        None for a field that SQL finds by an index, where there are too many items to keep, and
-        where columns do not tell.
-        """
-        arrays, fields = self.state.arrays, sorted(fields_of(condition))
-        rows = sum(file.rows for file in self.state.row_files.values())  # no fewer than items
-        if len(fields) * rows * ROW_BYTES > ARRAY_BYTES // 2 or not UNIQUE.isdisjoint(fields):
-            return None
-        again = [("asked", *one) in arrays for one in fields]
-        for one in fields:
-            arrays.get(("asked", *one), lambda: np.empty(0, bool))
-        if not all(again) or not set(self.indexed_fields()).isdisjoint(fields):
-            return None
-        try:
-            ids = arrays.get(("ids",), lambda: self._numbers("SELECT id FROM items ORDER BY id"))
-            columns = {
-                one: arrays.get(("column", *one), partial(self._column, one, len(ids)))
-                for one in fields
-            }
-        except DatabaseError:  # of an item that the filter itself may not look at
-            return None
-        mask = matching(condition, columns)
-        return None if mask is None else ids[mask]
-
-    def _column(self, field: tuple[str, ...], count: int) -> Column:
-        return Column.of(self._found(field_values(field)), count)
+    def _values(self, field: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
+        return self._found(field_values(field))
 
     def _rows_of(self, modality: Modality, item_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the rows of items in a modality, sorted."""

@@ -27,6 +27,7 @@ from muomni_search.filters import (
     names_inside,
     spell_field,
 )
+from muomni_search.store.columns import LONGEST_TEXT
 
 __all__ = ["Sql", "all_of", "field_expressions", "field_values", "filter_to_sql", "sql"]
 
@@ -214,7 +215,8 @@ def _is_one_of(field: _Field, values: Sequence[Literal]) -> Sql:
     """Compare with many values of one type: one parameter however many they are."""
     if isinstance(values[0], bool):
         return _any_of(*(_equals(field, value) for value in sorted(set(values))))
-    wanted = json.dumps(list(values))
+    # SQLite's JSON ends a text at a NUL; no stored one has any.
+    wanted = json.dumps([one for one in values if not (isinstance(one, str) and "\0" in one)])
     return all_of(
         sql("{} IN (SELECT value FROM json_each({}))", field.value, wanted),
         _same_type(field, values[0]),
@@ -260,13 +262,16 @@ def _field(names: tuple[str, ...]) -> _Field:
 def field_values(names: tuple[str, ...]) -> Sql:
     """Return the query of a field of all items, by id: its JSON type and value, a text's bytes.
 
-    Of arrays and objects the value is left out.
+    Of arrays, objects and longer texts the value is left out.
     """
     field = _field(names)
     return sql(
-        "SELECT {}, CASE {} WHEN 'text' THEN CAST({} AS BLOB)"
-        " WHEN 'array' THEN NULL WHEN 'object' THEN NULL ELSE {} END FROM items ORDER BY id",
-        *(field.kind, field.kind, field.value, field.value),
+        "SELECT kind, CASE kind WHEN 'text'"
+        " THEN iif(length(value) <= {}, CAST(value AS BLOB), NULL)"
+        " WHEN 'array' THEN NULL WHEN 'object' THEN NULL ELSE value END FROM"
+        # LIMIT: else SQLite writes the two expressions out wherever they stand.
+        " (SELECT {} AS kind, {} AS value FROM items ORDER BY id LIMIT -1)",
+        *(LONGEST_TEXT, field.kind, field.value),
     )
 
 

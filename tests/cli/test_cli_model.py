@@ -103,12 +103,13 @@ def damaged(tmp_path: Path) -> Path:
     return model
 
 
+@pytest.mark.parametrize("count", [3, 200])
 def test_what_a_damaged_model_cannot_encode_is_no_fault_of_the_files(
-    muomni: Run, damaged: Path, tmp_path: Path
+    muomni: Run, damaged: Path, tmp_path: Path, count: int
 ) -> None:
     corpus = tmp_path / "corpus"
     corpus.mkdir()
-    for number in range(200):
+    for number in range(count):
         (corpus / f"a{number:03}.txt").write_text(f"the text number {number}")
     for number in range(3):
         Image.new("RGB", (8, 8), (0, 80 * number, 0)).save(corpus / f"b{number}.png")
@@ -119,13 +120,28 @@ def test_what_a_damaged_model_cannot_encode_is_no_fault_of_the_files(
     assert line.startswith("muomni: error: ")
     assert "image.onnx is not the file that model.json describes" in line
     assert answers(muomni("failures", "-c", collection)) == []
+    other = muomni("add", corpus, "-c", collection, "--model", "muomni-tiny")
+    assert other.exit_code == 1
+    assert "holds vectors of the model" in other.stderr
     # What was encoded before it is kept, and the next run goes on from there.
     kept = len(answers(muomni("list", "-c", collection)))
-    assert 0 < kept <= 200
+    assert 0 < kept <= count
     (damaged / "image.onnx").unlink()
     (damaged / "image.onnx").symlink_to(packaged_directory() / "image.onnx")
     (report,) = answers(muomni("add", corpus, "-c", collection, "--model", damaged))
-    assert (report["unchanged"], report["added"], report["failed"]) == (kept, 203 - kept, 0)
+    assert (report["unchanged"], report["added"], report["failed"]) == (kept, count + 3 - kept, 0)
+
+
+def test_an_empty_collection_of_another_model_says_so(
+    muomni: Run, damaged: Path, tmp_path: Path
+) -> None:
+    picture = tmp_path / "a.png"
+    Image.new("RGB", (8, 8)).save(picture)
+    assert muomni("add", picture, "-c", tmp_path / "c", "--model", damaged).exit_code == 1
+    result = muomni("add", picture, "-c", tmp_path / "c", "--model", "muomni-tiny")
+    assert result.exit_code == 1
+    assert f"{tmp_path / 'c'} is empty and of the model" in result.stderr
+    assert f"or: muomni drop {tmp_path / 'c'}" in result.stderr
 
 
 def test_a_damaged_tower_is_told_and_ends_with_1(muomni: Run, damaged: Path) -> None:

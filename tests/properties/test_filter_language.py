@@ -76,7 +76,7 @@ def spelled_literal(value: Any) -> str:
 
 
 def as_dict(one: Filter) -> dict[str, Any]:
-    """Return a dict that means a filter whose names have no dots and no dollars."""
+    """Return a dict that means a filter."""
     if isinstance(one, Not):
         return {"$not": as_dict(one.term)}
     if isinstance(one, And | Or):
@@ -87,13 +87,18 @@ def as_dict(one: Filter) -> dict[str, Any]:
         test = {"$in" if one.op == "in" else "$nin": list(one.value)}
     else:
         test = {COMPARISONS.get(one.op, "$contains"): one.value}
-    return {".".join(one.field): test}
+    # In quotes where a dot or a quote would be read as more than that.
+    spelt = [
+        '"' + name.replace('"', '""') + '"' if '"' in name or "." in name else name
+        for name in one.field
+    ]
+    return {".".join(spelt): test}
 
 
 def has_plain_names(one: Filter) -> bool:
     if isinstance(one, Test):
         whole = ".".join(one.field)
-        return bool(whole) and whole[0] != "$" and not any("." in name for name in one.field)
+        return bool(whole) and whole[0] != "$"
     return all(map(has_plain_names, [one.term] if isinstance(one, Not) else one.terms))
 
 

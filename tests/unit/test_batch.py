@@ -660,6 +660,26 @@ def test_an_output_without_a_name_is_refused(shelf: Collection, tmp_path: Path) 
         run_batch(shelf, tmp_path / "q.npy", "")
 
 
+@pytest.mark.parametrize("k", [0, -1, 3.0, "3", None, True, 10**20, np.float64(2)])
+def test_a_k_that_is_no_number_of_hits_is_refused(
+    shelf: Collection, tmp_path: Path, k: Any
+) -> None:
+    queries = write_jsonl(tmp_path / "q.jsonl", {"id": "k001"})
+    with pytest.raises(InvalidInput, match="k is"):
+        run_batch(shelf, queries, tmp_path / "out.jsonl", k=k)
+    with pytest.raises(InvalidInput, match="k is"):
+        write_neighbors(shelf, tmp_path / "out.jsonl", k=k)
+    assert not (tmp_path / "out.jsonl.parts").exists()
+
+
+def test_a_k_of_numpy_makes_the_same_job(shelf: Collection, tmp_path: Path) -> None:
+    queries = write_jsonl(tmp_path / "q.jsonl", {"id": "k001"})
+    for number, k in enumerate((np.int64(3), np.uint8(3), 3)):
+        report = run_batch(shelf, queries, tmp_path / "out.jsonl", k=k)
+        assert report.resumed_blocks == (number > 0)
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 3
+
+
 def test_a_finished_job_is_not_done_again(
     shelf: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_blocks: None
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 
 from muomni_search.errors import InvalidInput
@@ -242,6 +243,39 @@ def test_filters_are_as_deep_as_people_write_and_no_deeper(opening: str) -> None
 )
 def test_a_dict_means_what_its_text_means(expr: dict[str, Any], text: str) -> None:
     assert parse_filter(expr) == parse_filter(text)
+
+
+@pytest.mark.parametrize(
+    "value", [float("nan"), np.float32("inf"), 10**400, np.arange(1), 1j, b"a", [1], ("a", b"")]
+)
+def test_a_tree_of_ones_own_has_literals_as_other_filters_do(value: Any) -> None:
+    with pytest.raises(InvalidInput):
+        parse_filter(Not(And((A, Test(("x",), "in" if isinstance(value, tuple) else "<", value)))))
+
+
+def test_values_of_numpy_are_literals() -> None:
+    for value in (np.int64(3), np.uint8(3), np.array(3)):
+        assert repr(parse_filter({"x": value})) == "Test(field=('x',), op='=', value=3)"
+    assert repr(parse_filter(Test(("x",), "=", np.bool_(1)))) == repr(parse_filter("x = true"))
+    assert parse_filter({"x": {"$gt": np.float32(0.5)}}) == parse_filter("x > 0.5")
+    assert parse_filter({"x": {"$in": np.arange(3)}}) == parse_filter("x in (0, 1, 2)")
+    for bad in (np.datetime64("2020"), np.zeros((1, 1)), np.array(b"a")):
+        with pytest.raises(InvalidInput):
+            parse_filter({"x": bad})
+
+
+def test_a_tree_of_ones_own_stays_what_it_is() -> None:
+    tree = Or(
+        (
+            Not(A),
+            And(
+                (B, Test(("x",), "in", (1, "a", True))),
+            ),
+            Test(("y",), "is null"),
+        )
+    )
+    assert repr(parse_filter(tree)) == repr(tree)
+    assert parse_filter(Test(("x",), "=", 2**64)) == Test(("x",), "=", float(2**64))
 
 
 @pytest.mark.parametrize("field", [("a",), ("a.b", "c"), ("", "x"), ('say "hi"', "a b"), ("$.a",)])

@@ -112,8 +112,9 @@ BODIES = {
 async def add(context: Context, request: Request, name: Name) -> Response:
     """Add items: texts and vectors as JSON, or a line each; or files as a form.
 
-    An item that cannot be used is one of ``failures``; the others are in. The key of a file is
-    its name, behind the prefix.
+    An item that cannot be used is one of ``failures``; the others are in. Where the model is
+    damaged it is 503, and what it encoded before is in. The key of a file is its name, behind the
+    prefix.
     """
     _check_writable(context)
     context.collections.find(name)  # before all of the body is here

@@ -597,7 +597,13 @@ def test_a_few_queries_with_a_filter_of_their_own_are_answered_one_by_one(
         best = exact_top_rows(query, vectors, **asked)
         assert_same(own, best, how="ann" if by_index else "exact")
     assert bool(blocks) == (count == 7)
-    assert not by_index or len(index.asked) == count
+    if by_index:
+        assert len(index.asked) == count
+        assert max(depth for _, depth in index.asked) < 3 * 2 * planner.FETCH
+        far = planner.top_rows_many(
+            vectors[:count], vectors, index=index, fetch=20, reach=2.0, **asked
+        )
+        assert far.are_exact.all()
     planner.top_rows_many(vectors[:3], vectors, **asked)
     assert blocks
     assert len(planner.top_rows_many(vectors[:0], vectors, index=index, **asked)) == 0

@@ -11,23 +11,27 @@ from typing import Any
 import numpy as np
 import pytest
 
-from muomni_search.filters import parse_filter
+from muomni_search.filters import Test, parse_filter
 from muomni_search.items import DIM, Modality
-from muomni_search.store import columns, snapshot
-from muomni_search.store.columns import Column
+from muomni_search.store import columns
+from muomni_search.store.columns import Column, Columns, matching
 from muomni_search.store.snapshot import Snapshot
+from muomni_search.store.sql_filter import field_values
 from muomni_search.store.store import NewItem, Store
 
 COUNT = 40
 
 
 def item(number: int, **metadata: Any) -> NewItem:
+    # Keys in another order than ids.
     vector = np.eye(1, DIM, number, np.float32)
-    return NewItem(f"k{number:02}", Modality.TEXT, vector, [None], metadata=metadata)
+    return NewItem(f"k{99 - number}", Modality.TEXT, vector, [None], metadata=metadata)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    # A field is read as soon as SQL has taken any time for it.
+    monkeypatch.setattr(columns, "READING_TIME", 0)
     with Store.create(tmp_path / "c", model="m", fingerprint="f") as made:
         with made.write() as writer:
             writer.put(
@@ -63,6 +67,34 @@ def test_the_second_filter_on_a_field_reads_it_and_the_third_reads_nothing(store
         assert reads(seen, "kind = 'b' and year < 2004") == ([1, 3], 1)
         assert reads(seen, "kind < 'b' or not year < 2039") == ([*range(0, 40, 2), 39], 0)
         assert reads(seen, "kind contains 'c' or year in (2001, 2002.0, '2003')") == ([1, 2], 0)
+        assert reads(seen, "kind >= 'b' and kind <= 'b' and year > 2035") == ([37, 39], 0)
+        assert reads(seen, "not kind > 'a' and year < 2004") == ([0, 2], 0)
+        with pytest.raises(ValueError, match="read-only"):
+            seen.matching_rows(Modality.TEXT, Test(("year",), "=", 2007))[0] = 8
+
+
+def test_a_field_is_read_when_sql_has_taken_as_long_for_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(columns, "READING_TIME", 0.5)
+    kept = Columns(4)
+    year, kind = ("year",), ("kind",)
+    assert not kept.is_worth([year])
+    kept.spend([year], 1.9)
+    assert not kept.is_worth([year])
+    kept.spend([year, kind], 0.2)
+    assert kept.is_worth([year])
+    assert not kept.is_worth([year, kind])
+    kept.spend([kind], 1.9)
+    assert kept.is_worth([year, kind])
+    for number in range(2 * columns.MOST_FIELDS):
+        kept.spend([(str(number),)], 9)
+    assert len(kept._spent) == columns.MOST_FIELDS
+    assert kept.is_worth([("1",)])
+    assert not kept.is_worth([(str(columns.MOST_FIELDS),)])
+    with store.snapshot() as seen:
+        for number in range(4):
+            assert reads(seen, f"year = {2000 + number}") == ([number], 1)
 
 
 def test_what_was_committed_since_is_found(store: Store) -> None:
@@ -77,34 +109,36 @@ def test_what_was_committed_since_is_found(store: Store) -> None:
         assert reads(seen, "year = 1900") == ([41], 0)
 
 
-@pytest.mark.parametrize("field", ["tags contains {}", "key = 'k{:02}'", "source is null"])
+@pytest.mark.parametrize(
+    "field", ["tags contains {}", "key = 'k{}'", "source is null or key = '{}'"]
+)
 def test_what_columns_do_not_tell_is_left_to_sql(store: Store, field: str) -> None:
     with store.snapshot() as seen:
         for number in (5, 6, 7):
-            rows, _ = reads(seen, field.format(number))
+            asked = 99 - number if "k{" in field else number
+            rows, _ = reads(seen, field.format(asked))
             assert rows == (list(range(40)) if "null" in field else [number])
-        assert ("column", "key") not in seen.state.arrays
-        assert ("column", "source") not in seen.state.arrays
+        assert {("key",), ("source",)}.isdisjoint(seen.state.columns._columns)
 
 
-def test_a_field_with_an_index_is_left_to_it(store: Store) -> None:
+def test_a_field_with_an_index_is_read_too_where_that_takes_long(store: Store) -> None:
     with store.write() as writer:
         writer.index_field(("year",))
     with store.snapshot() as seen:
         for number in range(4):
-            assert reads(seen, f"year = {2000 + number}")[0] == [number]
-        assert ("column", "year") not in seen.state.arrays
+            rows, read = reads(seen, f"year != {2000 + number}")
+            assert (len(rows), read) == (COUNT - 1, number < 2)
 
 
+@pytest.mark.parametrize(
+    ("limit", "most", "read"),
+    [("MOST_TEXTS", 9, 10), ("MOST_TEXT_BYTES", 15, 20), ("MOST_TEXTS", 40, 40)],
+)
 def test_more_texts_than_are_kept_are_read_no_further(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch, limit: str, most: int, read: int
 ) -> None:
-    monkeypatch.setattr(columns, "MOST_TEXTS", 1)
+    monkeypatch.setattr(columns, limit, most)
     monkeypatch.setattr(columns, "READ_AT_ONCE", 10)
-    with store.snapshot() as seen:
-        for text, rows in (("kind = 'a'", 20), ("kind = 'b'", 20), ("kind is null", 0)):
-            found, read = reads(seen, text)
-            assert (len(found), read > 0) == (rows, True)
     taken: list[int] = []
 
     def values() -> Iterator[tuple[str, bytes]]:
@@ -112,25 +146,39 @@ def test_more_texts_than_are_kept_are_read_no_further(
             taken.append(number)
             yield "text", b"%d" % number
 
-    assert not Column.of(values(), COUNT).is_told
-    assert len(taken) == 10
+    assert Column.of(values(), COUNT).is_told == (read == COUNT)
+    assert len(taken) == read
 
 
-def test_more_items_than_may_be_kept_are_left_to_sql(
+def test_long_texts_are_not_read_and_left_to_sql(store: Store) -> None:
+    long = "ü" * (columns.LONGEST_TEXT + 1)
+    with store.write() as writer:
+        writer.put([item(41, title=long), item(42, title=long[1:])])
+    with store.snapshot() as seen:
+        for text, rows in (("= 'x'", []), (f"= '{long}'", [40]), (f">= '{long[1:]}'", [40, 41])):
+            assert reads(seen, f"title {text}")[0] == rows
+        assert not seen.state.columns._columns["title",].is_told
+        fetched = seen.ask(*field_values(("title",))).fetchall()
+        assert fetched[-2:] == [("text", None), ("text", long[1:].encode())]
+
+
+def test_more_than_there_is_room_for_is_left_to_sql_and_drives_nothing_out(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshot, "ROW_BYTES", snapshot.ARRAY_BYTES // 2 // COUNT)
+    room = COUNT * (columns.ID_BYTES + columns.ROW_BYTES)
+    monkeypatch.setattr(columns, "COLUMN_BYTES", room)
     with store.snapshot() as seen:
         for number in range(3):
-            text = f"year = {2000 + number} and kind > ''"
-            assert reads(seen, text) == ([number], 1)
-        assert [reads(seen, f"year = {2000 + number}")[1] for number in range(3, 6)] == [1, 1, 0]
+            assert reads(seen, f"year = {2000 + number} and kind > ''") == ([number], 1)
+        assert [reads(seen, f"year = {2000 + number}")[1] for number in range(3, 6)] == [1, 0, 0]
+        assert [reads(seen, f"kind > '{number}'")[1] for number in range(3)] == [1, 1, 1]
+        assert reads(seen, "year = 2011") == ([11], 0)
 
 
 def test_an_item_that_is_damaged_costs_no_answer_that_sql_gives(store: Store) -> None:
     with closing(connect(store.database)) as database, database:
-        database.execute("UPDATE items SET metadata = '{\"year\": ' WHERE key = 'k05'")
-        database.execute("UPDATE items SET modality = 'audio' WHERE key = 'k05'")
+        database.execute("UPDATE items SET metadata = '{\"year\": ' WHERE key = 'k94'")
+        database.execute("UPDATE items SET modality = 'audio' WHERE key = 'k94'")
     with store.snapshot() as seen:
         for number in range(6, 9):
             text = f"modality = 'text' and year = {2000 + number}"
@@ -139,8 +187,27 @@ def test_an_item_that_is_damaged_costs_no_answer_that_sql_gives(store: Store) ->
             reads(seen, "year = 2000")
 
 
-def test_how_much_a_column_takes_is_known() -> None:
-    column = Column.of([("integer", 1), ("text", b"ab"), (None, None)], 3)
-    assert column.nbytes == 3 * columns.ROW_BYTES + columns.TEXT_BYTES + 2
-    assert Column.of([("integer", 2**53 + 1)], 1).numbers is None
+def test_whole_numbers_that_floats_round_are_left_to_sql(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columns, "READ_AT_ONCE", 2)
     assert Column.of([("integer", 2**53)], 1).numbers is not None
+    rounded = Column.of([("integer", 2**53 + 1), ("integer", 1), ("integer", 2), ("text", b"")], 4)
+    assert rounded.numbers is None
+    exact = Column.of([("integer", 2**53), ("real", 2.0**60), ("integer", 3)], 3)
+    x = ("x",)
+    for value, told in ((2**53, [True, False, False]), (2.0**60, [False, True, False])):
+        for test in (Test(x, "=", value), Test(x, "in", (value, "a")), Test(x, "not in", (value,))):
+            found = matching(test, {x: exact})
+            assert found is not None
+            assert found.tolist() == [one != (test.op == "not in") for one in told]
+            assert matching(test, {x: rounded}) is None
+    for test in (Test(x, "!=", 2**53 + 1), Test(x, "not in", (2**53 + 1, 3))):
+        assert matching(test, {x: exact}) is None
+
+
+def test_a_text_with_a_nul_is_no_beginning_of_another(store: Store) -> None:
+    with store.snapshot() as seen:
+        for op, rows in (("in", []), ("not in", list(range(40)))):
+            for values in (("a\0", "b\0"), ("a\0",), ("b\0a",)):
+                condition = Test(("kind",), op, values)
+                assert seen.matching_rows(Modality.TEXT, condition).tolist() == rows
+        assert len(reads(seen, "kind in ('a', 'c')")[0]) == 20

@@ -21,11 +21,13 @@ from muomni_search.filters import (
     Not,
     Or,
     Test,
+    fields_of,
     metadata_field,
     parse_filter,
     spell_field,
 )
 from muomni_search.items import DIM, Modality
+from muomni_search.store.columns import Columns
 from muomni_search.store.snapshot import ROWS_BY_ID, Snapshot
 from muomni_search.store.sql_filter import field_expressions, filter_to_sql, sql
 from muomni_search.store.store import NewItem, Store
@@ -63,8 +65,9 @@ def found(store: Store, condition: Filter) -> set[str]:
             for match in snapshot.matches(modality, snapshot.matching_rows(modality, condition))
         }
         assert set(snapshot.keys_of(by_row).values()) == keys
-        snapshot._matching_in_columns(condition)  # the second time there may be columns
-        in_columns = snapshot._matching_in_columns(condition)
+        in_columns = Columns(0).matching(
+            condition, fields_of(condition), snapshot._ids, snapshot._values
+        )
         IN_COLUMNS[in_columns is not None] += 1
         if in_columns is not None:
             assert set(snapshot.keys_of(in_columns.tolist()).values()) == keys
