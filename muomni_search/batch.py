@@ -608,6 +608,8 @@ def _whole(k: Any) -> int:
     number = int(k) if isinstance(k, np.integer) else k
     if not isinstance(number, int) or isinstance(number, bool):
         raise InvalidInput(f"k is {k!r}", hint="give a whole number")
+    if number > MOST_HITS:  # of which Python may write no digits
+        raise InvalidInput(f"k is more than {MOST_HITS:,}", hint="ask for fewer hits")
     return _k(number, number)
 
 

@@ -663,7 +663,8 @@ def _loader(
                 hint=f"where it lies elsewhere now: muomni reembed --model PATH -c {place}",
             ) from error
         if loaded.fingerprint() != snapshot.fingerprint:
-            is_empty = not any(file.rows for file in snapshot.state.row_files.values())
+            files = snapshot.state.row_files.values()
+            is_empty = all(file.rows == file.dead for file in files)
             raise Conflict(
                 f"{directory} {'is empty and' if is_empty else 'holds vectors'} of the model "
                 f"{snapshot.model!r} "
@@ -671,7 +672,7 @@ def _loader(
                 f"({loaded.fingerprint()[:12]})",
                 hint=f"move it: muomni reembed --model {shlex.quote(snapshot.model)} -c {place}"
                 if model is None or str(model) == snapshot.model  # its own, of another version
-                else f"give its own model with --model{f', or: muomni drop {place}' * is_empty}",
+                else f"give its own model with --model{f', or: muomni drop -c {place}' * is_empty}",
             )
         return loaded
 

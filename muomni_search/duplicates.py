@@ -95,7 +95,7 @@ def find_duplicates(
     Raises:
         InvalidInput: A bad filter, or ``above`` is no such number.
     """
-    if not (isinstance(above, int | float | np.number) and 0 < above <= 1):
+    if not (isinstance(above, int | float | np.integer | np.floating) and 0 < above <= 1):
         raise InvalidInput(
             f"above is {above}, and must be more than 0 and at most 1",
             hint=f"try {ABOVE}, or less for what is merely alike",

@@ -425,7 +425,8 @@ def _field_test(field: tuple[str, ...], op: Any, operand: Any, depth: int) -> Fi
             raise InvalidInput(f"$exists takes true or false, not {_shown(operand)}")
         return Test(field, "is not null" if operand else "is null")
     if op in ("$in", "$nin"):
-        if not _is_list(operand):
+        is_array = hasattr(operand, "dtype") and getattr(operand, "ndim", 0) == 1
+        if not (is_array or _is_list(operand)):
             raise InvalidInput(f"{op} needs a list, not {_shown(operand)}")
         return Test(field, "in" if op == "$in" else "not in", tuple(map(_checked, operand)))
     if op in ("$eq", "$ne") and operand is None:
@@ -445,9 +446,7 @@ def _all(terms: list[Filter]) -> Filter:
 
 
 def _is_list(value: Any) -> bool:
-    is_array = hasattr(value, "dtype") and getattr(value, "ndim", 0) == 1
-    is_sequence = isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray)
-    return is_array or is_sequence
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray)
 
 
 def _check_depth(depth: int) -> None:
@@ -457,8 +456,11 @@ def _check_depth(depth: int) -> None:
 
 def _checked(value: Any) -> Literal:
     """Return a literal that can be compared; integers past 64 bits as SQLite sees them."""
-    if hasattr(value, "dtype") and getattr(value, "ndim", 1) == 0:
-        value = value.item()  # of NumPy, as the cells of a data frame are
+    # Of NumPy, as the cells of a data frame are. A date makes a whole number there, and what is
+    # masked a 0.
+    kind = getattr(getattr(value, "dtype", None), "kind", "")
+    if kind and kind in "biufU" and value.ndim == 0 and not hasattr(value, "mask"):
+        value = value.item()
     if not isinstance(value, str | int | float):
         raise InvalidInput(f"a value is a string, a number, true or false, not {_shown(value)}")
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 2**63:

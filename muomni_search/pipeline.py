@@ -231,7 +231,7 @@ class Pipeline:
         Raises:
             UnreadableFile: An input cannot be used and ``strict`` was asked for; what came
                 before it is committed.
-            CheckpointError: The model is damaged; what was read before is committed.
+            CheckpointError: The model is damaged; what was encoded is committed.
         """
         started = time.monotonic()
         self._progress.start(None, "adding")
@@ -250,10 +250,12 @@ class Pipeline:
             self._forget_mended_failures(corpus.roots)
             self._commit()
         except (KeyboardInterrupt, CheckpointError) as error:
-            if isinstance(error, CheckpointError):
-                with suppress(CheckpointError):  # what the towers that are whole may encode yet
-                    self._encode_waiting()
-            self._commit()
+            try:
+                if isinstance(error, CheckpointError):
+                    with suppress(CheckpointError):  # what was read before it, if it can be
+                        self._encode_waiting()
+            finally:
+                self._commit()
             raise
         finally:
             self._progress.finish()

@@ -6,8 +6,8 @@ columns, on which NumPy answers in a hundredth of the time, and with the same it
 ``sql_filter``: what a column does not tell to the last digit is left to SQL.
 
 Whether another filter will come nobody knows. So a field is read when SQL has taken as long for it
-as reading it is going to take: then all filters together take twice as long as with the better
-choice at most, whatever comes.
+as reading it is likely to take: then all filters together take about twice as long as with the
+better choice at most, whatever comes.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from __future__ import annotations
 import operator
 import threading
 from bisect import bisect_left, bisect_right
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
+from sqlite3 import DatabaseError
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,7 @@ COLUMN_BYTES = 64_000_000
 READING_TIME = 2e-6
 # A field with more different texts, or longer ones, is a name or a description.
 MOST_TEXTS, LONGEST_TEXT, MOST_TEXT_BYTES = 20_000, 1_000, 2_000_000
+TEXT_BYTES = 50  # what Python takes for each beside its letters
 # A client may ask for fields that are none.
 MOST_FIELDS = 1_000
 # Beyond, floats leave whole numbers out; SQLite compares whole numbers as such.
@@ -75,13 +77,16 @@ class Column:
         numbers: float64 (n,), NaN where there is none; None where one would be rounded.
         codes: int32 (n,), which text each has, -1 for none.
         texts: The different texts in UTF-8, sorted, as SQLite orders them.
-        is_told: Whether this tells anything: else there are too many texts to keep.
+        nbytes: About how much memory it takes.
+        is_told: Whether this tells anything: else there are too many texts to keep, or an item is
+            damaged.
     """
 
     kinds: NDArray[np.uint8]
     numbers: NDArray[np.float64] | None
     codes: NDArray[np.int32]
     texts: Sequence[bytes]
+    nbytes: int
     is_told: bool = True
 
     @classmethod
@@ -117,44 +122,60 @@ class Column:
         # From the order in which they came to that of the sorted ones; the last place is -1's.
         places = np.full(len(texts) + 1, -1, np.int32)
         places[[known[text] for text in texts]] = np.arange(len(texts))
-        return cls(kinds, numbers, places[codes], texts)
+        taken = count * ROW_BYTES + text_bytes + len(texts) * TEXT_BYTES
+        return cls(kinds, numbers, places[codes], texts, taken)
 
 
-UNTOLD = Column(np.empty(0, np.uint8), None, np.empty(0, np.int32), (), is_told=False)
+UNTOLD = Column(np.empty(0, np.uint8), None, np.empty(0, np.int32), (), 0, is_told=False)
 
 
 class Columns:
     """The columns of one version of the items, as many as there is room for.
 
     None gives way to another: asked for in turn they would be read again and again.
-
-    Args:
-        items: How many items there are, or a few more.
     """
 
-    def __init__(self, items: int) -> None:
-        self._lock = threading.Lock()
-        self._items = items
+    def __init__(self) -> None:
+        self._lock, self._reading = threading.Lock(), threading.Lock()
         self._ids: NDArray[np.int64] | None = None
         self._columns: dict[Field, Column] = {}
-        self._spent: defaultdict[Field, float] = defaultdict(float)
+        self._spent: dict[Field, float] = {}
+        self._dearest: dict[Field, float] = {}
+        self._items = -1
 
     def spend(self, fields: Collection[Field], seconds: float) -> None:
         """Count what SQL took for a filter on some fields."""
         with self._lock:
             for one in fields:
                 if one in self._spent or len(self._spent) < MOST_FIELDS:
-                    self._spent[one] += seconds / len(fields)
+                    self._spent[one] = self._spent.get(one, 0.0) + seconds / len(fields)
+                    self._dearest[one] = max(self._dearest.get(one, 0.0), seconds)
 
-    def is_worth(self, fields: Collection[Field]) -> bool:
-        """Whether columns are to answer: they are there, or there is room and reason to read."""
+    def is_worth(self, fields: Collection[Field], count: Callable[[], int]) -> bool:
+        """Whether columns are to answer: they are there, or there is room and reason to read.
+
+        Args:
+            fields: Those of a filter.
+            count: Returns how many items there are.
+        """
         with self._lock:
+            kept = [self._columns[one] for one in fields if one in self._columns]
             lacking = [one for one in fields if one not in self._columns]
-            kept = sum(1 for one in self._columns.values() if one.is_told)
-            taken = (ID_BYTES + ROW_BYTES * (kept + len(lacking))) * self._items
             spent = sum(self._spent.get(one, 0.0) for one in lacking)
-            is_due = 0 < spent >= READING_TIME * self._items * len(lacking)
-        return not lacking or (is_due and taken <= COLUMN_BYTES)
+            dearest = sum(self._dearest.get(one, 0.0) for one in lacking)
+            if not all(one.is_told for one in kept) or (lacking and not 0 < spent >= dearest):
+                return False
+            if self._items < 0:
+                self._items = count()
+            # About as long as the dearest filter on it, which may have looked at each item.
+            taken = sum(
+                max(self._dearest.get(one, 0.0), READING_TIME * self._items) for one in lacking
+            )
+        return not lacking or (spent >= taken and self._has_room(lacking))
+
+    def _has_room(self, lacking: Collection[Field]) -> bool:
+        kept = sum(one.nbytes for one in list(self._columns.values()))
+        return kept + (ID_BYTES + ROW_BYTES * len(lacking)) * self._items <= COLUMN_BYTES
 
     def matching(
         self,
@@ -171,13 +192,24 @@ class Columns:
             read_ids: Returns the ids of all items, sorted.
             read: Returns a field of all items in that order, as ``Column.of`` takes it.
         """
-        ids = read_ids() if self._ids is None else self._ids
-        found = {one: self._columns.get(one) or Column.of(read(one), len(ids)) for one in fields}
-        with self._lock:
-            self._ids = ids
-            self._columns |= found
-        mask = matching(condition, found)
-        return None if mask is None else ids[mask]
+        if not all(one in self._columns for one in fields):
+            with self._reading:  # one thread, or several would read the same and more than fits
+                lacking = [one for one in fields if one not in self._columns]
+                if not self._has_room(lacking):
+                    return None
+                if self._ids is None:
+                    self._ids = read_ids()
+                for one in lacking:
+                    column = UNTOLD
+                    with suppress(DatabaseError):  # of an item that the filter may not look at
+                        column = Column.of(read(one), len(self._ids))
+                    with self._lock:
+                        self._columns[one] = column
+                    if not column.is_told:
+                        return None
+        ids = self._ids
+        mask = matching(condition, self._columns)
+        return None if mask is None or ids is None else ids[mask]
 
 
 def matching(condition: Filter, columns: Mapping[Field, Column]) -> Mask | None:

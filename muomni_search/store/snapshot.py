@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from sqlite3 import Connection, Cursor, DatabaseError
+from sqlite3 import Connection, Cursor
 from typing import Any, Literal, NamedTuple
 from weakref import WeakSet
 
@@ -121,7 +121,7 @@ class State:
     index_files: Mapping[Modality, IndexFile]
     maps: dict[Modality, MappedRows] = field(default_factory=dict)
     arrays: _Arrays = field(default_factory=_Arrays)
-    columns: Columns = field(default_factory=lambda: Columns(0))
+    columns: Columns = field(default_factory=Columns)
 
     def map_rows(self, old: State | None) -> None:
         """Map the row files into memory, those that did not change once more as they are.
@@ -180,10 +180,7 @@ def read_state(connection: Connection, directory: Path, newest: State | None = N
         row_files={file.modality: file for file in row_files},
         index_files={file.modality: file for file in index_files},
         arrays=newest.arrays if newest and is_same else _Arrays(),
-        # No more items than rows.
-        columns=newest.columns
-        if newest and is_same
-        else Columns(sum(file.rows for file in row_files)),
+        columns=newest.columns if newest and is_same else Columns(),
     )
 
 
@@ -560,16 +557,18 @@ class Snapshot:
         if not UNIQUE.isdisjoint(fields):
             return self._numbers(*sql("SELECT id FROM items WHERE {}", asked))
         columns = self.state.columns
-        if columns.is_worth(fields):
-            # An error may be of an item that the filter itself does not look at.
-            with suppress(DatabaseError):
-                found = columns.matching(condition, fields, self._ids, self._values)
-                if found is not None:
-                    return found
+        if columns.is_worth(fields, self._count_items):
+            found = columns.matching(condition, fields, self._ids, self._values)
+            if found is not None:
+                return found
         start = time.perf_counter()
         found = self._numbers(*sql("SELECT id FROM items WHERE {}", asked))
         columns.spend(fields, time.perf_counter() - start)
         return found
+
+    def _count_items(self) -> int:
+        count: int = self.ask("SELECT count(*) FROM items").fetchone()[0]
+        return count
 
     def _ids(self) -> NDArray[np.int64]:
         return self._numbers("SELECT id FROM items ORDER BY id")

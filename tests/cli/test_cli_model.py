@@ -141,7 +141,9 @@ def test_an_empty_collection_of_another_model_says_so(
     result = muomni("add", picture, "-c", tmp_path / "c", "--model", "muomni-tiny")
     assert result.exit_code == 1
     assert f"{tmp_path / 'c'} is empty and of the model" in result.stderr
-    assert f"or: muomni drop {tmp_path / 'c'}" in result.stderr
+    assert f"or: muomni drop -c {tmp_path / 'c'}" in result.stderr
+    assert muomni("drop", "-f", "-c", tmp_path / "c").exit_code == 0
+    assert muomni("add", picture, "-c", tmp_path / "c").exit_code == 0
 
 
 def test_a_damaged_tower_is_told_and_ends_with_1(muomni: Run, damaged: Path) -> None:

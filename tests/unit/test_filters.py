@@ -259,9 +259,13 @@ def test_values_of_numpy_are_literals() -> None:
     assert repr(parse_filter(Test(("x",), "=", np.bool_(1)))) == repr(parse_filter("x = true"))
     assert parse_filter({"x": {"$gt": np.float32(0.5)}}) == parse_filter("x > 0.5")
     assert parse_filter({"x": {"$in": np.arange(3)}}) == parse_filter("x in (0, 1, 2)")
-    for bad in (np.datetime64("2020"), np.zeros((1, 1)), np.array(b"a")):
+    dates = [np.datetime64("2020"), np.datetime64("2020-01-01T00", "ns"), np.timedelta64(5, "ns")]
+    for bad in (*dates, np.zeros((1, 1)), np.array(b"a"), np.ma.masked):
         with pytest.raises(InvalidInput):
             parse_filter({"x": bad})
+    for filters in ({"x": {"$in": np.array(dates[1:2])}}, {"$and": np.array([{"a": 1}, {"b": 2}])}):
+        with pytest.raises(InvalidInput):
+            parse_filter(filters)
 
 
 def test_a_tree_of_ones_own_stays_what_it_is() -> None:

@@ -65,7 +65,7 @@ def found(store: Store, condition: Filter) -> set[str]:
             for match in snapshot.matches(modality, snapshot.matching_rows(modality, condition))
         }
         assert set(snapshot.keys_of(by_row).values()) == keys
-        in_columns = Columns(0).matching(
+        in_columns = Columns().matching(
             condition, fields_of(condition), snapshot._ids, snapshot._values
         )
         IN_COLUMNS[in_columns is not None] += 1
