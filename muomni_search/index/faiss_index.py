@@ -113,8 +113,8 @@ def products_of_pairs(
 ) -> NDArray[np.float32]:
     """Return the inner product of each pair of a query and a row, (m,); -inf for the row -1.
 
-    On the calling thread. Rows that lie anywhere are multiplied where they lie, in half the time
-    that it takes NumPy to gather and multiply them.
+    On the calling thread. Rows that lie anywhere are multiplied where they lie: NumPy would
+    gather them first.
 
     Args:
         queries: All queries (n, 256).

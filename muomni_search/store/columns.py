@@ -162,8 +162,7 @@ class Columns:
             kept = [self._columns[one] for one in fields if one in self._columns]
             lacking = [one for one in fields if one not in self._columns]
             spent = sum(self._spent.get(one, 0.0) for one in lacking)
-            dearest = sum(self._dearest.get(one, 0.0) for one in lacking)
-            if not all(one.is_told for one in kept) or (lacking and not 0 < spent >= dearest):
+            if not all(one.is_told for one in kept) or (lacking and not spent):
                 return False
             if self._items < 0:
                 self._items = count()

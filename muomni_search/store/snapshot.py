@@ -553,17 +553,16 @@ class Snapshot:
         what the filter costs is paid once for all modalities.
         """
         asked = filter_to_sql(condition)  # which refuses some, whatever way is taken
-        fields = fields_of(condition)
-        if not UNIQUE.isdisjoint(fields):
-            return self._numbers(*sql("SELECT id FROM items WHERE {}", asked))
-        columns = self.state.columns
-        if columns.is_worth(fields, self._count_items):
+        fields, columns = fields_of(condition), self.state.columns
+        may_be_kept = UNIQUE.isdisjoint(fields)
+        if may_be_kept and columns.is_worth(fields, self._count_items):
             found = columns.matching(condition, fields, self._ids, self._values)
             if found is not None:
                 return found
         start = time.perf_counter()
         found = self._numbers(*sql("SELECT id FROM items WHERE {}", asked))
-        columns.spend(fields, time.perf_counter() - start)
+        if may_be_kept:
+            columns.spend(fields, time.perf_counter() - start)
         return found
 
     def _count_items(self) -> int:
