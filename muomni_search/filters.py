@@ -21,6 +21,7 @@ import math
 import re
 import reprlib
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -422,19 +423,24 @@ def _field_test(field: tuple[str, ...], op: Any, operand: Any, depth: int) -> Fi
         return Not(_field_tests(field, operand, depth + 1))
     if op == "$exists":
         if not isinstance(operand, bool):
-            raise InvalidInput(f"$exists takes true or false, not {_shown(operand)}")
+            raise InvalidInput(
+                f"$exists of {spell_field(field)!r} takes true or false, not {_shown(operand)}"
+            )
         return Test(field, "is not null" if operand else "is null")
     if op in ("$in", "$nin"):
         is_array = hasattr(operand, "dtype") and getattr(operand, "ndim", 0) == 1
-        if not (is_array or _is_list(operand)):
-            raise InvalidInput(f"{op} needs a list, not {_shown(operand)}")
-        return Test(field, "in" if op == "$in" else "not in", tuple(map(_checked, operand)))
+        if not (is_array or _is_list(operand) or isinstance(operand, AbstractSet)):
+            raise InvalidInput(
+                f"{op} of {spell_field(field)!r} needs a list, not {_shown(operand)}"
+            )
+        values = tuple(_compared(field, one) for one in operand)
+        return Test(field, "in" if op == "$in" else "not in", values)
     if op in ("$eq", "$ne") and operand is None:
         return Test(field, "is null" if op == "$eq" else "is not null")
     if op == "$contains":
-        return Test(field, "contains", _checked(operand))
+        return Test(field, "contains", _compared(field, operand))
     if op in DICT_COMPARISONS:
-        return Test(field, DICT_COMPARISONS[op], _checked(operand))
+        return Test(field, DICT_COMPARISONS[op], _compared(field, operand))
     known = ", ".join([*DICT_COMPARISONS, "$in", "$nin", "$contains", "$exists", "$not"])
     raise InvalidInput(
         f"unknown operator {_shown(op)} of the field {spell_field(field)!r}", hint=f"one of {known}"
@@ -452,6 +458,14 @@ def _is_list(value: Any) -> bool:
 def _check_depth(depth: int) -> None:
     if depth >= MAX_DEPTH:
         raise InvalidInput(f"the filter is nested deeper than {MAX_DEPTH}")
+
+
+def _compared(field: tuple[str, ...], value: Any) -> Literal:
+    """Return a literal that a field can be compared with."""
+    try:
+        return _checked(value)
+    except InvalidInput as error:
+        raise InvalidInput(f"{error.what}, in the test of {spell_field(field)!r}") from error
 
 
 def _checked(value: Any) -> Literal:
@@ -481,10 +495,11 @@ def _checked_tree(condition: Filter) -> Filter:
     if isinstance(condition, And | Or):
         return type(condition)(tuple(map(_checked_tree, condition.terms)))
     if isinstance(condition.value, tuple):
-        return replace(condition, value=tuple(map(_checked, condition.value)))
+        values = tuple(_compared(condition.field, one) for one in condition.value)
+        return replace(condition, value=values)
     if condition.value is None:
         return condition
-    return replace(condition, value=_checked(condition.value))
+    return replace(condition, value=_compared(condition.field, condition.value))
 
 
 def _shown(value: Any) -> str:

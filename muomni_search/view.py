@@ -288,14 +288,14 @@ class View:
             InvalidInput: A bad query, k or filter.
             NotFound: A query names an item that is not there.
         """
-        whole = int | np.integer
-        if not (isinstance(k, whole) and k >= 1 and isinstance(offset, whole) and offset >= 0):
+        if not (_is_whole(k) and k >= 1 and _is_whole(offset) and offset >= 0):
             raise InvalidInput(
                 f"k must be 1 or more and offset 0 or more, whole numbers, not {k!r} and {offset!r}"
             )
         k, offset = int(k), int(offset)  # a number of NumPy's may be too small for those made of it
         is_number = isinstance(min_score, int | float | np.number) and np.isfinite(min_score)
-        if not (is_number or min_score is None or min_score == "auto"):
+        is_known = is_number or min_score is None or min_score == "auto"
+        if not is_known or isinstance(min_score, bool):
             raise InvalidInput(f"min_score is {min_score!r}", hint="give a number, or 'auto'")
         for query in queries:
             if not isinstance(query, Query) or not query.parts:
@@ -767,6 +767,10 @@ def _is_sooner_compared(snapshot: Snapshot) -> bool:
     """Whether to import FAISS takes longer than to compare all rows with one query."""
     files = snapshot.state.row_files.values()
     return "faiss" not in sys.modules and sum(file.rows for file in files) <= SOONER_COMPARED
+
+
+def _is_whole(number: Any) -> bool:
+    return isinstance(number, int | np.integer) and not isinstance(number, bool)
 
 
 def _at_least(ranked: list[_Ranked], wanted: int) -> list[_Ranked]:

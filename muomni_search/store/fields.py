@@ -9,7 +9,6 @@ from typing import Any
 
 from muomni_search.filters import COLUMNS, Filter, Test, fields_of, metadata_field, spell_field
 from muomni_search.store.snapshot import Snapshot
-from muomni_search.store.sql_filter import filter_to_sql, sql
 
 __all__ = ["lacking_fields", "summarise_fields"]
 
@@ -55,22 +54,17 @@ def lacking_fields(snapshot: Snapshot, condition: Filter) -> dict[str, list[str]
 
     Of one that lets nothing through also the item's own columns, where metadata is called so too.
     """
-
-    def is_there(test: Filter) -> bool:
-        found = snapshot.ask(*sql("SELECT id FROM items WHERE {} LIMIT 1", filter_to_sql(test)))
-        return found.fetchone() is not None
-
     fields = fields_of(condition)
     lacking = [
         spell_field(names)
         for names in sorted(fields.difference(COLUMNS))
-        if not is_there(Test(names, "is not null"))
+        if not snapshot.lets_any_through(Test(names, "is not null"))
     ]
     columns = sorted(fields.intersection(COLUMNS))
     meant = {
         spell_field(names): [spell_field(metadata_field(names))]
-        for names in (columns if columns and not is_there(condition) else ())
-        if is_there(Test(metadata_field(names), "is not null"))
+        for names in (columns if columns and not snapshot.lets_any_through(condition) else ())
+        if snapshot.lets_any_through(Test(metadata_field(names), "is not null"))
     }
     if not lacking:
         return meant

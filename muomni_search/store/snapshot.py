@@ -512,6 +512,18 @@ class Snapshot:
         rows = self._numbers(SAMPLE_OF_MANY, wanted)
         return np.sort(rows if len(rows) == most else self._numbers(SAMPLE_OF_FEW, wanted))
 
+    def lets_any_through(self, condition: Filter) -> bool:
+        """Whether there is an item that a filter lets through, of whatever modality.
+
+        That there is none takes a look at all of them, and is kept: who misspelt a field asks anew.
+        """
+
+        def look() -> NDArray[np.int64]:
+            return self._numbers(*sql("SELECT id FROM items WHERE {} LIMIT 1", asked))
+
+        asked = filter_to_sql(condition)
+        return len(self.state.arrays.get(("any", repr(condition)), look)) > 0
+
     def matching_rows(self, modality: Modality, condition: Filter) -> NDArray[np.int64]:
         """Return the rows of the items that a filter lets through, sorted; read-only."""
         # Its text, for 1, 1.0 and true are one key of a dict but three filters.

@@ -360,6 +360,8 @@ def test_an_index_answers_like_the_rows_and_says_so(path: Path) -> None:
         (lambda: Query.text("x"), {"k": -1}, InvalidInput, "k must be 1"),
         (lambda: Query.text("x"), {"offset": -1}, InvalidInput, "offset"),
         (lambda: Query.text("x"), {"k": 1.5}, InvalidInput, "k must be 1"),
+        (lambda: Query.text("x"), {"k": True}, InvalidInput, "k must be 1"),
+        (lambda: Query.text("x"), {"min_score": True}, InvalidInput, "min_score is True"),
         (lambda: Query.text("x"), {"where": 5}, InvalidInput, "filter"),
         (lambda: None, {}, InvalidInput, "no query"),
         (lambda: 5, {}, InvalidInput, "no query"),

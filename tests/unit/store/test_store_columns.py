@@ -20,6 +20,7 @@ from muomni_search.filters import Test, parse_filter
 from muomni_search.items import DIM, Modality, Span
 from muomni_search.store import columns, snapshot
 from muomni_search.store.columns import Column, Columns, matching
+from muomni_search.store.fields import lacking_fields
 from muomni_search.store.snapshot import Snapshot
 from muomni_search.store.sql_filter import field_values
 from muomni_search.store.store import NewItem, Store
@@ -122,6 +123,26 @@ def test_what_was_committed_since_is_found(store: Store) -> None:
         assert reads(seen, "year > 2038") == ([39, 40], 1)
         assert reads(seen, "year < 2002") == ([0, 1, 41], 1)
         assert reads(seen, "year = 1900") == ([41], 0)
+
+
+def test_that_no_item_has_a_field_is_looked_up_once_a_version(store: Store) -> None:
+    def looks(text: str) -> tuple[dict[str, list[str]], int]:
+        condition = parse_filter(text)
+        assert condition is not None
+        statements: list[str] = []
+        with store.snapshot() as seen:
+            seen.connection.set_trace_callback(statements.append)
+            lacking = lacking_fields(seen, condition)
+            seen.connection.set_trace_callback(None)
+        return lacking, sum(one.startswith("SELECT id FROM items WHERE") for one in statements)
+
+    assert looks("yaer > 2000") == ({"yaer": ["year"]}, 1)
+    assert looks("yaer > 2001 and kind = 'a'") == ({"yaer": ["year"]}, 1)
+    assert looks("yaer > 2000") == ({"yaer": ["year"]}, 0)
+    with store.write() as writer:
+        writer.put([item(50, yaer=2050)])
+    assert looks("yaer > 2000") == ({}, 1)
+    assert looks("yaer > 2000") == ({}, 0)
 
 
 @pytest.mark.parametrize(
