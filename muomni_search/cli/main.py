@@ -14,6 +14,7 @@ import click
 
 from muomni_search.cli.options import debug_option, wants_debug
 from muomni_search.cli.output import complain
+from muomni_search.cores import short_waits
 from muomni_search.errors import MuomniError
 
 # In the order of `muomni --help`; each is a module of this package with an attribute `command`.
@@ -155,6 +156,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; the entry point of the console script."""
+    os.environ.update(short_waits())  # before a command loads PyTorch
     if sys.stdout is None:
         # Somebody closed it (`muomni list >&-`): an answer would go nowhere, unnoticed.
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  till the end

@@ -2,7 +2,8 @@
 
 The wheel's OpenBLAS takes recent processors for old ones and multiplies 4 to 6 times too slowly.
 It reads ``OPENBLAS_CORETYPE`` when it is loaded, so the right name stands in the environment for
-just that moment: NumPy's newer OpenBLAS, loaded before, and child processes never see it.
+just that moment: NumPy's newer OpenBLAS, loaded before, and child processes never see it. So does
+what tells its threads not to wait for one another at the cost of others.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from muomni_search.cores import processor_flags, usable_cores
+from muomni_search.cores import processor_flags, short_waits, usable_cores
 from muomni_search.errors import CorruptData
 from muomni_search.index.protocol import CODES
 from muomni_search.items import DIM
@@ -52,16 +53,16 @@ def _processor_core() -> str | None:
 
 
 def _import_faiss() -> Any:
+    wanted = short_waits()
     core = _processor_core()
-    if core is None or CORE_VARIABLE in os.environ:
-        import faiss
-
-        return faiss
-    os.environ[CORE_VARIABLE] = core
+    if core is not None and CORE_VARIABLE not in os.environ:
+        wanted = wanted | {CORE_VARIABLE: core}
+    os.environ.update(wanted)
     try:
         import faiss
     finally:
-        del os.environ[CORE_VARIABLE]
+        for name in wanted:
+            del os.environ[name]
     return faiss
 
 

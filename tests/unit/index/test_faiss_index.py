@@ -16,6 +16,8 @@ import pytest
 import vector_helpers
 from vector_helpers import rows_of
 
+from muomni_search.cli.main import main
+from muomni_search.cores import WAITING
 from muomni_search.errors import CorruptData
 from muomni_search.index import faiss_index, planner
 from muomni_search.index.exact import MARGIN, exact_top_rows
@@ -65,6 +67,44 @@ def test_a_core_type_that_the_user_set_is_respected_and_left():
     seen = imported("Haswell")
     assert seen["variable"] == "Haswell"
     assert seen["faiss"].upper() == "HASWELL"
+
+
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        ({}, "GOMP_SPINCOUNT = '3000'"),
+        ({"GOMP_SPINCOUNT": "77"}, "GOMP_SPINCOUNT = '77'"),
+        ({"OMP_WAIT_POLICY": "active"}, "OMP_WAIT_POLICY = 'ACTIVE'"),
+    ],
+)
+def test_threads_wait_for_one_another_as_the_user_says_or_not_for_long(own, told):
+    code = (
+        "import json, os; from muomni_search.index import faiss_index; "
+        "print(json.dumps({**os.environ}))"
+    )
+    kept = {name: value for name, value in os.environ.items() if name not in WAITING}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**kept, "OMP_DISPLAY_ENV": "verbose", **own},
+    )
+    if "GOMP_SPINCOUNT" not in done.stderr:
+        pytest.skip("FAISS has another OpenMP than GNU's here")
+    assert told in done.stderr
+    left = json.loads(done.stdout)
+    assert {name: left[name] for name in left if name in WAITING} == own
+
+
+def test_the_command_says_how_threads_wait_before_pytorch_is_loaded(monkeypatch, capsys):
+    for name in WAITING:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "argv", ["muomni", "--version"])
+    with pytest.raises(SystemExit):
+        main()
+    assert os.environ.pop("GOMP_SPINCOUNT") == "3000"
+    assert capsys.readouterr().out.startswith("muomni")
 
 
 def test_only_one_module_imports_faiss():
