@@ -61,6 +61,8 @@ CHUNK_RECORDS = 2_000
 BATCH_PIECES = 128
 COMMIT_ITEMS = 10_000
 COMMIT_SECONDS = 5.0
+# The items of a content that so many have are looked up once a run.
+MANY_ALIKE = 8
 # How many records are read ahead of the encoder, by how many threads at most: each may hold one
 # decoded file.
 READ_AHEAD = 32
@@ -222,6 +224,8 @@ class Pipeline:
         self._failed: set[str] = set()
         # Items that something else than their file, which may be gone, brought again.
         self._kept: set[str] = set()
+        # Of contents that many items have: those whose files were not seen to be there yet.
+        self._alike: dict[str, deque[Known]] = {}
         with store.snapshot() as snapshot:
             self._failing = {failure.source for failure in snapshot.failures()}
 
@@ -229,9 +233,10 @@ class Pipeline:
         """Bring the store up to date with ``corpus``; return what was done.
 
         Raises:
-            UnreadableFile: An input cannot be used and ``strict`` was asked for; what came
-                before it is committed.
-            CheckpointError: The model is damaged; what was encoded is committed.
+            UnreadableFile: An input cannot be used and ``strict`` was asked for.
+            CheckpointError: The model is damaged.
+            Exception: Whatever ends the records early. What was encoded before any of these is
+                committed.
         """
         started = time.monotonic()
         self._progress.start(None, "adding")
@@ -249,7 +254,7 @@ class Pipeline:
             self._encode_waiting()
             self._forget_mended_failures(corpus.roots)
             self._commit()
-        except (KeyboardInterrupt, CheckpointError) as error:
+        except BaseException as error:  # of whoever gives the records too
             try:
                 if isinstance(error, CheckpointError):
                     with suppress(CheckpointError):  # what was read before it, if it can be
@@ -448,15 +453,17 @@ class Pipeline:
 
     def _not_moved(self, reads: Sequence[_Read]) -> list[_Read]:
         """Stage those that are known items under a new name; return the others."""
-        new = {read.content_hash for read in reads if _may_have_moved(read)}
-        known: dict[str, list[Known]] = {}
+        new = {read.content_hash for read in reads if _may_have_moved(read)} - self._alike.keys()
+        known: dict[str, deque[Known]] = {}
         if new:
             with self._store.snapshot() as snapshot:
-                known = snapshot.by_hash(new)
+                known = {one: deque(found) for one, found in snapshot.by_hash(new).items()}
+        self._alike |= {one: found for one, found in known.items() if len(found) >= MANY_ALIKE}
         others = []
         for read in reads:
-            candidates = known.get(read.content_hash, []) if _may_have_moved(read) else []
-            old = next((one for one in candidates if self._has_moved(one, read)), None)
+            digest = read.content_hash
+            candidates = self._alike.get(digest) or known.get(digest) or deque()
+            old = self._moved_from(candidates, read) if _may_have_moved(read) else None
             if old is None:
                 others.append(read)
                 continue
@@ -466,14 +473,27 @@ class Pipeline:
             self.report.moved += 1
         return others
 
-    def _has_moved(self, old: Known, read: _Read) -> bool:
-        return (
-            old.modality == read.record.modality
-            and old.key not in self.moved_keys
-            and old.key not in self._kept
-            and old.source is not None
-            and is_gone(old.source)
-        )
+    def _moved_from(self, candidates: deque[Known], read: _Read) -> Known | None:
+        """Return an item whose file is gone; take it and those before it from the candidates.
+
+        What is there is not looked at again in this run: of thousands of files that are all alike
+        each would be held against each.
+        """
+        others = []
+        found = None
+        while candidates and found is None:
+            old = candidates.popleft()
+            if old.modality != read.record.modality:
+                others.append(old)  # which may be the one of a file that is to come
+            elif (
+                old.key not in self.moved_keys
+                and old.key not in self._kept
+                and old.source is not None
+                and is_gone(old.source)
+            ):
+                found = old
+        candidates.extendleft(reversed(others))
+        return found
 
     def _fail(self, problem: Problem) -> None:
         self.report.failed += 1
@@ -506,7 +526,11 @@ class Pipeline:
         if self._dry_run or not (staged or staged.mended):
             return
         with self._store.write(fingerprint=self._model.fingerprint()) as writer:
-            _write(writer, staged)
+            try:
+                _write(writer, staged)
+            except KeyboardInterrupt:
+                self._staged = staged  # none of it is written: it is tried once more
+                raise
 
     def _forget_mended_failures(self, roots: Sequence[str]) -> None:
         """Drop the failures of what was read whole and did not fail again: mended, or gone."""

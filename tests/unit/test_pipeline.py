@@ -112,6 +112,32 @@ def test_a_copy_is_no_move_and_of_two_copies_one_is(place: Collection, folder: P
     assert told(add(place, folder)) == {"added": 1, "moved": 1, "unchanged": 5}
 
 
+def test_files_that_are_all_alike_are_not_each_held_against_each(
+    place: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "BATCH_PIECES", 8)
+    looked_at: list[str] = []
+    is_gone = pipeline.is_gone
+    monkeypatch.setattr(pipeline, "is_gone", lambda one: looked_at.append(one) or is_gone(one))
+    for number in range(60):
+        write(tmp_path / f"first/a{number:02}.txt", "a placeholder")
+        write(tmp_path / f"second/b{number:02}.txt", "a placeholder")
+    assert told(add(place, tmp_path / "first")) == {"added": 60}
+    looked_at.clear()
+    assert told(add(place, tmp_path / "second")) == {"added": 60}
+    assert len(looked_at) == len(set(looked_at)) == 60
+    # Those that moved are found among them all the same, each for one.
+    for number in (3, 31, 59):
+        (tmp_path / f"first/a{number:02}.txt").rename(tmp_path / f"second/c{number:02}.txt")
+    write(tmp_path / "second/d.txt", "a placeholder")
+    assert told(add(place, tmp_path / "second")) == {"moved": 3, "added": 1, "unchanged": 60}
+    keys = [item.key for item in place.items()]
+    assert [key for key in keys if key[0] in "cd"] == ["c03.txt", "c31.txt", "c59.txt", "d.txt"]
+    assert len(keys) == 121
+    assert "a31.txt" not in keys
+    assert place.verify() == []
+
+
 def test_a_key_that_a_moved_file_left_may_be_taken_in_the_same_run(
     place: Collection, tmp_path: Path
 ) -> None:
@@ -506,6 +532,47 @@ def test_ctrl_c_keeps_what_was_encoded_and_the_next_run_goes_on(
     assert kept == [f"k{n:03}" for n in range(len(kept))]
     assert place.verify() == []
     assert told(add(place, rows)) == {"unchanged": len(kept), "added": 200 - len(kept)}
+
+
+@pytest.mark.parametrize("error", [RuntimeError, OSError, KeyboardInterrupt, SystemExit])
+def test_what_came_before_the_records_end_early_is_kept(
+    place: Collection, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    monkeypatch.setattr(pipeline, "CHUNK_RECORDS", 50)
+
+    def records() -> Iterator[Record]:
+        for number in range(3_000):
+            vector = np.eye(1, DIM, number % DIM, np.float32)[0]
+            yield Record(f"v{number:04}", Modality.TEXT, "made", vector=vector)
+        raise error("the database went away")
+
+    with pytest.raises(error, match="went away"):
+        place.add(records())
+    # But for those that were being checked, or looked up together.
+    kept = [item.key for item in place.items()]
+    assert kept == [f"v{number:04}" for number in range(len(kept))]
+    assert len(kept) >= 1_500
+    assert place.verify() == []
+
+
+def test_ctrl_c_in_a_commit_is_no_reason_to_lose_it(
+    place: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = table(tmp_path / "t.jsonl", *({"key": f"k{n}", "text": f"word {n}"} for n in range(9)))
+    write_staged, calls = pipeline._write, []
+
+    def stopped(writer: Any, staged: Any) -> None:
+        write_staged(writer, staged)
+        calls.append(len(staged))
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "_write", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        add(place, rows)
+    assert calls == [9, 9]
+    assert len(list(place.items())) == 9
+    assert place.verify() == []
 
 
 def test_ready_vectors_among_texts_and_failures(place: Collection) -> None:
