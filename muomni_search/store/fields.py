@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from muomni_search.filters import COLUMNS, Filter, Test, fields_of, metadata_field, spell_field
 from muomni_search.store.snapshot import Snapshot
@@ -68,13 +72,19 @@ def lacking_fields(snapshot: Snapshot, condition: Filter) -> dict[str, list[str]
     }
     if not lacking:
         return meant
-    # An index is no field: one may be kept of what no item has.
-    known = [name for name, one in summarise_fields(snapshot, most=PAGE).items() if one["items"]]
+    known = snapshot.state.arrays.get(("fields",), partial(_names, snapshot)).tolist()
     return meant | {
         name: get_close_matches(name, known)
         or [one for one in known if one.casefold() == name.casefold()]
         for name in lacking
     }
+
+
+def _names(snapshot: Snapshot) -> NDArray[np.object_]:
+    """Return the fields that the first items have, as filters spell them."""
+    known = summarise_fields(snapshot, most=PAGE)
+    # An index is no field: one may be kept of what no item has.
+    return np.array([name for name, one in known.items() if one["items"]], object)
 
 
 def _count(counter: Counter[Any], value: Any) -> None:

@@ -17,6 +17,7 @@ from weakref import WeakSet
 import numpy as np
 from numpy.typing import NDArray
 
+from muomni_search.documents import hash_content
 from muomni_search.errors import CorruptData
 from muomni_search.filters import Filter, fields_of
 from muomni_search.items import Item, Modality, Span
@@ -89,22 +90,51 @@ class _Arrays:
         self._lock = threading.Lock()
         self._arrays: OrderedDict[tuple[str, ...], NDArray[Any]] = OrderedDict()
         self._bytes = 0
+        self._turns: dict[tuple[str, ...], threading.Lock] = {}
 
     def get(self, key: tuple[str, ...], make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        """Return an array; who asks for one that is being made waits for it.
+
+        To make one may take others, but none in a circle.
+        """
         with self._lock:
-            if key in self._arrays:
-                self._arrays.move_to_end(key)
-                return self._arrays[key]
-        made = make()
-        made.flags.writeable = False
+            if (kept := self._kept(key)) is not None:
+                return kept
+            turn = self._turns.setdefault(key, threading.Lock())
+        with turn:
+            with self._lock:
+                if (kept := self._kept(key)) is not None:
+                    return kept
+            try:
+                made = make()
+                made.flags.writeable = False
+                self._keep(key, made)
+            finally:
+                with self._lock:
+                    self._turns.pop(key, None)
+        return made
+
+    def _kept(self, key: tuple[str, ...]) -> NDArray[Any] | None:
+        if key in self._arrays:
+            self._arrays.move_to_end(key)
+        return self._arrays.get(key)
+
+    def _keep(self, key: tuple[str, ...], made: NDArray[Any]) -> None:
         with self._lock:
-            if key not in self._arrays:  # another thread may have made it too
+            if key not in self._arrays:  # of two who waited for one that failed each makes it
                 self._arrays[key] = made
                 self._bytes += made.nbytes + EACH_ARRAY_BYTES
             while self._bytes > ARRAY_BYTES and len(self._arrays) > 1:
                 _, oldest = self._arrays.popitem(last=False)
                 self._bytes -= oldest.nbytes + EACH_ARRAY_BYTES
-        return made
+
+
+def _named(condition: Filter | None) -> str:
+    """Return the name under which what a filter finds is kept: short, however long its lists are.
+
+    By its text, for 1, 1.0 and true are one key of a dict but three filters.
+    """
+    return hash_content(repr(condition).encode(errors="surrogatepass"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -522,12 +552,11 @@ class Snapshot:
             return self._numbers(*sql("SELECT id FROM items WHERE {} LIMIT 1", asked))
 
         asked = filter_to_sql(condition)
-        return len(self.state.arrays.get(("any", repr(condition)), look)) > 0
+        return len(self.state.arrays.get(("any", _named(condition)), look)) > 0
 
     def matching_rows(self, modality: Modality, condition: Filter) -> NDArray[np.int64]:
         """Return the rows of the items that a filter lets through, sorted; read-only."""
-        # Its text, for 1, 1.0 and true are one key of a dict but three filters.
-        return self._matching_rows(modality, condition, repr(condition))
+        return self._matching_rows(modality, condition, _named(condition))
 
     def _matching_rows(self, modality: Modality, condition: Filter, key: str) -> NDArray[np.int64]:
         return self.state.arrays.get(
@@ -540,7 +569,7 @@ class Snapshot:
 
     def counting(self, modality: Modality, condition: Filter | None) -> Counting:
         """Return which rows are live and let through by a filter; all arrays are read-only."""
-        key = repr(condition)
+        key = _named(condition)
         rows = None if condition is None else self._matching_rows(modality, condition, key)
         return Counting(
             rows,
@@ -731,11 +760,25 @@ class Snapshot:
 
     def count_items(self, condition: Filter | None) -> dict[Modality, int]:
         """Return how many items of each modality a filter lets through."""
-        own = all_of() if condition is None else filter_to_sql(condition)
-        found = self._found(
-            sql("SELECT modality, count(*) FROM items WHERE {} GROUP BY modality", own)
-        )
-        return dict.fromkeys(Modality, 0) | {Modality(name): count for name, count in found}
+        key = _named(condition)
+
+        def count() -> NDArray[np.int64]:
+            if condition is None:
+                there = self.counts()
+                return np.array([there[one]["items"] if one in there else 0 for one in Modality])
+            return np.array([self._count_owners(one, condition, key) for one in Modality])
+
+        counts = self.state.arrays.get(("count", key), count)
+        return dict(zip(Modality, counts.tolist(), strict=True))
+
+    def _count_owners(self, modality: Modality, condition: Filter, key: str) -> int:
+        """Return how many items of a modality a filter lets through, by what a search keeps."""
+        rows, file = self._matching_rows(modality, condition, key), self.row_file(modality)
+        if file is None:
+            return 0
+        are_few = len(rows) <= LOOKED_UP_SHARE * file.rows
+        owners = self.owners_of(modality, rows) if are_few else self.row_items(modality)[rows]
+        return len(np.unique(owners))
 
     def failures(self) -> list[Failure]:
         """Return the inputs that could not be used, by source."""

@@ -244,9 +244,9 @@ async def fields(context: Context, name: Name) -> Response:
 
     def look() -> bytes:
         with context.collections.open(name) as collection, collection.view() as view:
-            # The revision: to keep an index of a field changes no item.
-            now = view.snapshot.state
-            state = ("fields", name, now.created, now.revision)
+            # To keep an index of a field changes no item.
+            now, indexed = view.snapshot.state, view.snapshot.indexed_fields()
+            state = ("fields", name, now.created, now.version, *indexed)
 
             def make() -> bytes:
                 told = summarise_fields(view.snapshot, values=COMMON_VALUES)
