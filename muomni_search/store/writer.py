@@ -330,9 +330,13 @@ class Writer(Snapshot):
         self._change(key, {**values, "key": record.key})
 
     def _change(self, key: str, values: dict[str, Any]) -> None:
-        """Change columns of an item; a checksum that does not fit before does not fit after."""
-        self.changes()
+        """Change columns of an item; a checksum that does not fit before does not fit after.
+
+        Where and when a file lies is no part of the item: who keeps what was made of all items need
+        not make it again.
+        """
         for old, is_whole in list(self._summed([key])):
+            self.changes(items=any(old[one] != values[one] for one in old.keys() & values.keys()))
             checksum = _checksum({**old, **values}) if is_whole else None
             self.transaction.execute(CHANGE_ITEM, {"old_key": key, **values, "checksum": checksum})
 

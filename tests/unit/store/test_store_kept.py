@@ -7,13 +7,14 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from muomni_search.filters import Filter, parse_filter
-from muomni_search.items import DIM, Modality
+from muomni_search.items import DIM, Modality, Record
 from muomni_search.store import snapshot
 from muomni_search.store.snapshot import Snapshot
 from muomni_search.store.store import NewItem, Store
@@ -98,6 +99,34 @@ def test_one_that_failed_is_made_by_the_next_who_asks(store: Store) -> None:
     assert 7 in found
     with store.snapshot() as seen:
         assert not seen.state.arrays._turns
+
+
+def test_a_file_that_was_only_touched_leaves_what_is_kept(store: Store) -> None:
+    def touched(**facts: Any) -> Record:
+        known = {"source": None, "metadata": {"year": 3}, **facts}
+        return Record("text3", Modality.TEXT, "text3", **known)
+
+    def version_after(record: Record) -> tuple[int, int]:
+        with store.write() as writer:
+            writer.touch("text3", record, "hash")
+        with store.snapshot() as seen:
+            return seen.state.version, seen.state.revision
+
+    version, revision = version_after(touched())  # its hash is new
+    assert version_after(touched(size=7, mtime_ns=8, root="r")) == (version, revision + 1)
+    with store.snapshot() as seen:
+        known = seen.known(["text3"])["text3"]
+        assert (known.size, known.mtime_ns, known.root) == (7, 8, "r")
+        seen.matching_rows(Modality.TEXT, parsed("year = 3"))
+        arrays = seen.state.arrays
+    assert version_after(touched(size=9)) == (version, revision + 2)
+    with store.snapshot() as seen:
+        assert seen.state.arrays is arrays
+    assert version_after(touched(metadata={"year": 4})) == (version + 1, revision + 3)
+    assert version_after(touched(metadata={"year": 4}, source="s")) == (version + 2, revision + 4)
+    with store.snapshot() as seen:
+        assert seen.matching_rows(Modality.TEXT, parsed("year = 3")).tolist() == []
+        assert seen.matching_rows(Modality.TEXT, parsed("source = 's'")).tolist() == [3]
 
 
 def test_items_are_counted_by_what_a_search_keeps(
