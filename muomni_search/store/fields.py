@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,13 @@ PAGE = 10_000
 MOST_DIFFERENT = 10_000
 
 
+class _Counted(NamedTuple):
+    """What a field holds: how often which types, and which values."""
+
+    types: Counter[str]
+    values: Counter[tuple[type, Any]]
+
+
 def summarise_fields(
     snapshot: Snapshot, *, values: int = 0, most: int | None = None
 ) -> dict[str, dict[str, Any]]:
@@ -30,26 +37,28 @@ def summarise_fields(
         snapshot: The state that is looked at.
         values: How many of the commonest values to tell as well, with a count each; of a list,
             its elements. Of a field with very many different ones, those of the first items.
-        most: Look at so many items at most; at all by default.
+        most: Look at so many items at most, from among all; at all by default.
     """
-    counts: dict[tuple[str, ...], Counter[str]] = {}
-    common: dict[tuple[str, ...], Counter[Any]] = {}
+    found: dict[tuple[str, ...], _Counted] = {}
     for metadata in snapshot.iter_metadata(most):
         for path, value in _fields(metadata):
-            names = metadata_field(path)
-            kind = TYPES.get(type(value), "null")
-            counts.setdefault(names, Counter())[kind] += 1
+            counted = found.get(path)
+            if counted is None:
+                counted = found[path] = _Counted(Counter(), Counter())
+            counted.types[TYPES.get(type(value), "null")] += 1
             if values:
-                _count(common.setdefault(names, Counter()), value)
+                _count(counted.values, value)
     indexed = set(snapshot.indexed_fields())
+    counts = dict.fromkeys(indexed, _Counted(Counter(), Counter()))
+    counts |= {metadata_field(path): counted for path, counted in found.items()}
     return {
         spell_field(names): {
-            "items": counts.get(names, Counter()).total(),
-            "types": dict(counts.get(names, Counter()).most_common()),
+            "items": counts[names].types.total(),
+            "types": dict(counts[names].types.most_common()),
             "indexed": names in indexed,
-            **({"values": _commonest(common.get(names, Counter()), values)} if values else {}),
+            **({"values": _commonest(counts[names].values, values)} if values else {}),
         }
-        for names in sorted(counts.keys() | indexed)
+        for names in sorted(counts)
     }
 
 

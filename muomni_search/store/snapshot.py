@@ -372,7 +372,7 @@ ITEM_COLUMNS = f"{OWN_COLUMNS}, {SEGMENT_COUNT}"
 ITEM = f"SELECT {ITEM_COLUMNS} FROM items"  # noqa: S608  (all of it stands here)
 ITEMS_BY_ID = Lookup(f"{ITEM} WHERE id IN ({{wanted}})")
 ITEMS_BY_KEY = Lookup(f"{ITEM} WHERE key IN ({{wanted}})")
-METADATA = f"SELECT {', '.join(MetadataRow._fields)} FROM items LIMIT ?"  # noqa: S608
+METADATA = f"SELECT {', '.join(MetadataRow._fields)} FROM items WHERE id % ? = 0 LIMIT ?"  # noqa: S608
 # What a hit shows of its item beside what is known of its row.
 SHOWN_BY_ID = Lookup("SELECT id, key, source, text, metadata FROM items WHERE id IN ({wanted})")
 KEYS_BY_ID = Lookup("SELECT id, key FROM items WHERE id IN ({wanted})")
@@ -713,12 +713,13 @@ class Snapshot:
             yield item_of(ItemRow._make(row))
 
     def iter_metadata(self, most: int | None = None) -> Iterator[dict[str, Any]]:
-        """Yield the metadata of items, of so many at most.
+        """Yield the metadata of items, of so many at most, from among all.
 
         Raises:
             CorruptData: From the iterator: one is not what was written.
         """
-        for row in self._streamed(METADATA, [NO_LIMIT if most is None else most]):
+        step = 1 if most is None else max(1, sum(self.count_items(None).values()) // most)
+        for row in self._streamed(METADATA, [step, NO_LIMIT if most is None else most]):
             yield _metadata_of(MetadataRow._make(row))
 
     def iter_keys(self, modality: Modality | None = None) -> Iterator[str]:

@@ -103,7 +103,7 @@ const spelled = asked => ({
 
 export const collections = () => ask("collections").then(told => told.collections);
 export const health = () => ask("health");
-export const fields = collection => ask(at(collection, "fields")).then(told => told.fields);
+export const fields = collection => ask(at(collection, "fields", undefined, "?most=20000")).then(told => told.fields);
 export const item = (collection, key) => ask(at(collection, "item", key));
 export const remove = (collection, key) => ask(at(collection, "item", key), { method: "DELETE" });
 export const search = (collection, asked, signal) => ask(at(collection, "search"), { json: spelled(asked), signal });

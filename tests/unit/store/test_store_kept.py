@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from muomni_search.filters import Filter, parse_filter
 from muomni_search.items import DIM, Modality, Record
 from muomni_search.store import snapshot
+from muomni_search.store.fields import summarise_fields
 from muomni_search.store.snapshot import Snapshot
 from muomni_search.store.store import NewItem, Store
 
@@ -127,6 +128,19 @@ def test_a_file_that_was_only_touched_leaves_what_is_kept(store: Store) -> None:
     with store.snapshot() as seen:
         assert seen.matching_rows(Modality.TEXT, parsed("year = 3")).tolist() == []
         assert seen.matching_rows(Modality.TEXT, parsed("source = 's'")).tolist() == [3]
+
+
+def test_fields_are_told_by_some_items_from_among_all(store: Store) -> None:
+    with store.snapshot() as seen:
+        assert summarise_fields(seen)["year"]["items"] == 2 * COUNT
+        years = [one["year"] for one in seen.iter_metadata(12)]
+        assert len(years) == 12
+        assert max(years) - min(years) > COUNT / 2
+        assert len(list(seen.iter_metadata(7))) == 7
+        assert len(list(seen.iter_metadata(2 * COUNT))) == 2 * COUNT
+        assert len(list(seen.iter_metadata(1_000))) == 2 * COUNT
+        told = summarise_fields(seen, values=5, most=12)["year"]
+        assert (told["items"], len(told["values"])) == (12, 5)
 
 
 def test_items_are_counted_by_what_a_search_keeps(
