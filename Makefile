@@ -67,6 +67,7 @@ bench: $(PEERS)/.ready ## speed, size and recall beside the peers: SIZE=100000 S
 
 speed: $(READY) ## speed of each part, beside its bare cost
 	$(BIN)/python benchmarks/index.py
+	$(BIN)/python benchmarks/busy.py
 	$(BIN)/python benchmarks/path.py
 	$(BIN)/python benchmarks/filters.py
 	$(BIN)/python benchmarks/batch.py

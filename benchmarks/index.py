@@ -10,17 +10,14 @@ constant gap and noisy, as words are that ask for pictures. Compare ratios withi
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from common import SEED, describe_machine, make_rows, table
+from common import SEED, busy, describe_machine, make_rows, table
 
 from muomni_search.index import faiss_index, planner
 from muomni_search.index.faiss_index import FourBitScan
@@ -118,18 +115,6 @@ def codes(
             p50 = np.median(times(ask, np.concatenate(list(asked.values()))))
             found.append(f"{p50:.2f}: {' / '.join(f'{share:.4f}' for share in shares)}")
         yield str(count), f"{built:.1f}", f"{count * len(rows) / 2e6:.1f}", f"{scan:.2f}", *found
-
-
-@contextmanager
-def busy(count: int) -> Iterator[None]:
-    """Keep so many cores busy with something else."""
-    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for other in others:
-            other.kill()
-            other.wait()
 
 
 def parts(rows: np.ndarray, queries: np.ndarray, k: int) -> Iterator[Sequence[str]]:

@@ -13,7 +13,7 @@ __all__ = ["processor_flags", "short_waits", "usable_cores"]
 # GNU OpenMP's threads (FAISS's, PyTorch's, those of FAISS's OpenBLAS) look so often whether the
 # others are done before they sleep. By default they look 300,000 times, on cores that another
 # program may want, and are parted from them for it: with one busy core of two, products of matrices
-# took many times as long. So few cost nothing where all cores are free.
+# took many times as long. So few cost nothing where all cores are free (benchmarks/busy.py).
 SPINS = {"GOMP_SPINCOUNT": "3000"}
 # What else says how they wait: whoever set it is to have it.
 WAITING = (*SPINS, "OMP_WAIT_POLICY")
