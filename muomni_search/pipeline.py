@@ -635,6 +635,7 @@ def prune(
     force: bool,
     dry_run: bool,
     moved: Collection[str] = (),
+    keys: Collection[str] | None = None,
 ) -> int:
     """Delete the items of ``roots`` whose files are gone; return how many.
 
@@ -644,6 +645,8 @@ def prune(
         force: Delete them whatever happened to the folder.
         dry_run: Count them, and delete nothing.
         moved: Keys that a dry run found under a new name.
+        keys: Look only at the items of these keys, and at those below them, for nothing else is
+            known to have changed; at all by default.
 
     Raises:
         Conflict: A root is missing, or more than half of its items are gone, and not ``force``:
@@ -656,11 +659,13 @@ def prune(
                 f"{root} is missing, so nothing of it was removed", hint="-f removes its items"
             )
         with store.snapshot() as snapshot:
-            known = [item for item in snapshot.known_under(str(root)) if item.key not in moved]
+            under = snapshot.known_under(str(root), keys)
+            known = [item for item in under if item.key not in moved]
+            total = len(known) if keys is None else snapshot.count_under(str(root))
         vanished = [item.key for item in known if _has_vanished(item)]
-        if 2 * len(vanished) > len(known) and not force:
+        if 2 * len(vanished) > total and not force:
             raise Conflict(
-                f"{len(vanished)} of {len(known)} files of {root} are gone, nothing was removed",
+                f"{len(vanished)} of {total} files of {root} are gone, nothing was removed",
                 hint="check that the disk is mounted; -f removes them all the same",
             )
         gone += vanished

@@ -18,7 +18,7 @@ import select
 import stat
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +27,12 @@ from typing import Any, NamedTuple
 
 from muomni_search import durable
 from muomni_search.collection import Collection, Limits
+from muomni_search.documents import key_prefix
 from muomni_search.errors import Conflict, InvalidInput, MuomniError, NotFound
 from muomni_search.ingest.folder import IGNORE_FILE, Entry
 from muomni_search.ingest.manifest import Corpus, read_corpus
 from muomni_search.items import Problem, Record
-from muomni_search.pipeline import Report, is_gone
+from muomni_search.pipeline import Report, is_gone, prune
 from muomni_search.progress import Progress, Silent
 
 __all__ = ["DEBOUNCE_SECONDS", "RESCAN_SECONDS", "TEMPORARY", "watch_folders"]
@@ -82,13 +83,13 @@ def watch_folders(
 ) -> Iterator[Report]:
     """Keep a collection in step with folders; yield a report for each batch that did something.
 
-    Each batch is ``Collection.add`` with ``prune_roots``, for the paths that changed. A file is
-    taken when its size and time stayed the same for ``debounce``. A folder that is away is waited
-    for, and so is a disk below one that was mounted when the watch read it: nothing of it is
-    removed. A watch that begins while such a disk is away cannot know of it, and removes its items
-    unless they are more than half of the folder's: watch a disk as a folder of its own. Where
-    another writer holds the collection, it moves to another model, or the disk is full, a batch is
-    put off and tried again.
+    Each batch is ``Collection.add`` and its pruning, for the paths that changed. A file is taken
+    when its size and time stayed the same for ``debounce``. A folder that is away is waited for,
+    and so is a disk below one that was mounted when the watch read it: nothing of it is removed. A
+    watch that begins while such a disk is away cannot know of it, and removes its items unless they
+    are more than half of the folder's: watch a disk as a folder of its own. Where another writer
+    holds the collection, it moves to another model, or the disk is full, a batch is put off and
+    tried again.
 
     Args:
         collection: What to keep up to date.
@@ -254,6 +255,7 @@ class _Watch:
         self._roots = roots
         self._stop = stop
         self._prefix = prefix
+        self._start = key_prefix(prefix)
         self._exclude = exclude
         self._force = force
         self._limits = limits
@@ -274,6 +276,8 @@ class _Watch:
         self._known_places: set[tuple[Path, int]] = set()
         # Folders from which something may be gone; one that is refused holds up no other.
         self._unpruned: dict[Path, _PutOff] = {}
+        # What changed in each folder since it was pruned: the folder itself for all of it.
+        self._changed: dict[Path, set[Path]] = {root: set() for root in roots}
         self._batch_wait = _PutOff()
         self._watch_wait = _PutOff()
         self._mount_wait = _PutOff()
@@ -494,6 +498,7 @@ class _Watch:
         )
         gone = [path for path in paths if is_gone(str(path))]
         for root in roots:
+            self._note_changed(root, paths)
             if root in paths or any(path.is_relative_to(root) for path in gone):
                 self._unpruned.setdefault(root, _PutOff())
         return report
@@ -536,11 +541,34 @@ class _Watch:
                 f"{min(lost)} is mounted no more, so nothing of {root} was removed",
                 hint="mount it, or watch again with -f",
             )
+        # A folder or a disk that goes does so over several batches, and the first of them must see
+        # how much it is.
+        self._note_changed(root, self._pending)
         # Whoever is away is not empty.
         if root.is_dir():
-            done = self._collection.add((), prune_roots=[root], force=self._force)
-            report.removed += done.removed
+            report.removed += prune(
+                self._collection.store,
+                [root],
+                force=self._force,
+                dry_run=False,
+                keys=self._changed_keys(root),
+            )
+            self._collection.refresh_indexes()
+        self._changed[root].clear()
         del self._unpruned[root]
+
+    def _note_changed(self, root: Path, paths: Iterable[Path]) -> None:
+        """Have what lies at these paths of a folder, and below, looked at when it is pruned."""
+        self._changed[root].update(path for path in paths if path.is_relative_to(root))
+        if len(self._changed[root]) > MANY_PATHS:
+            self._changed[root] = {root}
+
+    def _changed_keys(self, root: Path) -> list[str] | None:
+        """Return the keys at or below which items of a folder may be gone; None for all of them."""
+        changed = self._changed[root]
+        if root in changed:
+            return None
+        return [self._start + path.relative_to(root).as_posix() for path in changed]
 
     def _mounts_of(self, root: Path) -> set[Path]:
         return {one for one in self._mounts if one.is_relative_to(root)}

@@ -380,6 +380,13 @@ IDS_BY_KEY = Lookup("SELECT key, id FROM items WHERE key IN ({wanted})")
 KNOWN = f"SELECT {', '.join(KnownRow._fields)} FROM items WHERE"  # noqa: S608
 KNOWN_BY_KEY = Lookup(f"{KNOWN} key IN ({{wanted}})")
 KNOWN_BY_ROOT = f"{KNOWN} root = ? ORDER BY key"
+# Of some keys, and of those below them: 0 is the character that comes after the slash. The sign
+# keeps SQLite from going through all items of the root.
+KNOWN_BELOW = (
+    f"{KNOWN} +root = ? AND id IN (SELECT items.id FROM json_each(?) CROSS JOIN items"  # noqa: S608
+    " ON items.key = value OR items.key > value || '/' AND items.key < value || '0') ORDER BY key"
+)
+COUNT_BY_ROOT = "SELECT count(*) FROM items WHERE root = ?"
 KNOWN_BY_HASH = Lookup(f"{KNOWN} size IS NOT NULL AND content_hash IN ({{wanted}}) ORDER BY key")
 MATCHES = Lookup(
     'SELECT "row", item_id, span_start, span_end FROM segments'
@@ -738,10 +745,24 @@ class Snapshot:
         """Return what is known of the keys that there are."""
         return {row.key: _known(row) for row in self.for_values(KNOWN_BY_KEY, keys)}
 
-    def known_under(self, root: str) -> Iterator[Known]:
-        """Yield what is known of the items of a folder, by key."""
-        for row in self._streamed(KNOWN_BY_ROOT, [root]):
+    def known_under(self, root: str, keys: Iterable[str] | None = None) -> Iterator[Known]:
+        """Yield what is known of the items of a folder, by key.
+
+        Args:
+            root: The folder.
+            keys: Of its items only these, and those below them, as ``a/b`` is below ``a``.
+        """
+        if keys is None:
+            found = self._streamed(KNOWN_BY_ROOT, [root])
+        else:
+            found = self._streamed(KNOWN_BELOW, [root, json.dumps(list(keys))])
+        for row in found:
             yield _known(KnownRow._make(row))
+
+    def count_under(self, root: str) -> int:
+        """Return how many items a folder has."""
+        count: int = self.ask(COUNT_BY_ROOT, [root]).fetchone()[0]
+        return count
 
     def by_hash(self, hashes: Iterable[str]) -> dict[str, list[Known]]:
         """Return the items whose files have a content of these hashes, by key."""

@@ -274,6 +274,22 @@ def test_an_item_comes_back_as_it_was_put(store: Store) -> None:
     assert faults(store) == []
 
 
+def test_the_items_of_a_folder_are_found_at_some_keys_and_below(store: Store) -> None:
+    keys = ["a", "a b", "a-", "a.", "a/b", "a/b/c", "a/😀", "a0", "aa", "A/b", "b/a/b"]
+    put(store, *(new(key, root="/s") for key in keys), new("a/other", root="/t"), new("a/none"))
+    with store.snapshot() as snapshot:
+
+        def found(*asked: str) -> list[str]:
+            return [one.key for one in snapshot.known_under("/s", asked)]
+
+        assert found("a") == ["a", "a/b", "a/b/c", "a/😀"]
+        assert found("a/b", "a/b/c", "a", "nobody") == found("a")
+        assert found("a/b", "b", "\udc80", "a'") == ["a/b", "a/b/c", "b/a/b"]
+        assert found() == []
+        assert snapshot.count_under("/s") == len(list(snapshot.known_under("/s"))) == len(keys)
+        assert snapshot.count_under("/nowhere") == 0
+
+
 @pytest.mark.parametrize(
     "key", ["a/b.txt", "ü😀", "it's", 'a"b', "back\\slash", "%_%", "new\nline", " ", "a" * 5000]
 )

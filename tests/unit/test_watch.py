@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from file_helpers import bound, mounted_disk
@@ -343,6 +345,157 @@ def test_only_what_is_named_is_read(folder: Path) -> None:
     assert keys("a", "a/x.txt") == ["a/x.txt"]
     assert len(keys(".")) == 602
     assert read_corpus([folder], only=[folder / "a"]).roots == (str(folder / "a"),)
+
+
+# ---- what is gone --------------------------------------------------------------------------------
+
+
+class Kept:
+    """A watch whose events and time come from the test."""
+
+    def __init__(self, collection: Collection, folder: Path, now: list[float], **options: Any):
+        self.said: list[str] = []
+        run = watch_folders(collection, folder, told=self.said.append, **options)
+        assert isinstance(run, Generator)
+        self.watch = run.gi_frame.f_locals["self"]
+        self._now = now
+
+    def batch(self, *paths: Path) -> int:
+        """Let paths change and settle; return how many items the batch removes."""
+        self.watch._note(iter(paths))
+        self._now[0] += 2
+        return sum(report.removed for report in self.watch._batch())
+
+    def batch_before(self, paths: Sequence[Path], later: Sequence[Path]) -> int:
+        """Let paths change and settle; others changed too, but have not settled."""
+        self.watch._note(iter(paths))
+        self._now[0] += 0.9
+        self.watch._note(iter(later))
+        self._now[0] += 0.2
+        return sum(report.removed for report in self.watch._batch())
+
+
+def keys_of(collection: Collection) -> set[str]:
+    return {item.key for item in collection.items()}
+
+
+def test_what_is_gone_is_looked_for_where_something_changed_alone(
+    folder: Path, tmp_path: Path, now: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Collection.create(tmp_path / "c", model="hashing") as collection:
+        kept = Kept(collection, folder, now)
+        kept.batch(folder)
+        looked: list[Path] = []
+        lstat = os.lstat
+
+        def counted(path: str | Path) -> os.stat_result:
+            if Path(path).parent == folder:
+                looked.append(Path(path))
+            return lstat(path)
+
+        monkeypatch.setattr(os, "lstat", counted)
+        gone = {folder / f"{number}.txt" for number in range(3)}
+        for path in gone:
+            path.unlink()
+            assert kept.batch(path) == 1
+        assert set(looked) == gone
+        # A whole reading looks at all, as ever.
+        (folder / "3.txt").unlink()
+        assert kept.batch(folder / "4.txt") == 0
+        assert kept.batch(folder) == 1
+        assert len(set(looked)) == 600
+
+
+@pytest.mark.parametrize("prefix", [None, "some/"])
+def test_what_lay_below_a_folder_that_is_gone_goes_and_no_neighbour(
+    prefix: str | None, folder: Path, tmp_path: Path, now: list[float]
+) -> None:
+    places = ("a/x.txt", "a/b/y.txt", "a b/x.txt", "a-.txt", "a.txt", "a0.txt", "aa/x.txt")
+    for place in places:
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        (folder / place).write_text(f"The text of {place}.")
+        os.utime(folder / place, (1_000_000_000, 1_000_000_000))
+    with Collection.create(tmp_path / "c", model="hashing") as collection:
+        kept = Kept(collection, folder, now, prefix=prefix)
+        kept.batch(folder)
+        assert len(keys_of(collection)) == 607
+        # The folder and one below it: what is told twice is gone once.
+        shutil.rmtree(folder / "a")
+        assert kept.batch(folder / "a", folder / "a/b", folder / "a/b/y.txt") == 2
+        assert {f"{prefix or ''}{place}" for place in places[2:]} <= keys_of(collection)
+
+
+def test_what_a_file_replaced_a_folder_of_goes_with_the_next_that_is_gone(
+    folder: Path, tmp_path: Path, now: list[float]
+) -> None:
+    (folder / "a").mkdir()
+    (folder / "a/x.txt").write_text("It lies in a folder.")
+    os.utime(folder / "a/x.txt", (1_000_000_000, 1_000_000_000))
+    with Collection.create(tmp_path / "c", model="hashing") as collection:
+        kept = Kept(collection, folder, now)
+        kept.batch(folder)
+        (folder / "a").rename(tmp_path / "a")
+        (folder / "a").write_text("A file that is called as the folder was.")
+        assert kept.batch(folder / "a") == 0
+        (folder / "0.txt").unlink()
+        assert kept.batch(folder / "0.txt") == 2
+
+
+def test_half_of_a_folder_that_goes_over_several_batches_is_refused_by_the_first(
+    folder: Path, tmp_path: Path, now: list[float]
+) -> None:
+    paths = sorted(folder.iterdir())
+    with Collection.create(tmp_path / "c", model="hashing") as collection:
+        kept = Kept(collection, folder, now)
+        kept.batch(folder)
+        texts = {path: path.read_text() for path in paths[:301]}
+        for path in texts:
+            path.unlink()
+        assert kept.batch_before(paths[:10], paths[10:301]) == 0
+        assert ["301 of 600 files" in words for words in kept.said] == [True]
+        # What was refused counts on, whatever else is gone later.
+        paths[301].unlink()
+        now[0] += watch.LONGEST_WAIT
+        assert kept.batch(paths[301]) == 0
+        assert "302 of 600 files" in kept.said[-1]
+        for path in paths[:2]:
+            path.write_text(texts[path])
+        now[0] += watch.LONGEST_WAIT
+        assert kept.batch() == 300
+        assert len(keys_of(collection)) == 300
+
+
+def test_nothing_is_removed_from_a_folder_that_is_missing(
+    folder: Path, tmp_path: Path, now: list[float]
+) -> None:
+    with Collection.create(tmp_path / "c", model="hashing") as collection:
+        kept = Kept(collection, folder, now)
+        kept.batch(folder)
+        (folder / "0.txt").unlink()
+        add = kept.watch._add
+
+        def goes_meanwhile(paths: set[Path]) -> Report:
+            report: Report = add(paths)
+            folder.rename(tmp_path / "away")
+            return report
+
+        kept.watch._add = goes_meanwhile
+        assert kept.batch(folder / "0.txt") == 0
+        assert len(keys_of(collection)) == 600
+
+
+def test_many_changes_make_a_whole_look(
+    folder: Path, tmp_path: Path, now: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Among many events some get lost, so that what was not told is looked at too."""
+    monkeypatch.setattr(watch, "MANY_PATHS", 20)
+    with Collection.create(tmp_path / "c", model="hashing") as collection:
+        kept = Kept(collection, folder, now)
+        kept.batch(folder)
+        for number in range(30):
+            (folder / f"{number}.txt").unlink()
+        told = [folder / f"{number}.txt" for number in range(25)]
+        assert kept.batch_before(told[:10], told[10:]) == 30
 
 
 @pytest.mark.parametrize("debounce", [0, -1, math.nan, 1e300, 9e18, 86_401])
