@@ -111,6 +111,10 @@ class Together:
         try:
             vectors = self._encoder.encode([piece for call in taken for piece in call.batch])
         except BaseException as error:  # noqa: BLE001  each caller raises it in its own thread
+            if len(taken) > 1 and isinstance(error, Exception):
+                for call in taken:  # whoever is not to blame gets an answer
+                    self._encode([call])
+                return
             for call in taken:
                 call.answer.set_exception(error)
             return

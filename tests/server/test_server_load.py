@@ -259,6 +259,36 @@ def test_an_encoder_that_fails_fails_for_those_it_was_asked_by_and_goes_on() -> 
     assert together.encode(together.prepare("a text")).shape == (1, 256)
 
 
+def test_whoever_asks_beside_one_that_cannot_be_encoded_gets_an_answer() -> None:
+    class Picky(Counting):
+        def encode(self, batch: list[Piece]) -> np.ndarray:
+            if any("bad" in str(piece.data) for piece in batch):
+                raise RuntimeError("a bad text")
+            return super().encode(batch)
+
+    encoder = Picky()
+    together = Together(encoder)
+    failed: list[str] = []
+
+    def fail() -> None:
+        with pytest.raises(RuntimeError, match="a bad text") as raised:
+            together.encode([Piece("bad")])
+        failed.append(str(raised.value))
+
+    first, _ = in_threads(together, ["the first"])
+    assert encoder.has_begun.wait(20)
+    bad = threading.Thread(target=fail)
+    bad.start()
+    rest, others = in_threads(together, ["one", "another"])
+    wait_until(lambda: len(together._waiting) >= 3)
+    encoder.may_go.set()
+    for thread in (*first, bad, *rest):
+        thread.join()
+    assert failed == ["a bad text"]
+    assert sorted(others) == ["another", "one"]
+    assert encoder.batches == [1, 1, 1]
+
+
 def test_a_long_text_is_encoded_by_itself() -> None:
     encoder = Counting()
     encoder.may_go.set()
