@@ -30,7 +30,8 @@ from muomni_search.errors import (
 )
 from muomni_search.filters import Filter, parse_filter
 from muomni_search.index import planner
-from muomni_search.index.protocol import VectorIndex
+from muomni_search.index.exact import best_of
+from muomni_search.index.protocol import Candidates, VectorIndex
 from muomni_search.ingest.read import Limits, read_content
 from muomni_search.items import Content, Hit, Item, Modality, Part, Query
 from muomni_search.ranked import RankedLists, Rows
@@ -495,7 +496,7 @@ class View:
         vectors, dead = snapshot.vectors(modality), snapshot.dead(modality)
         index, ask_for, recall, reach = EXACTLY if exact else self._index(modality)
         available = len(vectors) - len(dead) if counting.rows is None else len(counting.rows)
-        fetch = k + len(left_out)
+        fetch = wanted = k + len(left_out)
         while True:
             try:
                 best = planner.top_rows(
@@ -511,6 +512,8 @@ class View:
                 )
             except CorruptData as error:
                 raise not_unit(snapshot.row_file(modality)) from error
+            if not segments and len(best.rows) > WIDEN * wanted:
+                best = self._best_of_items(modality, best, wanted)
             found: dict[int, tuple[Match, float]] = {}
             for match, cosine in zip(
                 snapshot.matches(modality, best.rows), best.cosines.tolist(), strict=True
@@ -522,6 +525,15 @@ class View:
             if len(found) >= k or fetch >= available:
                 return list(found.values()), best.how, recall if best.how == "ann" else 1.0
             fetch = min(available, fetch * WIDEN)
+
+    def _best_of_items(self, modality: Modality, best: Candidates, wanted: int) -> Candidates:
+        """Return the best row of each of the best items, and of all tied with the last.
+
+        Of an item of thousands of segments all may be among the best rows: to look up what each of
+        them stands for takes far longer than to compare them.
+        """
+        _, first = np.unique(self._owners_of(modality, best.rows), return_index=True)
+        return best_of(best.rows[first], best.cosines[first], wanted, best.how)
 
     def rank_many(
         self,

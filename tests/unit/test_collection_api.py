@@ -34,6 +34,8 @@ from muomni_search.errors import (
 from muomni_search.index import planner
 from muomni_search.ingest.manifest import read_corpus
 from muomni_search.items import DIM, Hit, Modality, Query, Record, Span
+from muomni_search.store.snapshot import Snapshot
+from muomni_search.store.store import NewItem
 from muomni_search.vectors import check_vectors, cosines, normalise
 from muomni_search.view import Loaded, Tuned
 
@@ -1061,6 +1063,44 @@ def test_pages_of_items_of_many_segments_make_one_list(
             found = [(hit.key, hit.span if segments else None) for page in pages for hit in page]
             whole = collection.query(words_asked, 9_999, exact=True, segments=segments)
             assert len(set(found)) == len(found) == len(whole)
+
+
+def test_of_a_document_of_many_segments_that_are_all_near_one_is_looked_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(5)
+    near = normalise(VECTORS[:1] + 0.02 * rng.standard_normal((600, DIM)).astype(np.float32))
+    near[100:140] = near[99]  # some of its segments are alike, and so are some items
+    others = np.concatenate([VECTORS[1:50], VECTORS[1:11]])
+    looked_up: list[int] = []
+    matches = Snapshot.matches
+
+    def counted(self: Snapshot, modality: Modality, rows: NDArray[np.int64]) -> Any:
+        looked_up.append(len(rows))
+        return matches(self, modality, rows)
+
+    monkeypatch.setattr(Snapshot, "matches", counted)
+    spans = [Span("char", at, at + 1) for at in range(len(near))]
+    with Collection.create(tmp_path / "c", model="hashing") as collection:
+        with collection.store.write() as writer:
+            writer.put([NewItem("long", Modality.TEXT, near, spans)])
+            writer.put(
+                [
+                    NewItem(f"k{number:02}", Modality.TEXT, others[number : number + 1], [None])
+                    for number in range(len(others))
+                ]
+            )
+        for k in (1, 3, 10, 59, 60, 100):
+            hits = collection.query(Query.vector(VECTORS[0]), k)
+            best = {f"k{n:02}": one for n, one in enumerate(cosines(others, VECTORS[0]).tolist())}
+            best["long"] = float(cosines(near, VECTORS[0]).max())
+            right = sorted(best, key=lambda key: (-best[key], key))[:k]
+            assert [hit.key for hit in hits] == right
+            assert [hit.cosine for hit in hits] == [best[key] for key in right]
+            nearest = spans[int(cosines(near, VECTORS[0]).argmax())]
+            assert all(hit.span == nearest for hit in hits if hit.key == "long")
+            assert max(looked_up) <= 4 * k
+            looked_up.clear()
 
 
 def test_a_collection_that_is_opened_for_one_query_compares_all_rows(tmp_path: Path) -> None:
