@@ -190,9 +190,10 @@ class RemoteCollection(Closing):
         return report
 
     def delete(self, keys: str | Sequence[str] = (), *, where: Where = None) -> int:
-        """Delete items by key (one or several), by filter, or both; return how many.
+        """Delete items by key (one or several) or by filter; return how many.
 
         Raises:
+            InvalidInput: Keys and a filter at once; nothing was deleted.
             NotFound: A key is not there; nothing was deleted.
         """
         named = [keys] if isinstance(keys, str) else list(keys)

@@ -203,16 +203,17 @@ class Collection(Closing):
         return report
 
     def delete(self, keys: str | Sequence[str] = (), *, where: Where = None) -> int:
-        """Delete items by key (one or several), by filter, or both; return how many.
+        """Delete items by key (one or several) or by filter; return how many.
 
         They are found no more, but their bytes stay until dead rows are many: see ``compact`` and
         ``purge``.
 
         Raises:
+            InvalidInput: Keys and a filter at once; nothing was deleted.
             NotFound: A key is not there; nothing was deleted.
         """
+        doomed = set(_doomed(keys, where))
         with self._store.write() as writer:
-            doomed = {keys} if isinstance(keys, str) else set(keys)
             missing = doomed - writer.item_ids(list(doomed)).keys()
             if missing:
                 raise NotFound(f"no item {', '.join(sorted(missing))} in {self.directory}")
@@ -247,7 +248,7 @@ class Collection(Closing):
         return Compacted(rows, before, own_bytes(self.directory), remains)
 
     def purge(self, keys: str | Sequence[str] = (), *, where: Where = None) -> Purged:
-        """Delete items, and every byte that was kept of them in the collection's directory.
+        """Delete items by key or by filter, and every byte that was kept of them in the directory.
 
         Files that were uploaded to a server for them go too; those of other folders stay.
 
@@ -260,13 +261,13 @@ class Collection(Closing):
             deleted bytes because others are using them or they cannot be removed.
 
         Raises:
+            InvalidInput: Keys and a filter at once; nothing was changed.
             CorruptData: Rows are damaged; nothing was changed.
             MuomniError: The disk is full, or cannot be written to.
         """
         from muomni_search.store.compact import purge
 
-        named = [keys] if isinstance(keys, str) else list(keys)
-        purged = purge(self._store, named, parse_filter(where))
+        purged = purge(self._store, _doomed(keys, where), parse_filter(where))
         self._loaded.forget()
         self.refresh_indexes()
         return purged
@@ -279,7 +280,12 @@ class Collection(Closing):
         Args:
             modality: Which; all by default.
             kind: ``exact`` for none, ``ann`` for a 4-bit scan, ``auto`` to choose by size.
+
+        Raises:
+            InvalidInput: Another kind.
         """
+        if kind not in indexing.CHOICES:
+            raise InvalidInput(f"{kind!r} is no kind", hint=f"one of {', '.join(indexing.CHOICES)}")
         return {one: indexing.build(self._store, one, kind) for one in modalities_of(modality)}
 
     def refresh_indexes(self) -> None:
@@ -482,7 +488,7 @@ class Collection(Closing):
         with self._store.snapshot() as snapshot:
             return lacking_fields(snapshot, condition)
 
-    def index_fields(self, fields: Sequence[str], *, drop: Sequence[str] = ()) -> None:
+    def index_fields(self, fields: str | Sequence[str], *, drop: str | Sequence[str] = ()) -> None:
         """Keep an index of metadata fields, so that a filter on one need not read every item.
 
         Args:
@@ -493,8 +499,8 @@ class Collection(Closing):
             InvalidInput: No field as filters spell them, or none of the metadata; nothing was done.
             NotFound: A field to drop has none; nothing was done.
         """
-        added = [parse_field(field) for field in fields]
-        dropped = {parse_field(field): field for field in drop}
+        added = [parse_field(field) for field in _several(fields)]
+        dropped = {parse_field(field): field for field in _several(drop)}
         with self._store.write() as writer:
             lacking = dropped.keys() - {*writer.indexed_fields(), *added}
             if lacking:
@@ -677,3 +683,21 @@ def _loader(
         return loaded
 
     return load
+
+
+def _several(names: str | Sequence[str]) -> list[str]:
+    """Return names as a list, of which one may come alone."""
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _doomed(keys: str | Sequence[str], where: Where) -> list[str]:
+    """Return the keys of what is to be deleted.
+
+    Raises:
+        InvalidInput: There is a filter too. Whether it is to take fewer of them or others besides
+            is not to be guessed.
+    """
+    named = _several(keys)
+    if named and where is not None:
+        raise InvalidInput("keys and a filter at once", hint="delete by keys, or by a filter")
+    return named

@@ -26,8 +26,10 @@ from muomni_search.store.snapshot import INDEX, Snapshot
 from muomni_search.store.sqlite import disk_errors
 from muomni_search.store.store import Store
 
-__all__ = ["build", "describe", "load", "promise_of", "refresh", "tune"]
+__all__ = ["CHOICES", "build", "describe", "load", "promise_of", "refresh", "tune"]
 
+# The kinds of an index that may be asked for.
+CHOICES = ("auto", "exact", "ann")
 # Stands in for modalities of which the collection holds too little.
 AFAR = "afar"
 # How many times as many rows of one that asks are worth another measurement.

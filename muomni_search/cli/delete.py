@@ -22,7 +22,7 @@ def command(keys: tuple[str, ...], where: str | None, as_json: bool, directory: 
     deleted. A KEY that starts with a dash comes after a lone "--".
     """
     if bool(keys) == (where is not None):
-        raise click.UsageError("name items by KEY, or give --where, but not both")
+        raise click.UsageError("name items by KEY, or give --where (one, and not both)")
     from muomni_search import Collection
 
     with Collection.open(directory) as collection:

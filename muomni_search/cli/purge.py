@@ -33,6 +33,8 @@ def command(
     Asks first. While other processes read the collection some of it may stay: then the exit code
     is 1, and the same command again finishes.
     """
+    if keys and where is not None:
+        raise click.UsageError("name items by KEY, or give --where, but not both")
     from muomni_search import Collection
     from muomni_search.errors import Conflict, MuomniError
 

@@ -194,7 +194,7 @@ class NewItems(Strict):
 
 
 class Deletion(Strict):
-    """What to delete: keys, what a filter matches, or both."""
+    """What to delete: keys, or what a filter matches."""
 
     keys: list[Key] = Field(default_factory=list, max_length=MOST_KEYS)
     where: Where | None = None
@@ -203,6 +203,8 @@ class Deletion(Strict):
     def _check(self) -> Deletion:
         if not self.keys and not self.where:
             raise ValueError("give keys, or a filter")
+        if self.keys and self.where:
+            raise ValueError("give keys, or a filter, not both")
         return self
 
 

@@ -230,10 +230,17 @@ def test_purge_leaves_nothing_and_may_be_run_again(muomni: Run, collection: Path
 
 def test_purge_asks(muomni: Run, collection: Path) -> None:
     for answer in ("n\n", ""):
-        result = muomni("purge", "dog.txt", "--where", "key = 'x'", "-c", collection, answer=answer)
-        assert result.exit_code == 1
-        assert "1 key and 0 items" in result.stderr
-        assert "-f" in result.stderr.splitlines()[-1]
+        for what, told in (
+            (("dog.txt",), "Purge 1 key and all"),
+            (("--where", "key = 'x'"), "Purge 0 items that the filter matches and all"),
+        ):
+            result = muomni("purge", *what, "-c", collection, answer=answer)
+            assert result.exit_code == 1
+            assert told in result.stderr
+            assert "-f" in result.stderr.splitlines()[-1]
+    result = muomni("purge", "dog.txt", "--where", "key = 'x'", "-f", "-c", collection)
+    assert result.exit_code == 2
+    assert "not both" in result.stderr
     assert len(answers(muomni("list", "-c", collection))) == 8
     assert muomni("purge", "dog.txt", "-c", collection, answer="y\n").exit_code == 0
     assert len(answers(muomni("list", "-c", collection))) == 7

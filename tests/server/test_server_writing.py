@@ -226,9 +226,11 @@ def test_deleting_by_key_and_filter(http: httpx.Client, tmp_path: Path) -> None:
     http.post(ITEMS, files=files, data={"metadata": '{"*": {"n": 9}}'})
     told = problem(http.post(f"{C}/delete", json={"keys": ["k0", "none"]}), 404, "not-found")
     assert "none" in told["detail"]
-    assert http.post(f"{C}/delete", json={"keys": ["k0"], "where": "n = 1"}).json() == {
-        "deleted": 2
-    }
+    both = http.post(f"{C}/delete", json={"keys": ["k0"], "where": "n = 1"})
+    assert "not both" in problem(both, 422, "invalid-input")["detail"]
+    assert len(keys(http)) == 8
+    assert http.post(f"{C}/delete", json={"keys": ["k0"]}).json() == {"deleted": 1}
+    assert http.post(f"{C}/delete", json={"where": "n = 1"}).json() == {"deleted": 1}
     assert http.post(f"{C}/delete", json={"where": {"n": {"$gte": 5}}}).json() == {"deleted": 3}
     assert uploads(tmp_path) == []
     assert keys(http) == ["k2", "k3", "k4"]

@@ -1065,6 +1065,38 @@ def test_pages_of_items_of_many_segments_make_one_list(
             assert len(set(found)) == len(found) == len(whole)
 
 
+@pytest.mark.parametrize("method", ["delete", "purge"])
+def test_keys_and_a_filter_at_once_delete_nothing(tmp_path: Path, method: str) -> None:
+    with Collection.create(tmp_path / "c", model="hashing") as collection:
+        collection.add(record(f"k{number}", VECTORS[number]) for number in range(4))
+        for keys in ("k0", ["k0", "k1"]):
+            with pytest.raises(InvalidInput, match="keys and a filter at once"):
+                getattr(collection, method)(keys, where="year >= 0")
+        assert sum(collection.count().values()) == 4
+        getattr(collection, method)((), where="key in ('k0', 'k3')")
+        assert [item.key for item in collection.items()] == ["k1", "k2"]
+
+
+def test_a_kind_of_index_that_there_is_none_of_is_refused(tmp_path: Path) -> None:
+    with Collection.create(tmp_path / "c", model="hashing") as collection:
+        collection.add(record(f"k{number}", VECTORS[number]) for number in range(4))
+        with pytest.raises(InvalidInput, match="'flat' is no kind"):
+            collection.rebuild(kind="flat")
+
+
+def test_one_field_to_index_may_come_alone(tmp_path: Path) -> None:
+    with Collection.create(tmp_path / "c", model="hashing") as collection:
+        collection.index_fields("year")
+        collection.index_fields(["y", "e"])
+        assert [name for name, one in collection.fields().items() if one["indexed"]] == [
+            "e",
+            "y",
+            "year",
+        ]
+        collection.index_fields((), drop="year")
+        assert [name for name, one in collection.fields().items() if one["indexed"]] == ["e", "y"]
+
+
 def test_of_a_document_of_many_segments_that_are_all_near_one_is_looked_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -343,7 +343,7 @@ async def delete_item(context: Context, name: Name, key: Key) -> Response:
 @router.post("/v1/collections/{name}/delete", tags=["items"], response_model=schemas.Deleted,
              responses=problems(400, 404, 409))  # fmt: skip
 async def delete(context: Context, name: Name, asked: schemas.Deletion) -> Response:
-    """Delete items by key, by a filter, or both; when a key is not there, none is."""
+    """Delete items by key or by a filter, not both; when a key is not there, none is."""
     _check_writable(context)
     return context.json(
         await context.change(name, lambda: _delete(context, name, asked.keys, asked.where))
