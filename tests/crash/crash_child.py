@@ -58,6 +58,8 @@ __all__ = ["COMMIT_ITEMS", "DIED", "OPERATIONS", "VECTORS", "prepare", "share_st
 VECTORS = normalise(np.random.default_rng(4).standard_normal((60, DIM)))
 DIED = 99
 COMMIT_ITEMS = 6
+# What is deleted and purged.
+DOOMED = "key in ('a.txt', 'c.wav', 'v1') or n > 5"
 TEXT, IMAGE, AUDIO = Modality.TEXT, Modality.IMAGE, Modality.AUDIO
 
 # ---- what is done --------------------------------------------------------------------------------
@@ -136,8 +138,7 @@ def replace(place: Path) -> None:
 
 def delete(place: Path) -> None:
     with opened(place) as collection:
-        keys = [item.key for item in collection.items() if item.key in ("a.txt", "c.wav", "v1")]
-        collection.delete(keys, where="n > 5")
+        collection.delete([item.key for item in collection.items(where=DOOMED)])
 
 
 def compact(place: Path) -> None:
@@ -147,7 +148,7 @@ def compact(place: Path) -> None:
 
 def purge(place: Path) -> None:
     with opened(place) as collection:
-        collection.purge(["a.txt", "c.wav", "v1"], where="n > 5")
+        collection.purge(where=DOOMED)
 
 
 def prune(place: Path) -> None:
