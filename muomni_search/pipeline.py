@@ -449,6 +449,8 @@ class Pipeline:
     def _stage(self, record: Record, item: NewItem) -> None:
         self._staged.items.append(item)
         self._staged.bytes += ITEM_BYTES + item.vectors.nbytes + _length(item.text)
+        if self._alike:  # which were looked up before this one took the place of one of them
+            self._kept.add(record.key)
         self._mend(record)
 
     def _not_moved(self, reads: Sequence[_Read]) -> list[_Read]:

@@ -75,6 +75,8 @@ NAMES = frozenset(map(str, Modality))
 UNIQUE = frozenset({("key",), ("source",)})
 # What an array takes beside its numbers, so that there is an end of empty ones too.
 EACH_ARRAY_BYTES = 1_000
+# How long one is waited for that another thread makes.
+TURN_SECONDS = 30.0
 # Of so few items, a share of all rows, each one's rows are looked up; for more it is faster to read
 # the owners of all rows, which are kept.
 LOOKED_UP_SHARE = 0.01
@@ -101,17 +103,20 @@ class _Arrays:
             if (kept := self._kept(key)) is not None:
                 return kept
             turn = self._turns.setdefault(key, threading.Lock())
-        with turn:
+        # Who has the turn may be a thread that a fork did not copy.
+        has_turn = turn.acquire(timeout=TURN_SECONDS)
+        try:
             with self._lock:
                 if (kept := self._kept(key)) is not None:
                     return kept
-            try:
-                made = make()
-                made.flags.writeable = False
-                self._keep(key, made)
-            finally:
-                with self._lock:
-                    self._turns.pop(key, None)
+            made = make()
+            made.flags.writeable = False
+            self._keep(key, made)
+        finally:
+            with self._lock:
+                self._turns.pop(key, None)
+            if has_turn:
+                turn.release()
         return made
 
     def _kept(self, key: tuple[str, ...]) -> NDArray[Any] | None:

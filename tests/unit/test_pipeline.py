@@ -138,6 +138,28 @@ def test_files_that_are_all_alike_are_not_each_held_against_each(
     assert place.verify() == []
 
 
+def test_a_key_of_many_that_are_alike_may_be_taken_in_the_same_run(
+    place: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "BATCH_PIECES", 4)
+    monkeypatch.setattr(pipeline, "COMMIT_ITEMS", 2)
+    monkeypatch.setattr(pipeline, "CHUNK_RECORDS", 2)
+    first, second = tmp_path / "first", tmp_path / "second"
+    for number in range(10):
+        write(first / f"k{number}.txt", "a placeholder")
+    add(place, first)
+    for number in range(10):
+        write(second / f"m{number}.txt", "a placeholder")
+        (first / f"k{number}.txt").unlink()
+    moved = list(read_corpus([second]))
+    taken = Record("k5.txt", Modality.TEXT, "here", text="other words")
+    report = place.add([*moved[:3], taken, *moved[3:]])
+    assert (report.moved + report.added, report.updated) == (10, 1)
+    assert len(list(place.items())) == 11
+    assert place.get(["k5.txt"])[0].text == "other words"
+    assert place.verify() == []
+
+
 def test_a_key_that_a_moved_file_left_may_be_taken_in_the_same_run(
     place: Collection, tmp_path: Path
 ) -> None:

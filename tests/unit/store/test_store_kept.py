@@ -143,6 +143,18 @@ def test_fields_are_told_by_some_items_from_among_all(store: Store) -> None:
         assert (told["items"], len(told["values"])) == (12, 5)
 
 
+def test_a_turn_that_nobody_will_end_is_not_waited_for_without_end(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot, "TURN_SECONDS", 0.05)
+    with store.snapshot() as seen:
+        arrays = seen.state.arrays
+        arrays._turns["it",] = threading.Lock()
+        arrays._turns["it",].acquire()  # as a fork leaves it
+        assert arrays.get(("it",), lambda: np.array([7])).tolist() == [7]
+        assert not arrays._turns
+
+
 def test_items_are_counted_by_what_a_search_keeps(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
