@@ -33,7 +33,7 @@ from muomni_search.ingest.rows import ArrowStream
 from muomni_search.items import Hit, Item, Modality, Part, Problem, Query, Record, Span
 from muomni_search.pipeline import Report
 from muomni_search.store.records import Failure
-from muomni_search.view import Modalities, check_page, modalities_of
+from muomni_search.view import Modalities, check_page, modalities_of, several
 from muomni_search.wire import KINDS, TYPE
 
 __all__ = ["Client", "RemoteCollection"]
@@ -196,7 +196,7 @@ class RemoteCollection(Closing):
             InvalidInput: Keys and a filter at once; nothing was deleted.
             NotFound: A key is not there; nothing was deleted.
         """
-        named = [keys] if isinstance(keys, str) else list(keys)
+        named = several(keys)
         if not named and where is None:
             return 0
         told = self._ask("POST", "delete", **_json({"keys": named, "where": where}))
@@ -212,7 +212,7 @@ class RemoteCollection(Closing):
         """
         return [
             _item_of(self._ask("GET", "item", params={"key": key, "vectors": vectors}))
-            for key in ([keys] if isinstance(keys, str) else keys)
+            for key in several(keys)
         ]
 
     def count(self, *, where: Where = None) -> dict[Modality, int]:

@@ -32,7 +32,15 @@ from muomni_search.store.files import is_own, own_bytes
 from muomni_search.store.records import Compacted, Failure, Fault, Purged
 from muomni_search.store.snapshot import Snapshot
 from muomni_search.store.store import Store
-from muomni_search.view import Loaded, Modalities, View, Where, check_page, modalities_of
+from muomni_search.view import (
+    Loaded,
+    Modalities,
+    View,
+    Where,
+    check_page,
+    modalities_of,
+    several,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -325,7 +333,7 @@ class Collection(Closing):
             NotFound: A key is not there.
         """
         with self.view() as view:
-            return view.get([keys] if isinstance(keys, str) else keys, vectors=vectors)
+            return view.get(several(keys), vectors=vectors)
 
     def items(
         self,
@@ -499,8 +507,8 @@ class Collection(Closing):
             InvalidInput: No field as filters spell them, or none of the metadata; nothing was done.
             NotFound: A field to drop has none; nothing was done.
         """
-        added = [parse_field(field) for field in _several(fields)]
-        dropped = {parse_field(field): field for field in _several(drop)}
+        added = [parse_field(field) for field in several(fields)]
+        dropped = {parse_field(field): field for field in several(drop)}
         with self._store.write() as writer:
             lacking = dropped.keys() - {*writer.indexed_fields(), *added}
             if lacking:
@@ -685,11 +693,6 @@ def _loader(
     return load
 
 
-def _several(names: str | Sequence[str]) -> list[str]:
-    """Return names as a list, of which one may come alone."""
-    return [names] if isinstance(names, str) else list(names)
-
-
 def _doomed(keys: str | Sequence[str], where: Where) -> list[str]:
     """Return the keys of what is to be deleted.
 
@@ -697,7 +700,7 @@ def _doomed(keys: str | Sequence[str], where: Where) -> list[str]:
         InvalidInput: There is a filter too. Whether it is to take fewer of them or others besides
             is not to be guessed.
     """
-    named = _several(keys)
+    named = several(keys)
     if named and where is not None:
         raise InvalidInput("keys and a filter at once", hint="delete by keys, or by a filter")
     return named

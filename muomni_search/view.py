@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +50,7 @@ __all__ = [
     "encode_all",
     "encode_contents",
     "modalities_of",
+    "several",
 ]
 
 Modalities = Modality | str | Sequence[Modality | str] | None
@@ -835,6 +836,11 @@ def check_page(limit: int | None, after: str | None) -> None:
         raise InvalidInput(f"after is {after!r}", hint="give the key of an item")
 
 
+def several(names: str | Iterable[str]) -> list[str]:
+    """Return names as a list, of which one may come alone."""
+    return [names] if isinstance(names, str) else list(names)
+
+
 def modalities_of(asked: Modalities) -> tuple[Modality, ...]:
     """Return the modalities asked for, each once, in a fixed order.
 
@@ -844,7 +850,7 @@ def modalities_of(asked: Modalities) -> tuple[Modality, ...]:
     if asked is None:
         return tuple(Modality)
     try:
-        names = [asked] if isinstance(asked, str) else list(asked)
+        names = several(asked)
     except TypeError as error:
         raise InvalidInput(f"modality is {asked!r}", hint="give a name, or several") from error
     known = {str(modality) for modality in Modality}

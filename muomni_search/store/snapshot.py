@@ -623,8 +623,7 @@ class Snapshot:
         return found
 
     def _count_items(self) -> int:
-        count: int = self.ask("SELECT count(*) FROM items").fetchone()[0]
-        return count
+        return sum(self.count_items(None).values())
 
     def _ids(self) -> NDArray[np.int64]:
         return self._numbers("SELECT id FROM items ORDER BY id")
@@ -734,7 +733,7 @@ class Snapshot:
         Raises:
             CorruptData: From the iterator: one is not what was written.
         """
-        step = 1 if most is None else max(1, -(-sum(self.count_items(None).values()) // most))
+        step = 1 if most is None else max(1, -(-self._count_items() // most))
         for row in self._streamed(METADATA, [step, NO_LIMIT if most is None else most]):
             yield _metadata_of(MetadataRow._make(row))
 
