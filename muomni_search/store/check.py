@@ -103,7 +103,7 @@ def database_faults(directory: Path, snapshot: Snapshot) -> Iterator[Fault]:
     except sqlite3.Error as error:
         yield Fault("database", where, str(error))
     for table in tables.metadata.sorted_tables:
-        columns = snapshot.ask(f"PRAGMA table_info({table.name})")
+        columns = snapshot.ask(f"PRAGMA table_xinfo({table.name})")
         if {name for _, name, *_ in columns} != set(table.columns.keys()):
             yield Fault("database", where, f"the table {table.name} has other columns")
     (found,) = snapshot.ask("PRAGMA user_version").fetchone()

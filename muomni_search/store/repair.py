@@ -9,7 +9,7 @@ import sqlite3
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ from muomni_search.store.rows import (
 )
 from muomni_search.store.snapshot import Lookup, Snapshot
 from muomni_search.store.sqlite import DATABASE, disk_errors
-from muomni_search.store.tables import SUMMED
+from muomni_search.store.tables import SUMMED, packed_hash, packed_time, written_time
 from muomni_search.store.writer import Writer, quoted
 
 __all__ = ["repair"]
@@ -56,7 +56,9 @@ __all__ = ["repair"]
 ROUNDED = 1e-8
 BEYOND = 'SELECT item_id FROM segments WHERE modality = ?1 AND ("row" < 0 OR "row" >= ?2)'
 STORED_BY_ID = Lookup(
-    f"SELECT id, checksum, {', '.join(f'CAST({name} AS BLOB)' for name in SUMMED)}"  # noqa: S608
+    "SELECT id, checksum, CAST(hash AS BLOB),"  # noqa: S608
+    " iif(typeof(added_ms) = 'integer', added_ms, NULL),"
+    f" {', '.join(f'CAST({name} AS BLOB)' for name in SUMMED)}"
     " FROM items WHERE id IN ({wanted})"
 )
 FIELD_STATEMENTS = (
@@ -64,10 +66,12 @@ FIELD_STATEMENTS = (
 )
 # Of so many bytes one damage of 8,000 that is no flipped bit looks like one.
 SURE_BYTES = 2**16
+# A time takes six bytes.
+TIME_BITS = 48
 # Nothing where another item has the key.
 RESTORE_ITEM = (
-    f"UPDATE OR IGNORE items SET {', '.join(f'{name} = ?' for name in SUMMED)}, checksum = ?"  # noqa: S608
-    " WHERE id = ?"
+    "UPDATE OR IGNORE items SET key = ?, modality = ?, source = ?, text = ?, metadata = ?,"
+    " hash = ?, added_ms = ?, checksum = ? WHERE id = ?"
 )
 # By the table's own tree: without the condition SQLite may read an index in its place.
 ALL_ITEMS = f"SELECT id FROM items NOT INDEXED WHERE id >= {-(2**63)}"  # noqa: S608
@@ -175,11 +179,17 @@ def _torn_indexes(writer: Writer) -> Iterator[None]:
 def _restore_items(writer: Writer, item_ids: Iterable[int]) -> set[int]:
     """Turn back the one bit by which items are not what was written; return of which."""
     restored = set()
-    for item_id, checksum, *stored in list(writer.for_values(STORED_BY_ID, item_ids)):
-        written = _as_written(stored, checksum)
+    for item_id, checksum, own_hash, added_ms, *stored in list(
+        writer.for_values(STORED_BY_ID, item_ids)
+    ):
+        written = _as_written(stored, checksum) or _unpacked(stored, checksum, own_hash, added_ms)
         if written is not None:
             writer.changes()
-            values = [*written, item_checksum(*written), item_id]
+            *words, content_hash, added = written
+            values = [
+                *(*words, packed_hash(content_hash), packed_time(added)),
+                *(item_checksum(*written), item_id),
+            ]
             if writer.connection.execute(RESTORE_ITEM, values).rowcount:
                 restored.add(item_id)
     return restored
@@ -209,6 +219,39 @@ def _as_written(stored: Sequence[bytes | None], checksum: Any) -> list[Any] | No
         ]
     except UnicodeDecodeError:
         return None
+
+
+def _unpacked(
+    stored: Sequence[bytes | None], checksum: Any, own_hash: bytes | None, added_ms: int | None
+) -> list[Any] | None:
+    """Return an item's texts as they were before one bit of its hash or time flipped.
+
+    One bit there is one or several in what is read of them.
+
+    Args:
+        stored: Those of ``SUMMED``, as they are read.
+        checksum: What lies there as their checksum.
+        own_hash: The bytes of the hash, or of what says that it is a text.
+        added_ms: The time, where it is one.
+    """
+    *words, content_hash, added = stored
+    hashes = [one.hex().encode() for one in _one_bit_off(own_hash or b"")]
+    times = []
+    if added_ms is not None:
+        for bit in range(TIME_BITS):
+            with suppress(OverflowError):
+                times.append(written_time(added_ms ^ 1 << bit).encode())
+    for one in [*((one, added) for one in hashes), *((content_hash, one) for one in times)]:
+        if zlib.crc32(item_bytes([*words, *one])) == checksum:
+            return _as_written([*words, *one], checksum)
+    return None
+
+
+def _one_bit_off(data: bytes) -> Iterator[bytes]:
+    """Yield the bytes, and all that differ from them in one bit."""
+    yield data
+    for byte, bit in product(range(len(data)), range(8)):
+        yield data[:byte] + bytes([data[byte] ^ 1 << bit]) + data[byte + 1 :]
 
 
 def _forget_stray_segments(writer: Writer) -> None:

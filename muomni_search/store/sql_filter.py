@@ -72,6 +72,9 @@ NUMBERS, FLAGS = ("integer", "real"), ("true", "false")
 # Names that JSON writes as they are, so that a JSON path finds them by their bytes; how a path
 # could spell any other differs from one version of SQLite to the next.
 PLAIN_NAME = re.compile(r'[^"\\\x00-\x1f]+')
+# The only one of the columns that an item may lack. What ``added`` is read from is not looked at
+# twice.
+MAY_LACK = ("source",)
 # SQLite refuses expressions nested deeper than 1000, and a chain of "and" is as deep as it is long;
 # a test takes up to four of these.
 MAX_TESTS = 200
@@ -247,6 +250,8 @@ def _field(names: tuple[str, ...]) -> _Field:
         _check_text(name)
     if names in COLUMNS:
         column = Sql(f"items.{names[0]}")
+        if names != MAY_LACK:
+            return _Field(column, Sql("'text'"))
         return _Field(column, sql("iif({} IS NULL, 'null', 'text')", column))
     names = names_inside(names)
     path = _path(names)

@@ -40,7 +40,7 @@ DATABASE = "collection.db"
 # How long a second writer waits, and a reader for a recovery after a crash.
 LOCK_SECONDS = 30.0
 # The newest revision: what a collection must be at to be read.
-HEAD = "0005"
+HEAD = "0006"
 BEYOND_REPAIR = "restore it from a copy, or save what is whole with muomni export --salvage"
 # A repair of a database is done wholly or not at all.
 MAYBE_BEYOND = (

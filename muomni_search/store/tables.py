@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
 from sqlalchemy import (
     Column,
+    Computed,
     ForeignKey,
     Index,
     Integer,
@@ -13,6 +17,7 @@ from sqlalchemy import (
     Text,
     text,
 )
+from sqlalchemy.types import UserDefinedType
 
 __all__ = [
     "SUMMED",
@@ -24,9 +29,12 @@ __all__ = [
     "items",
     "jobs",
     "metadata",
+    "packed_hash",
+    "packed_time",
     "row_blocks",
     "row_files",
     "segments",
+    "written_time",
 ]
 
 # Nothing in SQLite sees that a byte of a value was flipped; what it does see is that a table and
@@ -61,6 +69,21 @@ collection = Table(
     ),
 )
 
+
+class Bytes(UserDefinedType[bytes | str]):
+    """What SQLite keeps as it is given."""
+
+    def get_col_spec(self, **_: Any) -> str:
+        """Return how a column of it is declared."""
+        return "BLOB"
+
+
+WRITTEN_HASH = "CASE typeof(hash) WHEN 'blob' THEN lower(hex(hash)) ELSE hash END"
+WRITTEN_TIME = (
+    "CASE typeof(added_ms) WHEN 'integer' THEN"
+    " strftime('%Y-%m-%dT%H:%M:%fZ', added_ms / 1000.0, 'unixepoch') ELSE added_ms END"
+)
+
 items = Table(
     "items",
     metadata,
@@ -71,14 +94,51 @@ items = Table(
     Column("root", Text),
     Column("text", Text),
     Column("metadata", Text, nullable=False),  # a JSON object, keys sorted
-    Column("content_hash", String(32)),
+    Column("hash", Bytes),  # of its content; a text where it is no hash as ours are
     Column("size", Integer),
     Column("mtime_ns", Integer),
-    Column("added", String(32), nullable=False),
+    Column("added_ms", Integer, nullable=False),  # since 1970
     Column("checksum", Integer),  # a CRC-32, see ``documents.item_checksum``
+    # The two as they are read, in a third of the bytes.
+    Column("content_hash", String(32), Computed(WRITTEN_HASH, persisted=False)),
+    Column("added", String(32), Computed(WRITTEN_TIME, persisted=False)),
     Index("items_by_hash", "content_hash", sqlite_where=text("size IS NOT NULL")),
     Index("items_by_root", "root", sqlite_where=text("root IS NOT NULL")),
 )
+
+START = datetime(1970, 1, 1, tzinfo=UTC)
+MILLISECOND = timedelta(milliseconds=1)
+
+
+def packed_hash(written: str | None) -> bytes | str | None:
+    """Return what the column ``hash`` holds of a ``content_hash``."""
+    if written is None:
+        return None
+    try:
+        packed = bytes.fromhex(written)
+    except ValueError:
+        return written
+    return packed if packed.hex() == written else written
+
+
+def packed_time(written: str) -> int | str:
+    """Return what the column ``added_ms`` holds of an ``added``."""
+    try:
+        packed = (datetime.fromisoformat(written) - START) // MILLISECOND
+    except (ValueError, TypeError):  # of no time zone
+        return written
+    return packed if written_time(packed) == written else written
+
+
+def written_time(packed: int) -> str:
+    """Return what is read as ``added`` of an ``added_ms``, where it is a time that there is.
+
+    Raises:
+        OverflowError: It is none.
+    """
+    moment = START + packed * MILLISECOND
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
 
 # What its checksum is of, in this order.
 SUMMED = ("key", "modality", "source", "text", "metadata", "content_hash", "added")

@@ -55,7 +55,7 @@ from muomni_search.store.snapshot import (
 )
 from muomni_search.store.sql_filter import field_expressions
 from muomni_search.store.sqlite import disk_errors
-from muomni_search.store.tables import SUMMED
+from muomni_search.store.tables import SUMMED, packed_hash, packed_time
 
 __all__ = ["Writer", "quoted"]
 
@@ -155,8 +155,9 @@ COUNT_UP = text(
 
 @cache
 def insert_sql(table: Table) -> str:
-    """Return an INSERT for the driver, its values in the order of the table's columns."""
-    return str(insert(table).compile(dialect=dialect()))
+    """Return an INSERT for the driver, its values in the order of the columns that are stored."""
+    stored = [column.name for column in table.columns if column.computed is None]
+    return str(insert(table).compile(dialect=dialect(), column_keys=stored))
 
 
 # ---- the writer ----------------------------------------------------------------------------------
@@ -241,6 +242,7 @@ class Writer(Snapshot):
         added = self._added(ids) if ids else {}
         next_id = self.transaction.execute(NEXT_ID).scalar_one()
         stamp = now()
+        packed_stamp = packed_time(stamp)
         fresh, changed = [], []
         for key, item in items.items():
             values = (
@@ -249,18 +251,20 @@ class Writer(Snapshot):
                 item.root,
                 item.text,
                 documents[key],
-                item.content_hash,
+                packed_hash(item.content_hash),
                 item.size,
                 item.mtime_ns,
             )
             first = added.get(key, stamp)
-            modality, source, _, words, document, digest, _, _ = values
-            checksum = item_checksum(key, modality, source, words, document, digest, first)
+            modality, source, _, words, document, *_ = values
+            checksum = item_checksum(
+                key, modality, source, words, document, item.content_hash, first
+            )
             if key in ids:
-                changed.append((*values, first, checksum, ids[key]))
+                changed.append((*values, packed_time(first), checksum, ids[key]))
             else:
                 ids[key] = next_id
-                fresh.append((next_id, key, *values, stamp, checksum))
+                fresh.append((next_id, key, *values, packed_stamp, checksum))
                 next_id += 1
         self._insert(tables.items, fresh)
         if changed:
@@ -268,7 +272,7 @@ class Writer(Snapshot):
             # SQLAlchemy's parameters.
             self.transaction.exec_driver_sql(
                 "UPDATE items SET modality = ?, source = ?, root = ?, text = ?, metadata = ?,"
-                " content_hash = ?, size = ?, mtime_ns = ?, added = ?, checksum = ? WHERE id = ?",
+                " hash = ?, size = ?, mtime_ns = ?, added_ms = ?, checksum = ? WHERE id = ?",
                 changed,
             )
         return ids
@@ -338,7 +342,10 @@ class Writer(Snapshot):
         for old, is_whole in list(self._summed([key])):
             self.changes(items=any(old[one] != values[one] for one in old.keys() & values.keys()))
             checksum = _checksum({**old, **values}) if is_whole else None
-            self.transaction.execute(CHANGE_ITEM, {"old_key": key, **values, "checksum": checksum})
+            stored = {"old_key": key, **values, "checksum": checksum}
+            if "content_hash" in stored:
+                stored["hash"] = packed_hash(stored.pop("content_hash"))
+            self.transaction.execute(CHANGE_ITEM, stored)
 
     def delete(self, keys: Sequence[str]) -> int:
         """Delete the items of ``keys``; return how many there were."""

@@ -125,6 +125,48 @@ def test_a_byte_that_is_no_character_does_not_hinder_the_upgrade(place: Path) ->
             assert list(snapshot.find(["b"])) == ["b"]
 
 
+def test_hashes_and_times_are_read_as_before_when_they_are_packed(place: Path) -> None:
+    make_old(place, "0005")
+    digest = "00" * 15 + "ab"
+    written = [
+        (digest, "2026-11-28T06:28:56.007Z"),
+        (digest.upper(), "2026-11-28 06:28:56.007Z"),
+        (None, "1969-12-31T23:59:59.999Z"),
+        ("", "2026-11-28T06:28:56.007"),
+        ("no hash", "then"),
+        ("ab ab", "2026-11-28T06:28:56.007+00:00"),
+    ]
+    with sqlite3.connect(place / "collection.db") as connection:
+        connection.execute("DELETE FROM items")
+        connection.execute(
+            'CREATE INDEX "field x" ON items (json_extract(metadata, \'$."a:b?%s"\'))'
+        )
+        for number, (content_hash, added) in enumerate(written):
+            values = (number, f"k{number}", "{}", content_hash, number % 2 or None, added, number)
+            connection.execute(
+                "INSERT INTO items (id, key, modality, metadata, content_hash, size, added,"
+                " checksum) VALUES (?, ?, 'text', ?, ?, ?, ?, ?)",
+                values,
+            )
+        connection.execute("DELETE FROM segments")
+        indexes = "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND tbl_name = 'items'"
+        before = set(connection.execute(indexes).fetchall())
+    connection.close()
+    Store.open(place).close()
+    with sqlite3.connect(place / "collection.db") as connection:
+        found = connection.execute("SELECT content_hash, added FROM items ORDER BY id").fetchall()
+        kinds = connection.execute("SELECT typeof(hash), typeof(added_ms) FROM items").fetchall()
+        facts = connection.execute("SELECT key, size, checksum FROM items ORDER BY id").fetchall()
+        after = set(connection.execute(indexes).fetchall())
+    connection.close()
+    assert found == written
+    assert kinds == [("blob", "integer"), ("text", "text"), ("null", "integer")] + 3 * [
+        ("text", "text")
+    ]
+    assert facts == [(f"k{number}", number % 2 or None, number) for number in range(len(written))]
+    assert after == before
+
+
 def test_a_process_of_an_earlier_version_cannot_write_after_the_upgrade(place: Path) -> None:
     make_old(place, "0002")
     # As the earlier version began and ended every write.
