@@ -48,6 +48,7 @@ from muomni_search.ingest.rows import (
     parquet_columns,
     parse_json,
     read_rows,
+    whole_number,
 )
 from muomni_search.items import Query
 from muomni_search.progress import Progress, Silent
@@ -559,10 +560,15 @@ def _read_tasks(path: Path, default: Task, *, is_foreign: bool = False) -> Itera
 
 def _query_id(row: Mapping[str, Any], number: int) -> Any:
     query_id = row.get("query_id")
-    if query_id is None or query_id == "":
+    if query_id is None or query_id == "" or query_id != query_id:  # NaN, a gap
         return number
-    if not isinstance(query_id, str | int) or isinstance(query_id, bool):
-        raise InvalidInput(f"the query_id {query_id!r} is neither text nor a whole number")
+    whole = whole_number(query_id)
+    if whole is not None:
+        return whole
+    if not isinstance(query_id, str):
+        raise InvalidInput(
+            f"the query_id {query_id!r} is neither text nor a whole number", hint="give one"
+        )
     return query_id
 
 

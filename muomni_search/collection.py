@@ -39,6 +39,7 @@ from muomni_search.view import (
     Where,
     check_page,
     modalities_of,
+    not_there,
     several,
 )
 
@@ -224,7 +225,7 @@ class Collection(Closing):
         with self._store.write() as writer:
             missing = doomed - writer.item_ids(list(doomed)).keys()
             if missing:
-                raise NotFound(f"no item {', '.join(sorted(missing))} in {self.directory}")
+                raise not_there(sorted(missing), self.directory)
             if where is not None:
                 doomed |= {item.key for item in writer.iter_items(parse_filter(where))}
             deleted = writer.delete(sorted(doomed))

@@ -92,7 +92,8 @@ class Record:
         vector: Its ready vector, (256,) float32 of unit length.
         source: What answers show as ``source``; the absolute path of the file, else None.
         metadata: Its metadata, a JSON object.
-        root: The absolute path of the folder that the key is relative to; None for table rows.
+        root: The absolute path of the folder that the key is relative to, or of the table that a
+            row without a key of its own is numbered in; None for other rows of tables.
         size: The file's size in bytes.
         mtime_ns: When the file was last changed, in nanoseconds; see ``durable.changed_ns``.
     """
@@ -228,23 +229,39 @@ class Query:
 
     @classmethod
     def text(cls, text: str) -> Query:
-        """Ask with words."""
-        return cls((Part(1.0, "text", text),))
+        """Ask with words.
+
+        Raises:
+            InvalidInput: These are none.
+        """
+        return cls((Part(1.0, "text", _text(text, "words")),))
 
     @classmethod
     def image(cls, path: str | Path) -> Query:
-        """Ask with a picture file."""
-        return cls((Part(1.0, "image", Path(path)),))
+        """Ask with a picture file.
+
+        Raises:
+            InvalidInput: This names none.
+        """
+        return cls((Part(1.0, "image", _path(path)),))
 
     @classmethod
     def audio(cls, path: str | Path) -> Query:
-        """Ask with a sound file."""
-        return cls((Part(1.0, "audio", Path(path)),))
+        """Ask with a sound file.
+
+        Raises:
+            InvalidInput: This names none.
+        """
+        return cls((Part(1.0, "audio", _path(path)),))
 
     @classmethod
     def id(cls, key: str) -> Query:
-        """Ask with an item of the collection."""
-        return cls((Part(1.0, "id", key),))
+        """Ask with an item of the collection.
+
+        Raises:
+            InvalidInput: This is no key.
+        """
+        return cls((Part(1.0, "id", _text(key, "key")),))
 
     @classmethod
     def vector(cls, vector: ArrayLike) -> Query:
@@ -268,9 +285,13 @@ class Query:
         return cls((Part(1.0, "vector", value),))
 
     def __add__(self, other: Query) -> Query:
+        if not isinstance(other, Query):
+            return NotImplemented
         return Query(self.parts + other.parts)
 
     def __sub__(self, other: Query) -> Query:
+        if not isinstance(other, Query):
+            return NotImplemented
         return self + -other
 
     def __neg__(self) -> Query:
@@ -289,3 +310,16 @@ class Query:
         return Query(tuple(parts))
 
     __rmul__ = __mul__
+
+
+def _text(value: str, name: str) -> str:
+    if not isinstance(value, str):
+        raise InvalidInput(f"{value!r} is no {name} to ask with", hint="give a text")
+    return value
+
+
+def _path(value: str | Path) -> Path:
+    try:
+        return Path(value)
+    except TypeError as error:
+        raise InvalidInput(f"{value!r} names no file to ask with", hint="give a path") from error

@@ -47,7 +47,7 @@ from muomni_search.garbage import rare_collections
 from muomni_search.ingest.folder import IGNORE_FILE, Entry
 from muomni_search.ingest.manifest import Corpus
 from muomni_search.ingest.read import Limits, decode, read_file
-from muomni_search.ingest.rows import TABLES
+from muomni_search.ingest.rows import is_table
 from muomni_search.items import Content, Item, Modality, Problem, Record, Span
 from muomni_search.progress import Progress, Silent
 from muomni_search.store.store import Known, NewItem, Store
@@ -719,10 +719,13 @@ def _check_root(record: Record, known: Known) -> None:
         InvalidInput: It is taken.
     """
     if record.root is not None and known.root is not None and record.root != known.root:
-        mend = "add one of the two folders with --prefix"
+        mend = "add one of the two with --prefix"
         if not os.path.lexists(known.root):
+            if is_table(known.root):
+                return  # it has moved
             mend = f"{known.root} is not there: bring it back, or delete its items"
-        raise InvalidInput(f"the key {record.key!r} is taken by {known.source}", hint=mend)
+        holder = known.source or known.root
+        raise InvalidInput(f"the key {record.key!r} is taken by {holder}", hint=mend)
 
 
 def _is_unchanged(record: Record, content_hash: str, known: Known | None) -> bool:
@@ -744,8 +747,7 @@ def _may_have_moved(read: _Read) -> bool:
 def _table_of(source: str) -> str | None:
     """Return the table of a row's origin, ``table.jsonl:12``; None for what is no row's."""
     table, _, number = source.rpartition(":")
-    is_row = number.isdecimal() and table.lower().endswith(TABLES)
-    return table if is_row else None
+    return table if number.isdecimal() and is_table(table) else None
 
 
 def is_gone(path: str) -> bool:

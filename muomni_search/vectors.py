@@ -27,6 +27,7 @@ MIN_LENGTH = 1e-6
 SQUARES = (1e-200, 1e200)
 # What float32 may miss of a length of 1 by rounding alone.
 UNIT_TOLERANCE = 1e-5
+ENCODE_AGAIN = "encode it again, or leave it out"
 # Rows that are gathered at a time to be compared: 3 MB, and 8 MB with them in float64.
 PAIRS_AT_ONCE = 2_048
 
@@ -79,17 +80,22 @@ def check_vectors(rows: Any, where: str, *, dim: int = DIM) -> NDArray[np.float3
     if array.ndim != 2 or array.shape[1] != dim:
         width = array.shape[-1] if array.ndim else 0
         found = f"{width} numbers" if array.ndim <= 2 else f"{array.shape[1:]} numbers"
-        raise InvalidInput(f"{where}: {found} a vector, expected {dim}")
+        raise InvalidInput(
+            f"{where}: {found} a vector, expected {dim}",
+            hint="encode it with the collection's model",
+        )
     wide = np.asarray(array, dtype=np.float64)
     squares, are_far = _squares(wide)
     if not are_far.any():
         return _divided(wide, squares)
     bad = ~np.isfinite(array).all(axis=1)
     if bad.any():
-        raise InvalidInput(f"{where}: {_number(bad)}holds NaN or infinity")
+        raise InvalidInput(f"{where}: {_number(bad)}holds NaN or infinity", hint=ENCODE_AGAIN)
     zero = ~array.any(axis=1)
     if zero.any():
-        raise InvalidInput(f"{where}: {_number(zero)}is all zeros and has no direction")
+        raise InvalidInput(
+            f"{where}: {_number(zero)}is all zeros and has no direction", hint=ENCODE_AGAIN
+        )
     return normalise(array)
 
 

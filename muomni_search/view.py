@@ -249,11 +249,7 @@ class View:
         found = self.snapshot.find(keys)
         missing = list(dict.fromkeys(key for key in keys if key not in found))
         if missing:
-            more = f" and {len(missing) - NAMED:,} more" * (len(missing) > NAMED)
-            raise NotFound(
-                f"no item {', '.join(map(repr, missing[:NAMED]))}{more} in {self._directory}",
-                hint=LIST_HINT,
-            )
+            raise not_there(missing, self._directory)
         items = [found[key] for key in keys]
         return [self._with_vector(item) for item in items] if vectors else items
 
@@ -267,7 +263,7 @@ class View:
     ) -> NDArray[np.float32]:
         """Return the unit mean (256,) of an item's segments, which are among the rows found."""
         if key not in found:
-            raise NotFound(f"no item {key!r} in {self._directory}")
+            raise NotFound(f"no item {key!r} in {self._directory}", hint=LIST_HINT)
         modality, rows = found[key]
         return mean_vector(self.snapshot.vectors(modality)[rows])
 
@@ -837,8 +833,24 @@ def check_page(limit: int | None, after: str | None) -> None:
 
 
 def several(names: str | Iterable[str]) -> list[str]:
-    """Return names as a list, of which one may come alone."""
-    return [names] if isinstance(names, str) else list(names)
+    """Return names as a list, of which one may come alone.
+
+    Raises:
+        InvalidInput: What comes is no name, or something in it is none.
+    """
+    found = [names] if isinstance(names, str) or not isinstance(names, Iterable) else list(names)
+    for name in found:
+        if not isinstance(name, str):
+            raise InvalidInput(f"{name!r} is no name", hint="give a text, or several")
+    return found
+
+
+def not_there(keys: Sequence[str], directory: Path) -> NotFound:
+    """Return the error that there are no items of these keys; of many the first are named."""
+    more = f" and {len(keys) - NAMED:,} more" * (len(keys) > NAMED)
+    return NotFound(
+        f"no item {', '.join(map(repr, keys[:NAMED]))}{more} in {directory}", hint=LIST_HINT
+    )
 
 
 def modalities_of(asked: Modalities) -> tuple[Modality, ...]:
@@ -849,13 +861,10 @@ def modalities_of(asked: Modalities) -> tuple[Modality, ...]:
     """
     if asked is None:
         return tuple(Modality)
-    try:
-        names = several(asked)
-    except TypeError as error:
-        raise InvalidInput(f"modality is {asked!r}", hint="give a name, or several") from error
+    names = several(asked)
     known = {str(modality) for modality in Modality}
     for name in names:
-        if not isinstance(name, str) or name not in known:
+        if name not in known:
             raise InvalidInput(
                 f"no modality {str(name)!r}", hint=f"one of {', '.join(sorted(known))}"
             )

@@ -82,7 +82,7 @@ muomni align pairs.csv models/clip --encoder image=clip-vit-base-patch32""",
 @click.option(
     "--pull",
     metavar="X",
-    type=FiniteNumber(),
+    type=FiniteNumber(above=0),
     help="How strongly to hold the maps to what was there, 0.1 to 300; else cross-validated.",
 )
 @count_option("--folds", least=2, default=5, help="Parts of the pairs, each held out once.")

@@ -21,7 +21,7 @@ from muomni_search.cli.output import on_terminal, print_json, print_table, progr
 @click.option(
     "--above",
     metavar="X",
-    type=FiniteNumber(),
+    type=FiniteNumber(above=0, most=1),
     default=0.95,
     show_default=True,
     help="The least cosine of two that are one thing, at most 1.",

@@ -73,7 +73,7 @@ muomni map owl.html --near "an owl at night" -k 300""",
 @click.option(
     "--min-dist",
     metavar="X",
-    type=FiniteNumber(),
+    type=FiniteNumber(least=0, most=1),
     default=0.1,
     show_default=True,
     help="How near UMAP lets points come, 0 to 1.",

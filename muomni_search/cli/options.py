@@ -53,9 +53,24 @@ class Command(click.Command):
 
 
 class FiniteNumber(click.ParamType[float]):
-    """A number, but neither NaN nor infinity."""
+    """A number, but neither NaN nor infinity.
+
+    Args:
+        above: What it must be more than.
+        least: What it may be at least.
+        most: What it may be at most.
+    """
 
     name = "number"
+
+    def __init__(
+        self, *, above: float = -math.inf, least: float = -math.inf, most: float = math.inf
+    ) -> None:
+        self._above, self._least, self._most = above, least, most
+        bounds = {"more than": above, "at least": least, "at most": most}
+        self._bounds = " and ".join(
+            f"{words} {bound:,g}" for words, bound in bounds.items() if math.isfinite(bound)
+        )
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -67,6 +82,8 @@ class FiniteNumber(click.ParamType[float]):
             number = math.nan
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number", param, ctx)
+        if not (number > self._above and self._least <= number <= self._most):
+            self.fail(f"{value!r} is not {self._bounds}", param, ctx)
         return number
 
 

@@ -127,6 +127,8 @@ def command(
 
     def ready(url: str) -> None:
         click.echo(url)
+        if not collections and not root.is_dir():
+            note(f"{root} does not exist: nothing is served until collections are made in it")
         note("Ctrl-C stops it")
         if opens:
             click.launch(url)

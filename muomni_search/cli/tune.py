@@ -33,26 +33,11 @@ class Size(click.ParamType[int]):
         return int(size)
 
 
-class Share(FiniteNumber):
-    """A number above 0, 1 at most."""
-
-    name = "share"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Return the share that ``value`` spells."""
-        share = super().convert(value, param, ctx)
-        if not 0 < share <= 1:
-            self.fail(f"{value!r} is not above 0 and at most 1, as 0.95 is", param, ctx)
-        return share
-
-
 @click.command("tune", cls=Command, example="muomni tune --recall 0.99 --memory 2GB")
 @click.option(
     "--recall",
     metavar="SHARE",
-    type=Share(),
+    type=FiniteNumber(above=0, most=1),
     help="Of the ten best, what an index must find on average: 0.95 at first, 1 for no index.",
 )
 @click.option(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -27,7 +29,7 @@ def command(repair: bool, as_json: bool, directory: Path) -> None:
     from muomni_search.errors import CorruptData
     from muomni_search.store.sqlite import BEYOND_REPAIR, MAYBE_BEYOND
 
-    with Collection.open(directory) as collection:
+    with _told(directory, as_json), Collection.open(directory) as collection:
         if repair:
             try:
                 for done in collection.repair():
@@ -36,10 +38,7 @@ def command(repair: bool, as_json: bool, directory: Path) -> None:
                 raise CorruptData(error.what, hint=BEYOND_REPAIR) from error
         faults = collection.verify()
     if not on_terminal(as_json):
-        problems = [
-            {"kind": fault.kind, "where": fault.where, "detail": fault.detail} for fault in faults
-        ]
-        print_json({"ok": not problems, "problems": problems})
+        _print_problems([(fault.kind, fault.where, fault.detail) for fault in faults])
     elif faults:
         print_table(
             ("kind", "where", "detail"),
@@ -57,3 +56,28 @@ def command(repair: bool, as_json: bool, directory: Path) -> None:
             mend = MAYBE_BEYOND
         count = "1 problem" if len(faults) == 1 else f"{len(faults)} problems"
         raise CorruptData(f"{directory}: {count}", hint=mend)
+
+
+@contextmanager
+def _told(directory: Path, as_json: bool) -> Iterator[None]:
+    """Print what keeps a database from being opened or read as the problem that it is, too."""
+    from muomni_search.errors import CorruptData
+    from muomni_search.store.sqlite import DATABASE
+
+    try:
+        yield
+    except CorruptData as error:
+        if not on_terminal(as_json):
+            _print_problems([("database", str(directory.absolute() / DATABASE), error.what)])
+        raise
+
+
+def _print_problems(problems: Sequence[tuple[str, str, str]]) -> None:
+    print_json(
+        {
+            "ok": not problems,
+            "problems": [
+                dict(zip(("kind", "where", "detail"), problem, strict=True)) for problem in problems
+            ],
+        }
+    )

@@ -47,7 +47,7 @@ muomni watch photos --once -c indexes/mine""",
 @click.option("-f", "--force", is_flag=True, help="Prune even when more than half is gone.")
 @click.option(
     "--debounce",
-    type=FiniteNumber(),
+    type=FiniteNumber(above=0, most=86_400),
     metavar="S",
     default=1.0,
     show_default=True,
@@ -55,7 +55,7 @@ muomni watch photos --once -c indexes/mine""",
 )
 @click.option(
     "--rescan",
-    type=FiniteNumber(),
+    type=FiniteNumber(above=0),
     metavar="S",
     default=3600.0,
     show_default=True,

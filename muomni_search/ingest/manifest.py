@@ -22,7 +22,7 @@ from muomni_search.ingest.folder import (
     read_folder,
     read_patterns,
 )
-from muomni_search.ingest.rows import TABLES, ArrowStream, stream_rows
+from muomni_search.ingest.rows import ArrowStream, is_table, stream_rows
 from muomni_search.ingest.table import read_row_records, read_table
 from muomni_search.items import Modality, Problem, Record
 from muomni_search.vectors import check_vectors, unit_among
@@ -244,7 +244,7 @@ def _misfit(types: tuple[type, ...]) -> str | None:
 
 
 def _is_table(place: Path) -> bool:
-    return place.suffix.lower() in TABLES and place.is_file()
+    return is_table(place.name) and place.is_file()
 
 
 def _without_repeats(entries: Iterator[Entry]) -> Iterator[Entry]:

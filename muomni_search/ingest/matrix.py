@@ -47,5 +47,8 @@ def load_matrix(path: Path) -> NDArray[Any]:
         kind = getattr(matrix, "dtype", "several arrays")
         raise InvalidInput(f"{path} holds {kind}, expected numbers", hint="write one array")
     if matrix.ndim != 2 or matrix.shape[1] != DIM:
-        raise InvalidInput(f"{path} has the shape {matrix.shape}, expected (rows, {DIM})")
+        raise InvalidInput(
+            f"{path} has the shape {matrix.shape}, expected (rows, {DIM})",
+            hint=f"write one row of {DIM} numbers for each vector",
+        )
     return matrix

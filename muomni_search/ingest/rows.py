@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO, runtime_checkable
 
+import numpy as np
+
 from muomni_search.errors import InvalidInput, UnreadableFile
 from muomni_search.items import DIM
 
@@ -27,10 +29,12 @@ __all__ = [
     "Numbered",
     "Row",
     "count_rows",
+    "is_table",
     "parquet_columns",
     "parse_json",
     "read_rows",
     "stream_rows",
+    "whole_number",
 ]
 
 TABLES = (".jsonl", ".ndjson", ".csv", ".parquet")
@@ -43,6 +47,8 @@ TEXT_COLUMNS = (
     *("key", "modality", "text", "image", "audio", "path", "source", "vector", "metadata"),
 )
 
+# Beyond it a float stands for several whole numbers.
+MOST_WHOLE = 2.0**53
 INDEX_COLUMN = re.compile(r"__index_level_[0-9]+__")
 
 
@@ -514,3 +520,21 @@ def _vectors_of(batch: Any) -> list[Any]:
         if is_whole and pc.all(pc.equal(lengths, DIM)).as_py():
             return list(flat.to_numpy(zero_copy_only=False).reshape(-1, DIM))
     return list(column.to_pylist())
+
+
+def is_table(path: str) -> bool:
+    """Whether a file is a table by its name."""
+    return path.lower().endswith(TABLES)
+
+
+def whole_number(value: Any) -> int | None:
+    """Return the whole number that a cell holds; None for all else.
+
+    ``3.0`` is one: tables make it of 3 beside a gap.
+    """
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, float | np.floating):
+        number = float(value)
+        return int(number) if number.is_integer() and abs(number) < MOST_WHOLE else None
+    return int(value) if isinstance(value, int | np.integer) else None

@@ -33,6 +33,7 @@ from muomni_search.ingest.rows import (
     listed,
     parse_json,
     read_rows,
+    whole_number,
 )
 from muomni_search.items import Modality, Problem, Record
 from muomni_search.vectors import check_vectors
@@ -129,6 +130,7 @@ class _Batch:
         self._prefix = prefix
         self._name = name
         self._folder = path.parent.resolve()
+        self._root = str(path.resolve())
         self._vectors = self._normalised()
 
     def entries(self) -> Iterator[Entry]:
@@ -159,12 +161,14 @@ class _Batch:
             return {}  # one of them is bad: each is checked on its own
         return {number: vector for (number, _), vector in zip(rows, checked, strict=True)}
 
-    def _record(self, number: int, row: Row, origin: str) -> Entry:
-        key = row.get("key")
-        if key is None and self._name:
-            key = f"{self._name}:{number}"
-        if isinstance(key, int | np.integer) and not isinstance(key, bool):
-            key = str(key)
+    def _record(self, number: int, row: Row, origin: str) -> Record:
+        key, root = row.get("key"), None
+        if self._name and (key is None or key != key):  # a gap, in a table of numbers NaN
+            # Another table of the same name has such a row too.
+            key, root = f"{self._name}:{number}", self._root
+        whole = whole_number(key)
+        if whole is not None:
+            key = str(whole)
         if key == "":
             raise InvalidInput("the key is empty", hint="give each row a text as key")
         if not isinstance(key, str):
@@ -174,7 +178,7 @@ class _Batch:
         key = self._prefix + key
         if row.get("vector") is not None:
             metadata = _metadata(row, RESERVED_BESIDE_VECTORS)
-            return self._vector_record(number, row, key, origin, metadata)
+            return self._vector_record(number, row, key, origin, metadata, root)
         column, modality = _content_column(row)
         # Beside a content it says where that comes from, and nothing is read there.
         metadata = _metadata(row, RESERVED if column == "source" else RESERVED - {"source"})
@@ -184,11 +188,17 @@ class _Batch:
         if column == "text":
             if not value.strip():
                 raise InvalidInput("the text is empty", hint="write something or leave it out")
-            return Record(key, Modality.TEXT, origin, text=value, metadata=metadata)
-        return self._file_record(value, modality, key, origin, metadata)
+            return Record(key, Modality.TEXT, origin, text=value, metadata=metadata, root=root)
+        return self._file_record(value, modality, key, origin, metadata, root)
 
     def _vector_record(
-        self, number: int, row: Row, key: str, origin: str, metadata: Mapping[str, Any]
+        self,
+        number: int,
+        row: Row,
+        key: str,
+        origin: str,
+        metadata: Mapping[str, Any],
+        root: str | None,
     ) -> Record:
         vector = self._vectors.get(number)
         if vector is None:
@@ -204,7 +214,14 @@ class _Batch:
             source = os.path.normpath(self._folder / source)
         check_words(key, source, text)
         return Record(
-            key, modality, origin, vector=vector, text=text, source=source, metadata=metadata
+            key,
+            modality,
+            origin,
+            vector=vector,
+            text=text,
+            source=source,
+            metadata=metadata,
+            root=root,
         )
 
     def _file_record(
@@ -214,7 +231,8 @@ class _Batch:
         key: str,
         origin: str,
         metadata: Mapping[str, Any],
-    ) -> Entry:
+        root: str | None,
+    ) -> Record:
         path = find_beside(self._path, value)
         entry = read_file_record(path, key, self._folder, named=True)
         if isinstance(entry, Problem):
@@ -230,6 +248,7 @@ class _Batch:
             path=entry.path,
             source=entry.source,
             metadata=metadata,
+            root=root,
             size=entry.size,
             mtime_ns=entry.mtime_ns,
         )

@@ -157,4 +157,4 @@ def test_duplicates_are_listed_by_group(muomni: Run, collection: Path, tmp_path:
     assert all(item["cosine"] >= 0.99 for item in group["items"])
     only = muomni("duplicates", "--modality", "audio", "-c", collection)
     assert (only.exit_code, answers(only)) == (0, [])
-    assert muomni("duplicates", "--above", "2", "-c", collection).exit_code == 1
+    assert muomni("duplicates", "--above", "2", "-c", collection).exit_code == 2

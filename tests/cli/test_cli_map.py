@@ -60,7 +60,7 @@ def test_filters_samples_and_fallbacks_are_told(muomni: Run, shared: Path) -> No
         (["nowhere/a.png"], 1, "there is no folder nowhere"),
         (["a.html", "--color", "colour"], 1, "no point has a field 'colour'"),
         (["a.html", "--id", "lark"], 1, "no item 'lark'"),
-        (["a.html", "--min-dist", "3", "--method", "pca"], 1, "min_dist is 3"),
+        (["a.html", "--min-dist", "3", "--method", "pca"], 2, "is not at least 0 and at most 1"),
         (["a.html", "--method", "mds"], 2, "mds"),
         (["a.html", "--seed", "-1"], 2, "seed"),
         ([], 2, "Missing argument"),

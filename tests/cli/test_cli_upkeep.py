@@ -299,8 +299,24 @@ def test_what_repair_cannot_mend_is_told_with_the_way_out(muomni: Run, collectio
         result = muomni(*command, "-c", collection)
         assert result.exit_code == 1
         assert "muomni export --salvage" in result.stderr.splitlines()[-1]
+        (told,) = answers(result)
+        assert not told["ok"]
+        assert {one["kind"] for one in told["problems"]} >= {"database"}
     # What was saved says that something is lost, as `verify` does.
     assert muomni("export", "saved.parquet", "--salvage", "-c", collection).exit_code == 1
+
+
+def test_what_is_no_database_is_a_problem_too(muomni: Run, collection: Path) -> None:
+    path = collection / "collection.db"
+    path.write_bytes(b"words " * 1_000)
+    result = muomni("verify", "-c", collection)
+    assert result.exit_code == 1
+    (told,) = answers(result)
+    (problem,) = told.pop("problems")
+    assert told == {"ok": False}
+    assert (problem["kind"], problem["where"]) == ("database", str(path.absolute()))
+    assert "no collection" in problem["detail"]
+    assert answers(muomni("verify", "-c", "nowhere")) == []
 
 
 def test_an_export_needs_a_folder(muomni: Run, shared: Path) -> None:

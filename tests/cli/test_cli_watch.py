@@ -607,7 +607,7 @@ def test_once_ends_with_the_codes_of_add(folder: Path, kept: Path, muomni: Run) 
     assert keys_of(kept) == {"red.png"}
     assert muomni("watch", "--once", "nowhere", "-c", kept).exit_code == 2
     assert muomni("watch", "--once", folder / "red.png", "-c", kept).exit_code == 2
-    assert muomni("watch", "--once", folder, "--debounce", "0", "-c", kept).exit_code == 1
+    assert muomni("watch", "--once", folder, "--debounce", "0", "-c", kept).exit_code == 2
     result = muomni("watch", "--once", folder, "--exclude", "[z-a]", "-c", kept)
     assert result.exit_code == 1
     assert "a pattern that is none" in result.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -202,6 +203,25 @@ def test_a_folder_that_the_server_was_given_may_be_shown(place: Path) -> None:
     with running(settings) as server, httpx.Client(base_url=server.url) as http:
         assert original(http, "k").content == shown.read_bytes()
         assert http.get(f"{C}/item", params={"key": "k"}).json()["has_original"]
+
+
+@pytest.mark.parametrize("key", [{}, {"key": "k"}])
+def test_a_picture_that_a_table_names_is_shown_while_it_is_that_file(
+    place: Path, key: dict[str, str]
+) -> None:
+    shown = write_picture(place / "shown.png", 9)
+    (place / "rows.jsonl").write_text(json.dumps({"image": "shown.png", **key}) + "\n")
+    with Collection.create(place / "indexes/small", model="hashing") as small:
+        small.add(read_corpus([place / "rows.jsonl"]))
+    name = key.get("key", "rows.jsonl:1")
+    with (
+        running(Settings(root=place / "indexes")) as server,
+        httpx.Client(base_url=server.url) as http,
+    ):
+        assert original(http, name).content == shown.read_bytes()
+        write_picture(shown, 8)
+        os.utime(shown, ns=(1, 1))
+        problem(original(http, name), 404, "not-found")
 
 
 def test_a_link_that_leaves_the_folder_is_not_followed(

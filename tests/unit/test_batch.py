@@ -274,6 +274,19 @@ def test_queries_keep_their_names_and_their_order(shelf: Collection, tmp_path: P
     assert [row["query_id"] for row in rows] == ["z", 7, 2, "z"]
 
 
+def test_whole_numbers_beside_a_gap_stay_the_names_that_they_are(
+    shelf: Collection, tmp_path: Path
+) -> None:
+    columns = {"query_id": pa.array([5.0, None, np.nan]), "id": ["k001", "k002", "k003"]}
+    pq.write_table(pa.table(columns), tmp_path / "q.parquet")
+    rows = answered(shelf, tmp_path / "q.parquet", k=1)
+    assert [(row["query_id"], type(row["query_id"])) for row in rows] == [
+        (5, int),
+        (1, int),
+        (2, int),
+    ]
+
+
 def test_numbers_in_csv_stay_the_names_that_they_are(shelf: Collection, tmp_path: Path) -> None:
     (tmp_path / "q.csv").write_text("query_id,id\n1.10,007\n1.20,k001\n")
     rows = answered(shelf, tmp_path / "q.csv", k=1)

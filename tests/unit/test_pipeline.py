@@ -320,6 +320,27 @@ def test_the_key_of_another_root_is_an_error_that_says_so(
     assert told(add(place, other, prefix="other")) == {"added": 1}
 
 
+def test_rows_that_are_numbered_alike_in_two_tables_take_no_others_place(
+    place: Collection, tmp_path: Path
+) -> None:
+    tables = []
+    for year in ("2025", "2026"):
+        tables.append(tmp_path / year / "rows.jsonl")
+        write(tables[-1], json.dumps({"text": f"words of {year}"}) + "\n")
+    assert told(add(place, tables[0])) == {"added": 1}
+    assert told(add(place, tables[0])) == {"unchanged": 1}
+    report = add(place, tables[1])
+    assert told(report) == {"failed": 1}
+    assert str(tables[0]) in report.problems[0].error
+    assert "--prefix" in report.problems[0].hint
+    assert place.get("rows.jsonl:1")[0].text == "words of 2025"
+    assert told(add(place, tables[1], prefix="2026")) == {"added": 1}
+    # One that has moved is the same.
+    moved = Path(shutil.move(tables[0], tmp_path))
+    assert told(add(place, moved)) == {"unchanged": 1}
+    assert told(add(place, tables[1])) == {"failed": 1}
+
+
 # ---- gone --------------------------------------------------------------------------------
 
 

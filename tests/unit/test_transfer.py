@@ -360,6 +360,20 @@ def test_what_is_no_export_is_refused_by_name(
     assert len(content(target)) == 1
 
 
+def test_an_export_may_lack_the_hashes(
+    mixed: Collection, empty: Collection, tmp_path: Path, exported: Path
+) -> None:
+    table = pq.read_table(exported)
+    pq.write_table(table.drop_columns(["content_hash"]), tmp_path / "fewer.parquet")
+    assert import_collection(empty, tmp_path / "fewer.parquet").added == len(content(mixed))
+    assert empty.verify() == []
+    hash_at = 4
+    expected = {
+        key: (*told[:hash_at], None, *told[hash_at + 1 :]) for key, told in content(mixed).items()
+    }
+    assert content(empty) == expected
+
+
 def test_a_truncated_export_is_refused(target: Collection, exported: Path) -> None:
     whole = exported.read_bytes()
     for length in range(0, len(whole), len(whole) // 40):

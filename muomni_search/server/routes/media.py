@@ -20,6 +20,7 @@ from muomni_search.errors import MuomniError, NotFound
 from muomni_search.figures import envelope, file_of, shrink
 from muomni_search.ingest.audio import SAMPLE_RATE
 from muomni_search.ingest.read import Limits, decode, read_file
+from muomni_search.ingest.rows import is_table
 from muomni_search.ingest.sniff import HEAD_BYTES, media_type
 from muomni_search.items import Item, Modality
 from muomni_search.server import schemas
@@ -63,7 +64,7 @@ def is_shown(known: Known, settings: Settings) -> bool:
     if known.size is not None:
         return True
     # As text, for this is asked of every hit.
-    folders = [str(one).rstrip(os.sep) + os.sep for one in (known.root, *settings.files) if one]
+    folders = [str(one).rstrip(os.sep) + os.sep for one in _folders(known, settings)]
     return known.source.startswith(tuple(folders))
 
 
@@ -78,15 +79,22 @@ def path_of(item: Item, known: Known, settings: Settings) -> Path:
         NotFound: There is none, or it may not be shown.
     """
     path = Path(os.path.realpath(file_of(item.source)))
-    folders = [Path(one) for one in (known.root, *settings.files) if one]
+    folders = _folders(known, settings)
     if not any(path.is_relative_to(os.path.realpath(one)) for one in folders):
         facts = _facts(path)
-        if known.root or (facts.st_size, changed_ns(facts)) != (known.size, known.mtime_ns):
+        is_of_folder = len(folders) > len(settings.files)
+        if is_of_folder or (facts.st_size, changed_ns(facts)) != (known.size, known.mtime_ns):
             raise NotFound(
                 f"the file of {item.key!r} lies outside of the folders of this server",
                 hint="start it with --files DIR",
             )
     return path
+
+
+def _folders(known: Known, settings: Settings) -> list[str | Path]:
+    """Return the folders of which an item may show files: the server's, and that it came from."""
+    own = [known.root] if known.root and not is_table(known.root) else []
+    return [*own, *settings.files]
 
 
 def _facts(path: Path) -> os.stat_result:

@@ -97,18 +97,30 @@ def metadata_of(folder: Path, **columns: Any) -> list[Any]:
         ({"key": " "}, " "),
         ({"key": 7}, "7"),
         ({"key": 12345678901234567890123}, "12345678901234567890123"),
-        ({"key": None}, "t.jsonl:1"),
-        ({}, "t.jsonl:1"),
+        ({"key": 7.0}, "7"),  # of 7 beside a gap
     ],
 )
-def test_a_row_has_the_key_that_it_gives_or_its_number(
-    folder: Path, row: dict[str, Any], key: str
-) -> None:
+def test_a_row_has_the_key_that_it_gives(folder: Path, row: dict[str, Any], key: str) -> None:
     path = written(folder, {"text": "x", **row})
     for prefix in ("", "P/"):
         (entry,) = read_table(path, prefix=prefix)
         assert isinstance(entry, Record)
         assert (entry.key, entry.origin, entry.root) == (prefix + key, f"{path}:1", None)
+
+
+@pytest.mark.parametrize("row", [{}, {"key": None}])
+@pytest.mark.parametrize(
+    "content",
+    [{"image": "dot.png"}, {"vector": [1.0] * DIM, "modality": "audio"}, {"text": "x"}],
+)
+def test_a_row_without_a_key_has_its_number_in_this_very_table(
+    folder: Path, row: dict[str, Any], content: dict[str, Any]
+) -> None:
+    path = written(folder, {**content, **row})
+    for prefix in ("", "P/"):
+        (entry,) = read_table(path, prefix=prefix)
+        assert isinstance(entry, Record)
+        assert (entry.key, entry.root) == (prefix + "t.jsonl:1", str(path.resolve()))
 
 
 @pytest.mark.parametrize(
@@ -117,6 +129,7 @@ def test_a_row_has_the_key_that_it_gives_or_its_number(
         ("", "the key is empty"),
         (True, "the key True is no text"),
         (1.5, "the key 1.5 is no text"),
+        (2.0**53, "is no text"),  # or the next number
         (["a"], "the key ['a'] is no text"),
         ("a\0b", "holds a NUL"),
     ],
