@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -32,6 +33,7 @@ from muomni_search.filters import Filter, parse_filter
 from muomni_search.index import planner
 from muomni_search.index.exact import best_of
 from muomni_search.index.protocol import Candidates, VectorIndex
+from muomni_search.index.ties import Ties
 from muomni_search.ingest.read import Limits, read_content
 from muomni_search.items import Content, Hit, Item, Modality, Part, Query
 from muomni_search.ranked import RankedLists, Rows
@@ -61,6 +63,11 @@ WIDEN = 4
 # Up to this share of all rows a batch looks up the items of its hits: of a million rows 20,000 take
 # 0.06 s, and all of them 1.
 LOOKED_UP_SHARE = 0.2
+# So many rows, of all, may a single query find before what is tied with the last is left out: the
+# keys of all items that it reads then are kept for those to come.
+READ_SHARE = 0.01
+# And so many a batch: some 10 MB.
+MOST_TIED = 100_000
 # How many pieces of queries are encoded together: those of pictures take 600 KB each.
 PIECES_AT_ONCE = 128
 # How many of the keys that are not there an error names.
@@ -444,7 +451,7 @@ class View:
         segments: bool,
         min_score: float | Literal["auto"] | None,
     ) -> list[_Ranked]:
-        """Return the best k of each modality and all tied with the last, with their scores."""
+        """Return the best k of each modality and those tied with the last, with their scores."""
         asked_with = tuple(dict.fromkeys(part.kind for part in query.parts))
         ranked: list[_Ranked] = []
         for one, counting in self._searched(modality, condition):
@@ -453,8 +460,9 @@ class View:
                 self._loaded.sample(self.snapshot, one),
                 self._loaded.prior(self.snapshot, asked_with, one),
             )
+            ties = self._ties(one, READ_SHARE * len(self.snapshot.vectors(one)))
             found, how, recall = self._top(
-                one, vector, k, counting, left_out, exact=exact, segments=segments
+                one, vector, k, counting, left_out, ties, exact=exact, segments=segments
             )
             least = background.alarm if min_score == "auto" else min_score
             for match, cosine in found:
@@ -481,11 +489,12 @@ class View:
         k: int,
         counting: Counting,
         left_out: set[int],
+        ties: Ties,
         *,
         exact: bool,
         segments: bool,
     ) -> tuple[list[tuple[Match, float]], Literal["exact", "ann"], float | None]:
-        """Return the best k items (or rows) of one modality and all tied with the last.
+        """Return the best k items (or rows) of one modality and those tied with the last.
 
         With their cosines, whether all rows were compared, and what that promises.
         """
@@ -510,7 +519,7 @@ class View:
             except CorruptData as error:
                 raise not_unit(snapshot.row_file(modality)) from error
             if not segments and len(best.rows) > WIDEN * wanted:
-                best = self._best_of_items(modality, best, wanted)
+                best = ties.cut(self._best_of_items(modality, best, wanted), wanted)
             found: dict[int, tuple[Match, float]] = {}
             for match, cosine in zip(
                 snapshot.matches(modality, best.rows), best.cosines.tolist(), strict=True
@@ -606,8 +615,8 @@ class View:
         *,
         exact: bool,
     ) -> Rows:
-        """Return for each query the best k items of a modality and all tied with the last."""
-        snapshot = self.snapshot
+        """Return for each query the best k items of a modality and those tied with the last."""
+        snapshot, ties = self.snapshot, self._ties(modality, MOST_TIED)
         rows, dead = snapshot.vectors(modality), snapshot.dead(modality)
         available = len(rows) - len(dead) if counting.rows is None else len(counting.rows)
         fetch = min(available, k + max(map(len, left_out)))
@@ -622,6 +631,7 @@ class View:
                 index=index,
                 fetch=ask_for,
                 reach=reach,
+                ties=ties,
             )
         except CorruptData as error:
             raise not_unit(snapshot.row_file(modality)) from error
@@ -645,6 +655,7 @@ class View:
                 k,
                 counting,
                 left_out[number],
+                ties,
                 exact=True,
                 segments=False,
             )
@@ -657,6 +668,10 @@ class View:
                 )
             )
         return Rows(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+    def _ties(self, modality: Modality, most: float) -> Ties:
+        """Return what leaves out items whose keys come too late, once so many rows are found."""
+        return Ties(cache(lambda: self.snapshot.key_ranks(modality)), most)
 
     def _index(self, modality: Modality) -> Tuned:
         """Return the index of a modality, the same one as long as the view is held."""

@@ -32,6 +32,7 @@ from muomni_search.vectors import cosines, cosines_of_pairs
 
 if TYPE_CHECKING:
     from muomni_search.index.faiss_index import FourBitScan
+    from muomni_search.index.ties import Ties
 
 __all__ = [
     "QUERY_BLOCK",
@@ -384,12 +385,14 @@ def top_rows_many(
     index: VectorIndex | None = None,
     fetch: int = FETCH,
     reach: float = -1.0,
+    ties: Ties | None = None,
 ) -> CandidateLists:
     """Return for each query (n, 256) what ``top_rows`` returns, without an index to the bit.
 
     By matrix products of query blocks and row tiles, or by the index where that takes less time;
     those for which it proposes too little are then compared with all rows. Beside the answers
-    memory stays bounded. See ``top_rows`` for the arguments.
+    memory stays bounded, and with ``ties``, which leaves out what is tied with the last where that
+    is much, so do these. See ``top_rows`` for the other arguments.
     """
     if allowed is not None and len(queries) <= (FEW_EXACT if index is None else FEW_BY_INDEX):
         one_by_one = partial(top_rows, k=k, dead=dead, allowed=allowed, index=index, fetch=fetch)
@@ -406,10 +409,10 @@ def top_rows_many(
             # Where fewer bits are as fast, all rows are compared: all are found.
             and not first_pass.is_paying(at_once, live, k, least=1 / taken)
         ):
-            return _many_by_index(queries, vectors, k, dead, index, wanted, depth, reach)
+            return _many_by_index(queries, vectors, k, dead, index, wanted, depth, reach, ties)
     return CandidateLists.joined(
         [
-            _top_rows_block(queries[start : start + QUERY_BLOCK], vectors, k, dead, allowed)
+            _top_rows_block(queries[start : start + QUERY_BLOCK], vectors, k, dead, allowed, ties)
             for start in range(0, len(queries), QUERY_BLOCK)
         ]
     )
@@ -440,6 +443,7 @@ def _many_by_index(
     wanted: int,
     depth: int,
     reach: float,
+    ties: Ties | None,
 ) -> CandidateLists:
     """Return what ``_by_index`` finds for each query; what is too hard for it, exactly."""
     from concurrent.futures import ThreadPoolExecutor  # which a single query does without
@@ -484,7 +488,7 @@ def _many_by_index(
             hard = ask(hard, (deeper,))
     left = np.sort(np.concatenate([hard, *beyond]))
     if len(left):
-        exact = top_rows_many(queries[left], vectors, k=k, dead=dead)
+        exact = top_rows_many(queries[left], vectors, k=k, dead=dead, ties=ties)
         parts.append((np.repeat(left, np.diff(exact.starts)), exact.rows, exact.cosines))
     numbers, rows, values = (np.concatenate(column) for column in zip(*parts, strict=True))
     are_exact = np.isin(np.arange(len(queries)), left)
@@ -591,6 +595,7 @@ def _top_rows_block(
     k: int,
     dead: NDArray[np.int64],
     allowed: NDArray[np.int64] | None,
+    ties: Ties | None,
 ) -> CandidateLists:
     available = len(vectors) - len(dead) if allowed is None else len(allowed)
     wanted = min(k + SPARE, available)
@@ -601,7 +606,7 @@ def _top_rows_block(
         found = first_pass.best_rows(queries, vectors, k, dead, allowed)
         if found is not None:
             _check_longest(found.cosines)
-            return found
+            return found if ties is None else ties.cut_all(found, k)
     rough, rows = _rough_best(queries, vectors, wanted, dead, allowed)
     values = cosines_of_pairs(vectors, rows, queries)
     _check_longest(values)
@@ -615,11 +620,17 @@ def _top_rows_block(
     if is_sure.all():
         starts = np.concatenate([[0], np.cumsum(is_found.sum(axis=1))])
         return CandidateLists(starts, rows[is_found], values[is_found], is_sure)
+
+    def compare(query: NDArray[np.float32]) -> Candidates:
+        # Cut one by one: of all queries near a run of equal rows together these are without bound.
+        found = top_rows(query, vectors, k=k, dead=dead, allowed=allowed, exact=True)
+        return found if ties is None else ties.cut(found, k)
+
     return CandidateLists.joined(
         [
             Candidates(rows[number][own], values[number][own], "exact")
             if is_sure[number]
-            else top_rows(query, vectors, k=k, dead=dead, allowed=allowed, exact=True)
+            else compare(query)
             for number, (query, own) in enumerate(zip(queries, is_found, strict=True))
         ]
     )

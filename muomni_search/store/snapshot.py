@@ -548,6 +548,20 @@ class Snapshot:
             owners[pairs[:, 0]] = pairs[:, 1]
         return owners
 
+    def key_ranks(self, modality: Modality) -> NDArray[np.int64]:
+        """Return the rank of every row's item by its key (rows,), -1 for dead rows; read-only.
+
+        And for rows whose item is not there, so that they come first and are seen.
+        """
+        return self.state.arrays.get(("ranks", modality), lambda: self._key_ranks(modality))
+
+    def _key_ranks(self, modality: Modality) -> NDArray[np.int64]:
+        by_key = self._numbers("SELECT id FROM items ORDER BY key")
+        owners = self.row_items(modality)
+        ranks = np.full(max(int(by_key.max(initial=0)), int(owners.max(initial=0))) + 2, -1)
+        ranks[by_key] = np.arange(len(by_key))
+        return ranks[owners]  # the owner -1 of dead rows is the last, which no item is
+
     def sample_rows(self, modality: Modality, most: int) -> NDArray[np.int64]:
         """Return the rows of a fixed sample of up to ``most`` segments of a modality, sorted.
 

@@ -365,6 +365,8 @@ def test_replacing_an_item_keeps_its_id_and_its_age(store: Store) -> None:
         assert snapshot.dead(AUDIO).tolist() == [0, 1]
         assert snapshot.row_items(AUDIO).tolist() == [-1, -1]
         assert snapshot.row_items(TEXT).tolist() == [number + 1, number]
+        assert snapshot.key_ranks(AUDIO).tolist() == [-1, -1]
+        assert snapshot.key_ranks(TEXT).tolist() == [1, 0]
         assert snapshot.owners_of(AUDIO, np.array([1, 0])).tolist() == [-1, -1]
         found = snapshot.owners_of(TEXT, np.array([1, 0, 1]))
         assert found.tolist() == [number, number + 1, number]
