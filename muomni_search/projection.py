@@ -53,6 +53,8 @@ MIN_PAIRS = 8
 # From "as it was" to "as the pairs say"; a step is about a factor of three.
 PULLS = (math.inf, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1)
 CUTS = (1, 5, 10)
+# Standard errors that a gain must be above nothing.
+SURE = 2.0
 # So many rows choose a pull, and so many are compared for the report, however many there are.
 CHOOSING_ROWS, EVALUATED_ROWS = 1_000, 4_000
 RESAMPLES = 500
@@ -248,10 +250,20 @@ def learn(
     final = fit(pairs)
     shown = _sample_rows(len(pairs), EVALUATED_ROWS, seed)
 
-    def score(fits: Sequence[_Fit]) -> float:
-        """Return the mean over all directions of their mean reciprocal ranks."""
-        ranks = _fold_ranks(pairs.take(shown), parts[shown], [one.all() for one in fits])
-        return float(np.mean([mean_reciprocal_rank(some) for some in ranks.values()]))
+    def gain(fits: Sequence[_Fit], others: Sequence[_Fit]) -> tuple[float, float]:
+        """Return what some gain over others in mean reciprocal rank, and its standard error.
+
+        The mean over all directions that differ.
+        """
+        ranks, before = (
+            _fold_ranks(pairs.take(shown), parts[shown], [one.all() for one in some])
+            for some in (fits, others)
+        )
+        gains = [1.0 / ranks[one] - 1.0 / before[one] for one in ranks]
+        gains = [one for one in gains if one.any()] or [np.zeros(1)]
+        means = [one.mean() for one in gains]
+        variances = [one.var() / len(one) for one in gains]
+        return float(np.mean(means)), math.sqrt(sum(variances)) / len(gains)
 
     notes = []
     is_refined = False
@@ -259,7 +271,7 @@ def learn(
         trials = [
             _refine(pairs.take(parts != part), one, seed=seed) for part, one in enumerate(held_out)
         ]
-        if score(trials) > score(held_out):
+        if gain(trials, held_out)[0] > 0:
             held_out, final, is_refined = trials, _refine(pairs, final, seed=seed), True
         else:
             notes.append("refinement did not help on held-out pairs: the closed form was kept")
@@ -267,10 +279,12 @@ def learn(
         if not final.starts[modality].any():
             continue
         without = [one.without(modality) for one in held_out]
-        if score(held_out) <= score(without):
+        gained, error = gain(held_out, without)
+        # What is merely likely to be a gain here may be a loss elsewhere, which no pair tells of.
+        if gained <= SURE * error:
             held_out, final = without, final.without(modality)
     notes += [
-        f"{modality} gains nothing on held-out pairs: it "
+        f"{modality} gains nothing sure on held-out pairs: it "
         + ("stays where the model has it" if modality in pairs.foreign else "stays as it was")
         for modality in final.pulls
         if modality not in final.maps

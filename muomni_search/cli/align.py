@@ -107,7 +107,7 @@ def command(
 
     Each modality but the anchor gets a linear map, held to what was there as strongly as does
     best on pairs that were held out. The report shows how well these find each other before and
-    after. What gains nothing stays as it was; when nothing gains, no model is written.
+    after. What gains nothing that is sure stays as it was; when nothing does, no model is written.
 
     With --encoder a modality is read by another encoder, which is first brought to where the model
     has the same contents, then to the pairs; rows with that modality alone help, too.
@@ -135,7 +135,7 @@ def command(
     if done.model is None:
         raise InvalidInput(
             f"nothing is gained from these {done.pairs:,} pairs, so no model was written",
-            hint="give more of them, or --pull 10 to have it all the same",
+            hint="give more of them, or --pull 30 to have it all the same",
         )
 
 

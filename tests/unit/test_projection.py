@@ -79,6 +79,19 @@ def test_what_has_nothing_to_do_with_each_other_stays_as_it_was(rng: np.random.G
     assert mrr(learned.retrieval, "before") == mrr(learned.retrieval, "after")
 
 
+def test_a_gain_must_be_a_sure_one(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = turned(rng, 80)
+    assert set(learn(pairs, anchor=TEXT).maps) == {IMAGE}
+    # As though the same pairs told far less.
+    monkeypatch.setattr(projection, "SURE", 1_000.0)
+    learned = learn(pairs, anchor=TEXT)
+    assert learned.maps == {}
+    assert "image gains nothing sure" in learned.notes[0]
+    assert set(learn(pairs, anchor=TEXT, pull=1.0).maps) == {IMAGE}
+
+
 def test_a_modality_that_gains_is_mapped_beside_one_that_does_not(rng: np.random.Generator) -> None:
     pairs = turned(rng, 80)
     pairs = pairs_of({**pairs.vectors, AUDIO: unit(rng, 80, 200)})

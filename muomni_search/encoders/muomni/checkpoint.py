@@ -430,9 +430,12 @@ def _configuration(found: Found) -> dict[str, dict[str, Any]]:
             raise CheckpointError(f"{path} cannot be read: {error}", hint="mend it") from error
         if not isinstance(content, dict):
             raise CheckpointError(f"{path} holds no JSON object", hint="mend it")
-        sections = {name: content[name] for name in told if isinstance(content.get(name), dict)}
-        if not sections:
-            sections = {name: content for name in told if path.name.startswith(name)}
+        own = next((name for name in told if path.name.startswith(name)), None)
+        if own and not isinstance(content.get(own), dict):
+            # It may have sections all the same: of what its part was trained beside.
+            sections = {own: content}
+        else:
+            sections = {name: content[name] for name in told if isinstance(content.get(name), dict)}
         for name, section in sections.items():
             told[name] |= section
     return told

@@ -5,8 +5,9 @@ One directory, its direct subdirectories too, or one file:
     model.safetensors + config.json      the one-file export: every part behind its name
     omni.pt                              thinker, proj_a, proj_v: trained together, so they go first
     thinker.pt + tokenizer.model         model or thinker, or the bare tensors
-    vision.pt                            vit, img_proj: the latter leads elsewhere, unless to 256
-    audio_enc.pt                         enc
+    vision.pt                            vit, img_proj: the latter leads elsewhere, unless to 256;
+                                         or model, or the bare tensors
+    audio_enc.pt                         enc or model, or the bare tensors
 
 ``thinker_step_1000.pt`` stands in for a ``thinker.pt`` that is not there; the highest step counts.
 """
@@ -49,7 +50,11 @@ PLACES = (
     Place("thinker", "thinker.pt", "thinker."),
     Place("thinker", "thinker.pt", ""),
     Place("vision_encoder", "vision.pt", "vit."),
+    Place("vision_encoder", "vision.pt", "model."),
+    Place("vision_encoder", "vision.pt", ""),
     Place("audio_encoder", "audio_enc.pt", "enc."),
+    Place("audio_encoder", "audio_enc.pt", "model."),
+    Place("audio_encoder", "audio_enc.pt", ""),
     Place("proj_v", "omni.pt", "proj_v."),
     # The reference's vision training compares pictures with captions in a space of its own, of 128
     # dimensions unless it is told otherwise.

@@ -158,6 +158,43 @@ def test_the_thinker_may_be_bare_or_nested_or_compiled(
     assert torch.allclose(found.thinker(ids), network.thinker(ids), atol=2e-2)  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("nest", [lambda state: state, lambda state: {"model": compiled(state)}])
+def test_the_towers_may_be_bare_or_nested_too(
+    network: MuOmni, tmp_path: Path, nest: Callable[[State], Any]
+) -> None:
+    part = states(network)
+    changes = {
+        "vision_tiny/vision.pt": nest(part["vision_encoder"]),
+        "audio_enc_tiny/audio_enc.pt": nest(part["audio_encoder"]),
+        "omni_sft_tiny/omni.pt": {"proj_a": part["proj_a"], "proj_v": part["proj_v"]},
+    }
+    check_same(load(write_separate(tmp_path, network, **changes)), network)
+
+
+def test_a_configuration_that_bears_a_parts_name_is_that_parts_alone(tmp_path: Path) -> None:
+    thinker = ThinkerConfig(vocabulary=40, layers=2, heads=8, kv_heads=8, hidden=24)
+    vision = ViTConfig(size=32, patch=16, dim=24, layers=1, heads=4, hidden=20)
+    whole = MuOmni(thinker, vision)
+    part = states(whole)
+    for name, file, state, config in (
+        ("thinker_tiny", "thinker.pt", part["thinker"], {"n_heads": 8}),
+        # As the reference writes it, of what it was trained beside.
+        (
+            "vision_tiny",
+            "vision.pt",
+            part["vision_encoder"],
+            {"n_heads": 4, "thinker": {"n_heads": 2}},
+        ),
+    ):
+        (tmp_path / name).mkdir()
+        torch.save(state, tmp_path / name / file)
+        (tmp_path / name / f"{name}.json").write_text(json.dumps(config))
+    found = load(tmp_path)
+    assert found.thinker is not None
+    assert found.vision_encoder is not None
+    assert (found.thinker.config, found.vision_encoder.config) == (thinker, vision)
+
+
 def test_the_highest_step_stands_in_for_the_final_file(network: MuOmni, tmp_path: Path) -> None:
     state = states(network)["thinker"]
     for step in (900, 1_000, 20):
