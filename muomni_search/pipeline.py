@@ -47,7 +47,7 @@ from muomni_search.garbage import rare_collections
 from muomni_search.ingest.folder import IGNORE_FILE, Entry
 from muomni_search.ingest.manifest import Corpus
 from muomni_search.ingest.read import Limits, decode, read_file
-from muomni_search.ingest.rows import is_table
+from muomni_search.ingest.rows import is_table, table_of_root
 from muomni_search.items import Content, Item, Modality, Problem, Record, Span
 from muomni_search.progress import Progress, Silent
 from muomni_search.store.store import Known, NewItem, Store
@@ -720,11 +720,12 @@ def _check_root(record: Record, known: Known) -> None:
     """
     if record.root is not None and known.root is not None and record.root != known.root:
         mend = "add one of the two with --prefix"
-        if not os.path.lexists(known.root):
-            if is_table(known.root):
+        table = table_of_root(known.root)
+        if not os.path.lexists(table or known.root):
+            if table:
                 return  # it has moved
             mend = f"{known.root} is not there: bring it back, or delete its items"
-        holder = known.source or known.root
+        holder = known.source or table
         raise InvalidInput(f"the key {record.key!r} is taken by {holder}", hint=mend)
 
 

@@ -65,7 +65,7 @@ WIDEN = 4
 LOOKED_UP_SHARE = 0.2
 # So many rows, of all, may a single query find before what is tied with the last is left out: the
 # keys of all items that it reads then are kept for those to come.
-READ_SHARE = 0.01
+READ_SHARE = 0.1
 # And so many a batch: some 10 MB.
 MOST_TIED = 100_000
 # How many pieces of queries are encoded together: those of pictures take 600 KB each.

@@ -7,46 +7,24 @@ from alembic import op
 revision = "0006"
 down_revision = "0005"
 
-# Whoever reads finds both columns as they were: they are computed.
+# Whoever reads finds both columns as they were: they are computed. Column by column, for in a table
+# made anew two keys of which a flipped bit made one would not fit, and nothing could be repaired.
 STATEMENTS = [
-    """
-    CREATE TABLE packed (
-        id INTEGER NOT NULL,
-        "key" TEXT NOT NULL,
-        modality VARCHAR(5) NOT NULL,
-        source TEXT,
-        root TEXT,
-        text TEXT,
-        metadata TEXT NOT NULL,
-        hash BLOB,
-        size INTEGER,
-        mtime_ns INTEGER,
-        added_ms INTEGER NOT NULL,
-        checksum INTEGER,
-        content_hash VARCHAR(32) GENERATED ALWAYS AS (
-            CASE typeof(hash) WHEN 'blob' THEN lower(hex(hash)) ELSE hash END
-        ) VIRTUAL,
-        added VARCHAR(32) GENERATED ALWAYS AS (
-            CASE typeof(added_ms) WHEN 'integer'
-            THEN strftime('%Y-%m-%dT%H:%M:%fZ', added_ms / 1000.0, 'unixepoch') ELSE added_ms END
-        ) VIRTUAL,
-        PRIMARY KEY (id),
-        UNIQUE ("key")
-    )
-    """,
-    """
-    INSERT INTO packed
-        (id, "key", modality, source, root, text, metadata, hash, size, mtime_ns, added_ms,
-        checksum)
-    SELECT id, "key", modality, source, root, text, metadata,
-        coalesce(packed_hash(CAST(content_hash AS BLOB)), content_hash), size, mtime_ns,
-        coalesce(packed_time(CAST(added AS BLOB)), added), checksum
-    FROM items ORDER BY id
-    """,
-    "DROP TABLE items",
-    "ALTER TABLE packed RENAME TO items",
+    "DROP INDEX items_by_hash",
+    "ALTER TABLE items ADD COLUMN hash BLOB",
+    "ALTER TABLE items ADD COLUMN added_ms INTEGER NOT NULL DEFAULT 0",
+    "UPDATE items SET hash = coalesce(packed_hash(CAST(content_hash AS BLOB)), content_hash),"
+    " added_ms = coalesce(packed_time(CAST(added AS BLOB)), added)",
+    "ALTER TABLE items DROP COLUMN content_hash",
+    "ALTER TABLE items DROP COLUMN added",
+    "ALTER TABLE items ADD COLUMN content_hash VARCHAR(32) GENERATED ALWAYS AS"
+    " (CASE typeof(hash) WHEN 'blob' THEN lower(hex(hash)) ELSE hash END) VIRTUAL",
+    "ALTER TABLE items ADD COLUMN added VARCHAR(32) GENERATED ALWAYS AS"
+    " (CASE typeof(added_ms) WHEN 'integer'"
+    " THEN strftime('%Y-%m-%dT%H:%M:%fZ', added_ms / 1000.0, 'unixepoch') ELSE added_ms END)"
+    " VIRTUAL",
+    "CREATE INDEX items_by_hash ON items (content_hash) WHERE size IS NOT NULL",
 ]
-INDEXES = "SELECT sql FROM sqlite_master WHERE type = 'index' AND tbl_name = 'items' AND sql > ''"
 START = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -73,12 +51,11 @@ def packed_time(written: bytes) -> int | None:
 
 
 def upgrade() -> None:
-    """Make the table anew, and its indexes, those of fields among them."""
+    """Add what is stored, fill it, and compute what was stored."""
     connection = op.get_bind()
     driver = connection.connection.driver_connection
     for function in (packed_hash, packed_time):
         driver.create_function(function.__name__, 1, function, deterministic=True)
-    indexes = connection.exec_driver_sql(INDEXES).scalars().all()
-    for statement in [*STATEMENTS, *indexes]:
-        # As it stands: a field's name may look like a parameter.
+    for statement in STATEMENTS:
+        # As it stands: what looks like a parameter is a time's digits.
         connection.exec_driver_sql(statement)

@@ -83,6 +83,9 @@ def print_promises(indexes: Mapping[str, dict[str, Any]]) -> None:
         elif promise:
             when = promise["measured_at"]
             told = f"measured {minute(when)} UTC" if when else "measured by an earlier version"
+            if promise["measured"]:
+                worst = min(promise["measured"].values(), key=lambda one: float(one["low"]))
+                told += f": {worst['recall']:.4f}, surely {worst['low']:.4f}, at worst"
             click.echo(
                 f"{name} is searched with a recall@{promise['k']} of {promise['recall']:g}, {told}"
             )

@@ -34,6 +34,8 @@ __all__ = [
     "parse_json",
     "read_rows",
     "stream_rows",
+    "table_of_root",
+    "table_root",
     "whole_number",
 ]
 
@@ -525,6 +527,20 @@ def _vectors_of(batch: Any) -> list[Any]:
 def is_table(path: str) -> bool:
     """Whether a file is a table by its name."""
     return path.lower().endswith(TABLES)
+
+
+def table_root(table: Path) -> str:
+    """Return the root of rows that are known by their number in a table alone.
+
+    It is what comes before the number where a row is named. Links are not resolved: what a link
+    leads to may change, and the table is the same.
+    """
+    return f"{table.absolute()}:"
+
+
+def table_of_root(root: str) -> str | None:
+    """Return the table of such a root; None for a folder."""
+    return root.removesuffix(":") if root.endswith(":") else None
 
 
 def whole_number(value: Any) -> int | None:

@@ -33,6 +33,7 @@ from muomni_search.ingest.rows import (
     listed,
     parse_json,
     read_rows,
+    table_root,
     whole_number,
 )
 from muomni_search.items import Modality, Problem, Record
@@ -130,7 +131,7 @@ class _Batch:
         self._prefix = prefix
         self._name = name
         self._folder = path.parent.resolve()
-        self._root = str(path.resolve())
+        self._root = table_root(path)
         self._vectors = self._normalised()
 
     def entries(self) -> Iterator[Entry]:

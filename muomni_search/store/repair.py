@@ -66,8 +66,8 @@ FIELD_STATEMENTS = (
 )
 # Of so many bytes one damage of 8,000 that is no flipped bit looks like one.
 SURE_BYTES = 2**16
-# A time takes six bytes.
-TIME_BITS = 48
+# What SQLite stores a time of ours in.
+TIME_BYTES = 6
 # Nothing where another item has the key.
 RESTORE_ITEM = (
     "UPDATE OR IGNORE items SET key = ?, modality = ?, source = ?, text = ?, metadata = ?,"
@@ -237,13 +237,13 @@ def _unpacked(
     *words, content_hash, added = stored
     hashes = [one.hex().encode() for one in _one_bit_off(own_hash or b"")]
     times = []
-    if added_ms is not None:
-        for bit in range(TIME_BITS):
+    with suppress(OverflowError):  # of a time that takes more bytes than ours do
+        for one in _one_bit_off((added_ms or 0).to_bytes(TIME_BYTES, signed=True)):
             with suppress(OverflowError):
-                times.append(written_time(added_ms ^ 1 << bit).encode())
-    for one in [*((one, added) for one in hashes), *((content_hash, one) for one in times)]:
-        if zlib.crc32(item_bytes([*words, *one])) == checksum:
-            return _as_written([*words, *one], checksum)
+                times.append(written_time(int.from_bytes(one, signed=True)).encode())
+    for pair in [*((one, added) for one in hashes), *((content_hash, one) for one in times)]:
+        if zlib.crc32(item_bytes([*words, *pair])) == checksum:
+            return _as_written([*words, *pair], checksum)
     return None
 
 

@@ -558,9 +558,13 @@ class Snapshot:
     def _key_ranks(self, modality: Modality) -> NDArray[np.int64]:
         by_key = self._numbers("SELECT id FROM items ORDER BY key")
         owners = self.row_items(modality)
-        ranks = np.full(max(int(by_key.max(initial=0)), int(owners.max(initial=0))) + 2, -1)
-        ranks[by_key] = np.arange(len(by_key))
-        return ranks[owners]  # the owner -1 of dead rows is the last, which no item is
+        if not len(by_key):
+            return np.full(len(owners), -1)
+        # By search and not by number: a damaged id may be any.
+        ranks = np.argsort(by_key)
+        ids = by_key[ranks]
+        places = np.searchsorted(ids, owners).clip(max=len(ids) - 1)
+        return np.where(ids[places] == owners, ranks[places], -1)
 
     def sample_rows(self, modality: Modality, most: int) -> NDArray[np.int64]:
         """Return the rows of a fixed sample of up to ``most`` segments of a modality, sorted.

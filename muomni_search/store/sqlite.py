@@ -90,6 +90,9 @@ def _open_uri(uri: str, *, salvage: bool) -> sqlite3.Connection:
     except sqlite3.Error:
         connection.close()
         raise
+    except UnicodeDecodeError as error:  # of what SQLite says, for it quotes damaged bytes
+        connection.close()
+        raise sqlite3.DatabaseError("malformed database schema") from error
     return connection
 
 

@@ -100,6 +100,7 @@ def test_a_terminal_gets_a_table(shared: Path) -> None:
     assert "cosine" in shown
     assert "dog.txt" in shown
     assert "A dog barks at the postman." in shown
+    assert "searched: exact" in shown
     assert "{" not in shown
 
 

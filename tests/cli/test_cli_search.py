@@ -6,6 +6,7 @@ import html
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -14,7 +15,8 @@ from cli_helpers import Run, answers, write_picture, write_vector
 
 from muomni_search.cli.main import cli
 from muomni_search.cli.query import query_of
-from muomni_search.cli.search import command
+from muomni_search.cli.search import _how, command
+from muomni_search.items import Hit, Modality
 
 FIELDS = [
     "rank", "key", "modality", "score", "cosine", "source", "text", "span", "metadata", "how",
@@ -149,6 +151,24 @@ def test_min_score_cuts_the_tail(muomni: Run, shared: Path) -> None:
     limit = hits[2]["score"]
     kept = answers(muomni("search", "owl night", "--min-score", str(limit), "-c", shared))
     assert kept == [hit for hit in hits if hit["score"] >= limit]
+
+
+@pytest.mark.parametrize(
+    ("hows", "told"),
+    [
+        ([("text", "ann", 0.95), ("text", "ann", 0.95)], "ann, recall 0.95"),
+        ([("text", "exact", 1.0), ("image", "exact", 1.0)], "exact"),
+        ([("text", "ann", 0.99), ("image", "exact", 1.0)], "text ann, recall 0.99; image exact"),
+    ],
+)
+def test_a_person_is_told_what_was_searched_and_what_that_promises(
+    hows: list[tuple[str, Any, float]], told: str
+) -> None:
+    hits = [
+        Hit(1, "k", Modality(modality), 1.0, 0.5, None, None, None, {}, how, recall)
+        for modality, how, recall in hows
+    ]
+    assert _how(hits) == told
 
 
 def test_an_automatic_min_score_is_taken_and_another_word_is_not(muomni: Run, shared: Path) -> None:

@@ -335,6 +335,13 @@ def test_rows_that_are_numbered_alike_in_two_tables_take_no_others_place(
     assert "--prefix" in report.problems[0].hint
     assert place.get("rows.jsonl:1")[0].text == "words of 2025"
     assert told(add(place, tables[1], prefix="2026")) == {"added": 1}
+    # What a link leads to may change.
+    (tmp_path / "latest").symlink_to(tmp_path / "2025")
+    linked = tmp_path / "latest" / "rows.jsonl"
+    assert told(add(place, linked, prefix="latest")) == {"added": 1}
+    (tmp_path / "latest").unlink()
+    (tmp_path / "latest").symlink_to(tmp_path / "2026")
+    assert told(add(place, linked, prefix="latest")) == {"updated": 1}
     # One that has moved is the same.
     moved = Path(shutil.move(tables[0], tmp_path))
     assert told(add(place, moved)) == {"unchanged": 1}

@@ -20,7 +20,7 @@ from muomni_search.errors import MuomniError, NotFound
 from muomni_search.figures import envelope, file_of, shrink
 from muomni_search.ingest.audio import SAMPLE_RATE
 from muomni_search.ingest.read import Limits, decode, read_file
-from muomni_search.ingest.rows import is_table
+from muomni_search.ingest.rows import table_of_root
 from muomni_search.ingest.sniff import HEAD_BYTES, media_type
 from muomni_search.items import Item, Modality
 from muomni_search.server import schemas
@@ -82,8 +82,7 @@ def path_of(item: Item, known: Known, settings: Settings) -> Path:
     folders = _folders(known, settings)
     if not any(path.is_relative_to(os.path.realpath(one)) for one in folders):
         facts = _facts(path)
-        is_of_folder = len(folders) > len(settings.files)
-        if is_of_folder or (facts.st_size, changed_ns(facts)) != (known.size, known.mtime_ns):
+        if _folder(known) or (facts.st_size, changed_ns(facts)) != (known.size, known.mtime_ns):
             raise NotFound(
                 f"the file of {item.key!r} lies outside of the folders of this server",
                 hint="start it with --files DIR",
@@ -93,8 +92,13 @@ def path_of(item: Item, known: Known, settings: Settings) -> Path:
 
 def _folders(known: Known, settings: Settings) -> list[str | Path]:
     """Return the folders of which an item may show files: the server's, and that it came from."""
-    own = [known.root] if known.root and not is_table(known.root) else []
-    return [*own, *settings.files]
+    own = _folder(known)
+    return [*([own] if own else []), *settings.files]
+
+
+def _folder(known: Known) -> str | None:
+    """Return the folder that an item was added from; None where a table named it."""
+    return known.root if known.root and table_of_root(known.root) is None else None
 
 
 def _facts(path: Path) -> os.stat_result:

@@ -158,7 +158,7 @@ def test_a_table_is_read_when_it_is_given_and_skipped_in_a_folder(
     given = list(read_corpus([tmp_path / name]))
     assert keys(given) == ["one", f"{name}:2", "three"]
     # A row with a key of its own has no root.
-    own = str((tmp_path / name).resolve())
+    own = f"{tmp_path / name}:"
     assert [entry.root for entry in given if isinstance(entry, Record)] == [None, own, None]
     why = "a table: give it by name"
     assert list(read_corpus([tmp_path])) == [Skipped(str(tmp_path / name), why)]

@@ -120,7 +120,15 @@ def test_a_row_without_a_key_has_its_number_in_this_very_table(
     for prefix in ("", "P/"):
         (entry,) = read_table(path, prefix=prefix)
         assert isinstance(entry, Record)
-        assert (entry.key, entry.root) == (prefix + "t.jsonl:1", str(path.resolve()))
+        assert (entry.key, entry.root) == (prefix + "t.jsonl:1", f"{path.absolute()}:")
+
+
+def test_a_gap_among_the_keys_of_a_table_of_numbers_is_no_key(folder: Path) -> None:
+    columns = {"key": pa.array([7.0, np.nan, None]), "text": ["a", "b", "c"]}
+    pq.write_table(pa.table(columns), folder / "t.parquet")
+    entries = list(read_table(folder / "t.parquet"))
+    keys = [entry.key for entry in entries if isinstance(entry, Record)]
+    assert keys == ["7", "t.parquet:2", "t.parquet:3"]
 
 
 @pytest.mark.parametrize(

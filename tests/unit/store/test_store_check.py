@@ -12,6 +12,7 @@ import threading
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from file_helpers import flip_span
 from muomni_search.collection import Collection
 from muomni_search.errors import CorruptData, MuomniError
 from muomni_search.items import DIM, Modality, Record
+from muomni_search.store import tables
 from muomni_search.store.check import _check_log
 from muomni_search.store.fields import summarise_fields
 from muomni_search.store.rows import BLOCK_ROWS, ROW_BYTES
@@ -398,6 +400,15 @@ def test_a_schema_that_is_damaged_is_told_of_in_one_line(store: Store, place: Pa
     assert "\n" not in str(error.value)
 
 
+def test_a_schema_whose_bytes_are_no_characters_is_told_as_damage(place: Path) -> None:
+    path = place / "collection.db"
+    data = path.read_bytes()
+    assert data.count(b"CREATE TABLE segments") == 1
+    path.write_bytes(data.replace(b"CREATE TABLE segments", b"CREATE T\xc3BLE segments"))
+    with pytest.raises(CorruptData, match="malformed database schema"):
+        Store.open(place)
+
+
 @pytest.mark.parametrize(
     "column", ["key", "modality", "source", "text", "metadata", "hash", "added_ms"]
 )
@@ -428,7 +439,9 @@ def test_an_altered_item_is_found_by_its_checksum_and_listed_as_lost(
         "metadata = '{|'",
         "hash = x'0000000000000000000000000000000B'",  # of 9: two bits of the digit
         "hash = CAST(hash AS TEXT)",
-        "added_ms = added_ms + 8 - 2 * (added_ms & 8)",
+        # Several characters of the time; and the sign.
+        f"added_ms = added_ms + {2**25} - 2 * (added_ms & {2**25})",
+        f"added_ms = added_ms - {2**47}",
         # What one bit makes of a text in SQLite.
         "key = CAST(key AS BLOB)",
         "metadata = CAST(metadata AS BLOB)",
@@ -522,6 +535,41 @@ def test_a_key_that_another_item_has_by_now_is_not_turned_back(store: Store, pla
     assert "1 items were damaged" in done
     assert kinds(store) == set()
     assert texts_left(store) == ALL
+
+
+def test_what_an_item_is_packed_into_is_packed_again(store: Store, place: Path) -> None:
+    record = Record("t1", TEXT, "", metadata={"n": 1})
+    with store.write() as writer:
+        writer.touch("t1", record, "0f" * 16)
+        writer.put([NewItem("t2", TEXT, VECTORS[:1], [None], content_hash="f0" * 16)])
+        writer.put([NewItem("new", TEXT, VECTORS[:1], [None], content_hash="0F")])
+    with closing(sqlite3.connect(place / "collection.db")) as connection:
+        found = connection.execute(
+            "SELECT typeof(hash), content_hash, typeof(added_ms) FROM items"
+            " WHERE key IN ('t1', 't2', 'new') ORDER BY key"
+        ).fetchall()
+    assert found == [
+        ("text", "0F", "integer"),
+        ("blob", "0f" * 16, "integer"),
+        ("blob", "f0" * 16, "integer"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["2026-11-28T06:28:56Z", "2026-11-28T06:28:56.007", "then", "2026-11-28 06:28:56.007Z"],
+)
+def test_a_time_that_is_written_otherwise_stays_as_it_is(written: str) -> None:
+    assert tables.packed_time(written) == written
+    assert tables.packed_time("2026-11-28T06:28:56.007Z") == 1795847336007
+
+
+def test_a_damaged_id_is_told_where_many_items_are_equally_near(place: Path) -> None:
+    sql(place, f"UPDATE segments SET item_id = item_id + {2**40} WHERE item_id = 20")
+    with Store.open(place) as damaged, damaged.snapshot() as snapshot:
+        ranks = snapshot.key_ranks(TEXT)
+    assert len(ranks) == COUNT
+    assert (ranks == -1).sum() == 2  # the dead row, and that one
 
 
 def test_what_writers_change_of_an_item_changes_its_checksum(store: Store) -> None:
