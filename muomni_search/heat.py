@@ -51,7 +51,7 @@ def write_heat(path: str | Path, explanation: Explanation) -> None:
     else:
         raise InvalidInput(
             f"{explanation.hit.key!r} is a text, of which there is no picture",
-            hint="its words are printed",
+            hint="its words are in the explanation: without -o `muomni explain` prints them",
         )
     if target.suffix.lower() != ".png":
         raise InvalidInput(f"{target}: no picture's name", hint="name a .png file")

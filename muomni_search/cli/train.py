@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,7 @@ class _Shown:
         self._bar = bar
         self._stage, self._done = "", 0
         self._reported = 0
+        self._first: tuple[float, int] | None = None  # when this run had done how many steps
 
     def stage(self, name: str, done: int, total: int) -> None:
         """Show how much of a stage is done."""
@@ -86,7 +88,17 @@ class _Shown:
         self._bar.label(f"training, loss {facts['loss']:.3f}")
         if facts.get("step", 0) > self._reported:
             self._reported = facts["step"]
-            self.note(f"step {done}: loss {facts['loss']:.3f}{_found(facts['held_out'])}")
+            told = f"step {done}: loss {facts['loss']:.3f}{_found(facts['held_out'])}"
+            self.note(told + self._left(done, total))
+
+    def _left(self, done: int, total: int) -> str:
+        """Say how long it takes at this pace, where no bar may be shown."""
+        now = time.monotonic()
+        start, steps = self._first = self._first or (now, done)
+        if not steps < done < total:
+            return ""
+        minutes = (now - start) / (done - steps) * (total - done) / 60
+        return f"; {minutes:.1f} minutes left"
 
     def note(self, line: str) -> None:
         """Print a line above the bar."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from cli_helpers import Run, answers, on_terminal, plain
 from training_helpers import RECIPE, TEACHER, write_pairs
 
+from muomni_search.cli import train
 from muomni_search.cli.train import SHOWN_PROBLEMS
 from muomni_search.training import trainer
 
@@ -50,6 +54,22 @@ def test_a_recipe_becomes_a_model_and_what_was_measured_stays_on_stderr(
     again = muomni("train", recipe, "toy")
     assert (again.exit_code, again.stdout) == (1, "")
     assert "holds a model already" in again.stderr
+
+
+def test_each_measurement_says_how_long_it_still_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    nothing = dict.fromkeys(("start", "advance", "label"), lambda *_: None)
+    bar = cast("Any", SimpleNamespace(**nothing, note=lines.append))
+    shown = train._Shown(bar)
+    moments = iter([100.0, 160.0, 400.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(moments))
+    for done in (50, 60, 100):
+        shown.step(done, 100, {"loss": 1.0, "step": done, "held_out": {}})
+    assert lines == [
+        "step 50: loss 1.000",
+        "step 60: loss 1.000; 4.0 minutes left",
+        "step 100: loss 1.000",
+    ]
 
 
 def test_a_terminal_gets_a_bar_and_a_record(recipe: Path) -> None:
