@@ -184,6 +184,13 @@ class Hit:
     how: Literal["exact", "ann"]
     recall: float | None = 1.0
 
+    @property
+    def promise(self) -> str:
+        """How it was searched, for people: ``exact``, or ``ann`` and what that promises."""
+        if self.how == "exact":
+            return self.how
+        return f"{self.how}, recall {'not measured' if self.recall is None else f'{self.recall:g}'}"
+
     def as_dict(self) -> dict[str, Any]:
         """Return the hit as the JSON object that ``muomni search --json`` prints."""
         return {

@@ -151,10 +151,7 @@ def _print_hits(hits: Sequence[Hit]) -> None:
 
 def _how(hits: Sequence[Hit]) -> str:
     """Say whether all items were compared, and what recall is promised where they were not."""
-    told = {
-        hit.modality: "exact" if hit.how == "exact" else f"ann, recall {hit.recall:g}"
-        for hit in hits
-    }
+    told = {hit.modality: hit.promise for hit in hits}
     if len(set(told.values())) == 1:
         return next(iter(told.values()))
     return "; ".join(f"{modality} {how}" for modality, how in told.items())

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TextIO, runtime_checkable
 
 import numpy as np
 
+from muomni_search.documents import legible
 from muomni_search.errors import InvalidInput, UnreadableFile
 from muomni_search.items import DIM
 
@@ -535,7 +536,7 @@ def table_root(table: Path) -> str:
     It is what comes before the number where a row is named. Links are not resolved: what a link
     leads to may change, and the table is the same.
     """
-    return f"{table.absolute()}:"
+    return legible(f"{table.absolute()}:")
 
 
 def table_of_root(root: str) -> str | None:

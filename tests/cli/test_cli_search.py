@@ -158,11 +158,12 @@ def test_min_score_cuts_the_tail(muomni: Run, shared: Path) -> None:
     [
         ([("text", "ann", 0.95), ("text", "ann", 0.95)], "ann, recall 0.95"),
         ([("text", "exact", 1.0), ("image", "exact", 1.0)], "exact"),
+        ([("audio", "ann", None)], "ann, recall not measured"),
         ([("text", "ann", 0.99), ("image", "exact", 1.0)], "text ann, recall 0.99; image exact"),
     ],
 )
 def test_a_person_is_told_what_was_searched_and_what_that_promises(
-    hows: list[tuple[str, Any, float]], told: str
+    hows: list[tuple[str, Any, float | None]], told: str
 ) -> None:
     hits = [
         Hit(1, "k", Modality(modality), 1.0, 0.5, None, None, None, {}, how, recall)

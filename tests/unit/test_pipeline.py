@@ -348,6 +348,15 @@ def test_rows_that_are_numbered_alike_in_two_tables_take_no_others_place(
     assert told(add(place, tables[1])) == {"failed": 1}
 
 
+def test_a_table_in_a_folder_whose_name_is_no_text_is_read(
+    place: Collection, tmp_path: Path
+) -> None:
+    table = tmp_path / os.fsdecode(b"a\xff") / "rows.jsonl"
+    write(table, json.dumps({"text": "words"}) + "\n")
+    assert told(add(place, table)) == {"added": 1}
+    assert told(add(place, table)) == {"unchanged": 1}
+
+
 # ---- gone --------------------------------------------------------------------------------
 
 
