@@ -721,12 +721,22 @@ def _check_root(record: Record, known: Known) -> None:
     if record.root is not None and known.root is not None and record.root != known.root:
         mend = "add one of the two with --prefix"
         table = table_of_root(known.root)
+        if table and _is_same_file(table, table_of_root(record.root)):
+            return
         if not os.path.lexists(table or known.root):
             if table:
                 return  # it has moved
             mend = f"{known.root} is not there: bring it back, or delete its items"
         holder = known.source or table
         raise InvalidInput(f"the key {record.key!r} is taken by {holder}", hint=mend)
+
+
+def _is_same_file(one: str, other: str | None) -> bool:
+    """Whether two paths lead to one file that is there, by links maybe."""
+    try:
+        return other is not None and Path(one).samefile(other)
+    except OSError:
+        return False
 
 
 def _is_unchanged(record: Record, content_hash: str, known: Known | None) -> bool:

@@ -37,10 +37,10 @@ def packed_hash(written: bytes | None) -> bytes | None:
     return packed if packed and packed.hex().encode() == written else None
 
 
-def packed_time(written: bytes) -> int | None:
+def packed_time(written: bytes | None) -> int | None:
     """Return the milliseconds since 1970; None where the time is written otherwise."""
     try:
-        milliseconds = (datetime.fromisoformat(written.decode()) - START) // timedelta(
+        milliseconds = (datetime.fromisoformat((written or b"").decode()) - START) // timedelta(
             milliseconds=1
         )
         moment = START + timedelta(milliseconds=milliseconds)

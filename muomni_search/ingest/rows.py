@@ -10,6 +10,7 @@ import codecs
 import csv
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -536,12 +537,13 @@ def table_root(table: Path) -> str:
     It is what comes before the number where a row is named. Links are not resolved: what a link
     leads to may change, and the table is the same.
     """
-    return legible(f"{table.absolute()}:")
+    return legible(f"{os.path.normpath(table.absolute())}:")
 
 
 def table_of_root(root: str) -> str | None:
     """Return the table of such a root; None for a folder."""
-    return root.removesuffix(":") if root.endswith(":") else None
+    table = root.removesuffix(":")
+    return table if table != root and is_table(table) else None
 
 
 def whole_number(value: Any) -> int | None:

@@ -182,6 +182,17 @@ def test_two_keys_that_damage_made_one_do_not_hinder_the_upgrade(place: Path) ->
         check_content(store)
 
 
+def test_a_reference_that_damage_broke_does_not_hinder_the_upgrade(place: Path) -> None:
+    make_old(place, "0005")
+    with sqlite3.connect(place / "collection.db") as connection:
+        connection.execute("UPDATE segments SET item_id = 99 WHERE modality = 'image'")
+    connection.close()
+    with Store.open(place) as store:
+        assert "database" in {fault.kind for fault in store.problems()}
+        assert store.repair()
+        assert list(store.problems()) == []
+
+
 def test_a_process_of_an_earlier_version_cannot_write_after_the_upgrade(place: Path) -> None:
     make_old(place, "0002")
     # As the earlier version began and ended every write.

@@ -320,6 +320,14 @@ def test_the_key_of_another_root_is_an_error_that_says_so(
     assert told(add(place, other, prefix="other")) == {"added": 1}
 
 
+def test_a_folder_may_be_called_like_the_place_of_a_row(place: Collection, tmp_path: Path) -> None:
+    folder, other = tmp_path / "photos:", tmp_path / "other"
+    for one in (folder, other):
+        write(one / "a.txt", f"A text of {one.name}.")
+    assert told(add(place, folder)) == {"added": 1}
+    assert told(add(place, other)) == {"failed": 1}
+
+
 def test_rows_that_are_numbered_alike_in_two_tables_take_no_others_place(
     place: Collection, tmp_path: Path
 ) -> None:
@@ -335,6 +343,10 @@ def test_rows_that_are_numbered_alike_in_two_tables_take_no_others_place(
     assert "--prefix" in report.problems[0].hint
     assert place.get("rows.jsonl:1")[0].text == "words of 2025"
     assert told(add(place, tables[1], prefix="2026")) == {"added": 1}
+    # Nor is it another by another way to it.
+    assert told(add(place, tables[1].parent / ".." / "2025" / "rows.jsonl")) == {"unchanged": 1}
+    (tmp_path / "linked").symlink_to(tmp_path / "2025")
+    assert told(add(place, tmp_path / "linked" / "rows.jsonl")) == {"unchanged": 1}
     # What a link leads to may change.
     (tmp_path / "latest").symlink_to(tmp_path / "2025")
     linked = tmp_path / "latest" / "rows.jsonl"
