@@ -60,6 +60,11 @@ def write_parquet(rows: np.ndarray, path: Path) -> None:
     pq.write_table(pa.table({**columns, "vector": vectors}), path)
 
 
+def quoted(columns: Sequence[str]) -> str:
+    """Return columns as SQL lists them."""
+    return ", ".join(f'"{column}"' for column in columns)
+
+
 def write_plainly(rows: np.ndarray, model: Path, target: Path) -> float:
     """Return the seconds to bring a collection's vectors and SQL rows to the disk, no more.
 
@@ -74,9 +79,16 @@ def write_plainly(rows: np.ndarray, model: Path, target: Path) -> float:
                 "SELECT sql FROM sqlite_master WHERE tbl_name IN ('items', 'segments') AND sql > ''"
             )
         ]  # fmt: skip
-        tables = {
-            name: source.execute(f"SELECT * FROM {name}").fetchall()
+        stored = {
+            name: [
+                column
+                for _, column, *_ in source.execute(f"PRAGMA table_info({name})")  # none computed
+            ]
             for name in ("items", "segments")
+        }
+        tables = {
+            name: source.execute(f"SELECT {quoted(columns)} FROM {name}").fetchall()
+            for name, columns in stored.items()
         }
     source.close()
     target.mkdir()
@@ -93,7 +105,8 @@ def write_plainly(rows: np.ndarray, model: Path, target: Path) -> float:
     database.execute("BEGIN IMMEDIATE")
     for name, values in tables.items():
         marks = ", ".join("?" * len(values[0]))
-        database.executemany(f"INSERT INTO {name} VALUES ({marks})", values)
+        into = f"{name} ({quoted(stored[name])})"
+        database.executemany(f"INSERT INTO {into} VALUES ({marks})", values)
     database.execute("COMMIT")
     taken = time.perf_counter() - start
     database.close()

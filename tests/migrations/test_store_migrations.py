@@ -57,7 +57,6 @@ def test_the_newest_revision_is_the_one_that_the_store_reads() -> None:
     assert numbers == [f"{number:04d}" for number in range(1, len(numbers) + 1)]
 
 
-@pytest.mark.filterwarnings("ignore:Skipped unsupported reflection of expression-based index")
 def test_the_revisions_make_the_tables_that_the_code_speaks_of(place: Path) -> None:
     connected = engine.connect(place / "collection.db")
     with connected.connect() as connection:
