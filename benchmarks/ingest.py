@@ -34,6 +34,7 @@ from muomni_search.collection import Collection
 from muomni_search.index import faiss_index
 from muomni_search.ingest.manifest import read_corpus
 from muomni_search.items import DIM, Query
+from muomni_search.store.writer import quoted
 
 CORPUS = Path(__file__).resolve().parent.parent / "examples/corpus"
 K = 10
@@ -60,11 +61,6 @@ def write_parquet(rows: np.ndarray, path: Path) -> None:
     pq.write_table(pa.table({**columns, "vector": vectors}), path)
 
 
-def quoted(columns: Sequence[str]) -> str:
-    """Return columns as SQL lists them."""
-    return ", ".join(f'"{column}"' for column in columns)
-
-
 def write_plainly(rows: np.ndarray, model: Path, target: Path) -> float:
     """Return the seconds to bring a collection's vectors and SQL rows to the disk, no more.
 
@@ -79,15 +75,15 @@ def write_plainly(rows: np.ndarray, model: Path, target: Path) -> float:
                 "SELECT sql FROM sqlite_master WHERE tbl_name IN ('items', 'segments') AND sql > ''"
             )
         ]  # fmt: skip
+        # Of each table the columns that are stored, none that is computed.
         stored = {
-            name: [
-                column
-                for _, column, *_ in source.execute(f"PRAGMA table_info({name})")  # none computed
-            ]
+            name: ", ".join(
+                quoted(column) for _, column, *_ in source.execute(f"PRAGMA table_info({name})")
+            )
             for name in ("items", "segments")
         }
         tables = {
-            name: source.execute(f"SELECT {quoted(columns)} FROM {name}").fetchall()
+            name: source.execute(f"SELECT {columns} FROM {name}").fetchall()
             for name, columns in stored.items()
         }
     source.close()
@@ -105,7 +101,7 @@ def write_plainly(rows: np.ndarray, model: Path, target: Path) -> float:
     database.execute("BEGIN IMMEDIATE")
     for name, values in tables.items():
         marks = ", ".join("?" * len(values[0]))
-        into = f"{name} ({quoted(stored[name])})"
+        into = f"{name} ({stored[name]})"
         database.executemany(f"INSERT INTO {into} VALUES ({marks})", values)
     database.execute("COMMIT")
     taken = time.perf_counter() - start

@@ -52,6 +52,7 @@ __all__ = [
     "encode_all",
     "encode_contents",
     "modalities_of",
+    "not_there",
     "several",
 ]
 
@@ -270,7 +271,7 @@ class View:
     ) -> NDArray[np.float32]:
         """Return the unit mean (256,) of an item's segments, which are among the rows found."""
         if key not in found:
-            raise NotFound(f"no item {key!r} in {self._directory}", hint=LIST_HINT)
+            raise not_there([key], self._directory)
         modality, rows = found[key]
         return mean_vector(self.snapshot.vectors(modality)[rows])
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from muomni_search.cli.options import Command, collection_option, json_option
 from muomni_search.cli.output import note, on_terminal, print_json, print_table
+
+if TYPE_CHECKING:
+    from muomni_search.store.records import Fault
 
 
 @click.command("verify", cls=Command, example="muomni verify --repair")
@@ -38,7 +42,7 @@ def command(repair: bool, as_json: bool, directory: Path) -> None:
                 raise CorruptData(error.what, hint=BEYOND_REPAIR) from error
         faults = collection.verify()
     if not on_terminal(as_json):
-        _print_problems([(fault.kind, fault.where, fault.detail) for fault in faults])
+        _print_problems(faults)
     elif faults:
         print_table(
             ("kind", "where", "detail"),
@@ -62,22 +66,20 @@ def command(repair: bool, as_json: bool, directory: Path) -> None:
 def _told(directory: Path, as_json: bool) -> Iterator[None]:
     """Print what keeps a database from being opened or read as the problem that it is, too."""
     from muomni_search.errors import CorruptData
+    from muomni_search.store.records import Fault
     from muomni_search.store.sqlite import DATABASE
 
     try:
         yield
     except CorruptData as error:
         if not on_terminal(as_json):
-            _print_problems([("database", str(directory.absolute() / DATABASE), error.what)])
+            where = str(directory.absolute() / DATABASE)
+            _print_problems([Fault("database", where, error.what)])
         raise
 
 
-def _print_problems(problems: Sequence[tuple[str, str, str]]) -> None:
-    print_json(
-        {
-            "ok": not problems,
-            "problems": [
-                dict(zip(("kind", "where", "detail"), problem, strict=True)) for problem in problems
-            ],
-        }
-    )
+def _print_problems(faults: Sequence[Fault]) -> None:
+    problems = [
+        {"kind": fault.kind, "where": fault.where, "detail": fault.detail} for fault in faults
+    ]
+    print_json({"ok": not problems, "problems": problems})

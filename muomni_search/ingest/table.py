@@ -14,6 +14,7 @@ import math
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -163,10 +164,11 @@ class _Batch:
         return {number: vector for (number, _), vector in zip(rows, checked, strict=True)}
 
     def _record(self, number: int, row: Row, origin: str) -> Record:
-        key, root = row.get("key"), None
+        key = row.get("key")
         if self._name and (key is None or key != key):  # a gap, in a table of numbers NaN
+            numbered = self._prefix + f"{self._name}:{number}"
             # Another table of the same name has such a row too.
-            key, root = f"{self._name}:{number}", self._root
+            return replace(self._keyed(number, row, numbered, origin), root=self._root)
         whole = whole_number(key)
         if whole is not None:
             key = str(whole)
@@ -176,10 +178,12 @@ class _Batch:
             raise InvalidInput(f"the key {key!r} is no text", hint="give each row a text as key")
         if "\0" in key:
             raise InvalidInput(f"the key {key!r} holds a NUL", hint="give it a name without NUL")
-        key = self._prefix + key
+        return self._keyed(number, row, self._prefix + key, origin)
+
+    def _keyed(self, number: int, row: Row, key: str, origin: str) -> Record:
         if row.get("vector") is not None:
             metadata = _metadata(row, RESERVED_BESIDE_VECTORS)
-            return self._vector_record(number, row, key, origin, metadata, root)
+            return self._vector_record(number, row, key, origin, metadata)
         column, modality = _content_column(row)
         # Beside a content it says where that comes from, and nothing is read there.
         metadata = _metadata(row, RESERVED if column == "source" else RESERVED - {"source"})
@@ -189,17 +193,11 @@ class _Batch:
         if column == "text":
             if not value.strip():
                 raise InvalidInput("the text is empty", hint="write something or leave it out")
-            return Record(key, Modality.TEXT, origin, text=value, metadata=metadata, root=root)
-        return self._file_record(value, modality, key, origin, metadata, root)
+            return Record(key, Modality.TEXT, origin, text=value, metadata=metadata)
+        return self._file_record(value, modality, key, origin, metadata)
 
     def _vector_record(
-        self,
-        number: int,
-        row: Row,
-        key: str,
-        origin: str,
-        metadata: Mapping[str, Any],
-        root: str | None,
+        self, number: int, row: Row, key: str, origin: str, metadata: Mapping[str, Any]
     ) -> Record:
         vector = self._vectors.get(number)
         if vector is None:
@@ -215,14 +213,7 @@ class _Batch:
             source = os.path.normpath(self._folder / source)
         check_words(key, source, text)
         return Record(
-            key,
-            modality,
-            origin,
-            vector=vector,
-            text=text,
-            source=source,
-            metadata=metadata,
-            root=root,
+            key, modality, origin, vector=vector, text=text, source=source, metadata=metadata
         )
 
     def _file_record(
@@ -232,7 +223,6 @@ class _Batch:
         key: str,
         origin: str,
         metadata: Mapping[str, Any],
-        root: str | None,
     ) -> Record:
         path = find_beside(self._path, value)
         entry = read_file_record(path, key, self._folder, named=True)
@@ -249,7 +239,6 @@ class _Batch:
             path=entry.path,
             source=entry.source,
             metadata=metadata,
-            root=root,
             size=entry.size,
             mtime_ns=entry.mtime_ns,
         )
