@@ -27,7 +27,7 @@ from common import SEED, describe_machine, make_records, make_rows, quickest, se
 from pyarrow.compute import value_counts
 from pyarrow.parquet import read_table
 
-from muomni_search.batch import run_batch, write_neighbors
+from muomni_search.batch import run_batch
 from muomni_search.collection import Collection
 from muomni_search.index import coarse, faiss_index, first_pass, planner
 from muomni_search.items import DIM
@@ -200,25 +200,10 @@ def small_batches(rows: np.ndarray, queries: np.ndarray, rounds: int) -> Iterato
         yield few, f"{1e3 * before:.0f}", f"{1e3 * now:.0f}", f"{before / now:.1f}"
 
 
-def neighbors(rows: np.ndarray, rounds: int, scratch: Path) -> Iterator[Sequence[str]]:
-    outputs = count()
-    with Collection.create(scratch / "neighbors", model="base") as collection:
-        collection.add(make_records(rows))
-
-        def job(k: int) -> float:
-            output = scratch / f"graph-{next(outputs)}.parquet"
-            return write_neighbors(collection, output, k=k).seconds
-
-        best = quickest({str(k): partial(job, k) for k in ALL_K}, rounds)
-    for k, taken in best.items():
-        yield f"{len(rows):,}", k, f"{taken:.1f}", f"{len(rows) / taken:,.0f}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="queries a second of batch jobs")
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--queries", type=int, default=10_000)
-    parser.add_argument("--items", type=int, default=20_000, help="for the graph of neighbours")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--vectors", type=Path, help="unit rows in a .npy; the last ones ask")
     parser.add_argument("--quick", action="store_true", help="the first table alone")
@@ -250,10 +235,6 @@ def main() -> None:
         table(
             ("queries at once", "ms as installed", "ms with the threshold set here", "times"),
             small_batches(rows, queries, options.rounds),
-        )
-        table(
-            ("`write_neighbors`, items", "k", "seconds", "items/s"),
-            neighbors(rows[: options.items], options.rounds, scratch),
         )
     print(f"\nload {os.getloadavg()[0]:.1f} after")
 

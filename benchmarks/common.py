@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -100,6 +102,12 @@ def busy(count: int) -> Iterator[None]:
         for other in others:
             other.kill()
             other.wait()
+
+
+def anonymous_memory() -> int:
+    """Return the bytes that this process has for itself: files that are mapped do not count."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.findall(r"RssAnon:\s+(\d+)", status)[0])
 
 
 def describe_machine() -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import re
 import sys
 import tempfile
 import time
@@ -20,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from common import SEED, describe_machine, make_rows, table
+from common import SEED, anonymous_memory, describe_machine, make_rows, table
 
 from muomni_search.collection import Collection
 from muomni_search.items import Modality, Query, Record
@@ -30,12 +29,6 @@ AT_ONCE = 32
 MEASUREMENTS = 40
 # Of a hundred rounds: how many add or delete, and how many update. The others ask.
 ADD_OR_DELETE, UPDATE = 4, 1
-
-
-def memory() -> int:
-    """Return the bytes of this process that no file has."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return 1024 * int(re.findall(r"RssAnon:\s+(\d+)", status)[0])
 
 
 def disk(directory: Path) -> int:
@@ -133,7 +126,7 @@ def main() -> None:
                 while soak.done < part * options.operations // MEASUREMENTS:
                     soak.round()
                 gc.collect()
-                seen.append((soak.done, memory(), disk(directory)))
+                seen.append((soak.done, anonymous_memory(), disk(directory)))
                 show(*seen[-1])
             taken = time.perf_counter() - start
             faults = collection.verify()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import posixpath
 import re
 import zlib
 from collections.abc import Mapping, Sequence
@@ -102,6 +103,13 @@ def to_json(metadata: Mapping[str, Any] | Document | None, key: str) -> Document
             f"the metadata of {legible(key)} holds a NUL", hint="take it out of the text"
         )
     return Document(text)
+
+
+# Labels that are parts of the key, for collections of folders, where no metadata has their name.
+OF_KEYS = {
+    "folder": posixpath.dirname,
+    "stem": lambda key: posixpath.splitext(key)[0],
+}
 
 
 def value_of(metadata: Mapping[str, Any], field: str) -> Any:

@@ -85,7 +85,7 @@ class Record:
 
     Args:
         key: The item's name in the collection.
-        modality: What it is.
+        modality: What it is; where records are added its name will do.
         origin: Where it came from, for messages: a path, or ``table.jsonl:12``.
         path: The absolute path of its file.
         text: Its inline text.

@@ -43,7 +43,7 @@ muomni map owl.html --near "an owl at night" -k 300""",
     metavar="FIELD",
     default="modality",
     show_default=True,
-    help="What colours the points: modality or a metadata field.",
+    help="What colours the points: modality, a metadata field, folder or stem of the key.",
 )
 @click.option(
     "--seed",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import posixpath
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from muomni_search.collection import Collection
-from muomni_search.documents import value_of
+from muomni_search.documents import OF_KEYS, value_of
 from muomni_search.encoders.model import load_model
 from muomni_search.encoders.protocol import Model
 from muomni_search.errors import CheckpointError, MuomniError, NotFound
@@ -29,11 +28,6 @@ __all__ = ["common_items", "embed", "encoded_with", "item_vectors", "labels_of"]
 
 # Items looked up and encoded together: a text has 10 MB at most.
 PAGE_ITEMS = 64
-# Labels that are parts of the key, for collections of folders, where no metadata has their name.
-OF_KEYS = {
-    "folder": posixpath.dirname,
-    "stem": lambda key: posixpath.splitext(key)[0],
-}
 
 
 # ---- models ----------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from muomni_search.documents import value_of
+from muomni_search.documents import OF_KEYS, value_of
 from muomni_search.errors import InvalidInput
 from muomni_search.figures import clip
 from muomni_search.items import Modality
@@ -79,14 +79,19 @@ class Colours:
 
 
 def colours_of(
-    field: str, modalities: Sequence[Modality], metadata: Sequence[Mapping[str, Any]]
+    field: str,
+    modalities: Sequence[Modality],
+    metadata: Sequence[Mapping[str, Any]],
+    keys: Sequence[str] = (),
 ) -> Colours:
     """Return how points are coloured by a field.
 
     Args:
-        field: ``modality``, or the name of a field of the metadata.
+        field: ``modality``, or the name of a field of the metadata; or ``folder`` or ``stem`` of
+            the keys, where no metadata has this name.
         modalities: The modality of each point.
         metadata: The metadata of each point.
+        keys: The key of each point.
 
     Raises:
         InvalidInput: No point has such a field.
@@ -97,10 +102,13 @@ def colours_of(
         looks = {str(one): _look(number) for number, one in enumerate(Modality)}
         return _named(field, names, looks)
     values = [value_of(one, field) for one in metadata]
+    if field in OF_KEYS and all(value is None for value in values):
+        values = [OF_KEYS[field](key) or None for key in keys]
     known = [value for value in values if value is not None]
     if not known:
         fields = sorted({name for one in metadata for name in one})
-        told = ", ".join(["modality", *fields[:12]]) + (", …" if len(fields) > 12 else "")
+        told = ", ".join(["modality", *OF_KEYS, *fields[:12]])
+        told += ", …" if len(fields) > 12 else ""
         raise InvalidInput(f"no point has a field {field!r}", hint=f"colour by one of: {told}")
     if all(_is_number(value) for value in known):
         return _scaled(field, values)

@@ -123,7 +123,8 @@ def make_map(
         where: Only items that this filter matches.
         segments: A point a segment, not an item.
         limit: Of more points than these only a sample, chosen by the seed.
-        color: ``modality``, or a field of the metadata: names become groups, numbers a scale.
+        color: ``modality``, or a field of the metadata: names become groups, numbers a scale; or
+            ``folder`` or ``stem`` (the key without its suffix), where no metadata has this name.
         method: ``umap``, ``tsne`` or ``pca``.
         seed: Decides the sample and the layout.
         centre: Take each modality's mean off, so that what is alike across modalities meets.
@@ -166,7 +167,12 @@ def make_map(
         )
     metadata = [point.metadata for point in points]
     # Before the layout, which takes minutes where a wrong name takes none.
-    colours = colours_of(color, [point.modality for point in points], metadata)
+    colours = colours_of(
+        color,
+        [point.modality for point in points],
+        metadata,
+        [point.key for point in points],
+    )
     shown.start(None, "layout")
     moved = centred(rows, groups) if centre else rows
     places, method = lay_out(

@@ -23,7 +23,7 @@ from muomni_search.ingest.folder import (
     read_patterns,
 )
 from muomni_search.ingest.rows import ArrowStream, is_table, stream_rows
-from muomni_search.ingest.table import read_row_records, read_table
+from muomni_search.ingest.table import modality_named, read_row_records, read_table
 from muomni_search.items import Modality, Problem, Record
 from muomni_search.vectors import check_vectors, unit_among
 
@@ -194,6 +194,8 @@ def _checked(entries: Iterator[Entry]) -> Iterator[Entry]:
 
 def _checked_record(record: Record, *, is_unit: bool) -> Record | Problem:
     try:
+        if type(record.modality) is str:
+            record = replace(record, modality=modality_named(record.modality))
         _check_types(record)
         check_words(record.key, record.source, record.text, record.root)
         if record.vector is None or is_unit:

@@ -40,7 +40,7 @@ from muomni_search.ingest.rows import (
 from muomni_search.items import Modality, Problem, Record
 from muomni_search.vectors import check_vectors
 
-__all__ = ["find_beside", "read_row_records", "read_table"]
+__all__ = ["find_beside", "modality_named", "read_row_records", "read_table"]
 
 CONTENT_COLUMNS = ("text", "image", "audio", "path")
 RESERVED = {"key", "modality", "source", "vector", "metadata", *CONTENT_COLUMNS}
@@ -202,7 +202,7 @@ class _Batch:
         vector = self._vectors.get(number)
         if vector is None:
             vector = check_vectors([listed(row["vector"])], "the vector")[0]
-        modality = _modality(row.get("modality"))
+        modality = _stated_modality(row)
         if modality is None:
             raise InvalidInput("a vector without a modality", hint="say text, image or audio")
         text, source = row.get("text"), row.get("source")
@@ -277,16 +277,24 @@ def _content_column(row: Row) -> tuple[str, Modality | None]:
         raise InvalidInput(
             f"{found}: one is needed", hint="fill one of text, image, audio, path or vector"
         )
-    stated = _modality(row.get("modality"))
+    stated = _stated_modality(row)
     own = {"text": Modality.TEXT, "image": Modality.IMAGE, "audio": Modality.AUDIO}.get(filled[0])
     if own is not None and stated is not None and own != stated:
         raise InvalidInput(f"the modality is {stated}, the content is in {filled[0]!r}")
     return filled[0], own or stated
 
 
-def _modality(value: Any) -> Modality | None:
-    if value is None:
-        return None
+def _stated_modality(row: Row) -> Modality | None:
+    value = row.get("modality")
+    return None if value is None else modality_named(value)
+
+
+def modality_named(value: Any) -> Modality:
+    """Return the modality of a name.
+
+    Raises:
+        InvalidInput: There is none.
+    """
     try:
         return Modality(value)
     except ValueError as error:

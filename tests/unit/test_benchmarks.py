@@ -94,15 +94,15 @@ def test_every_script_says_what_it_can_be_told(
         ),
         ("align.py", ["--pairs", "60"], "| 60 | with `--refine` |"),
         ("soak.py", ["--operations", "400", "--items", "100"], "verify: 0 faults"),
-        ("duplicates.py", ["--rows", "300"], "| 0.8 |"),
+        ("duplicates.py", ["--rows", "300"], "300 rows of 256"),
         ("path.py", ["--rows", "300", "--queries", "5"], "300 rows: "),
         ("busy.py", ["--rows", "2000"], "| 1 | muomni_search's |"),
         ("index.py", ["--rows", "2000", "--queries", "12"], "| 0.1% |"),
         ("cold.py", ["--rows", "200", "--rounds", "1"], "| all |"),
         (
             "batch.py",
-            ["--rows", "300", "--queries", "20", "--items", "100", "--rounds", "1"],
-            "| 100 | 100 |",
+            ["--rows", "300", "--queries", "20", "--rounds", "1"],
+            "| 256 |",
         ),
     ],
 )

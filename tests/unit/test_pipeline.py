@@ -561,6 +561,18 @@ def test_what_is_no_record_is_refused(place: Collection, corpus: Any, told: str)
         place.add(corpus)
 
 
+def test_a_modality_may_be_given_by_its_name(place: Collection) -> None:
+    ready = np.eye(DIM, dtype=np.float32)[0]
+    named: Any = ["image", "smell", None]
+    records = [Record(f"{name}", name, "made", vector=ready) for name in named]
+    report = place.add(records)
+    assert place.get(["image"])[0].modality is Modality.IMAGE
+    assert [(one.key, one.error, one.hint) for one in report.problems] == [
+        ("smell", "no modality 'smell'", "say text, image or audio"),
+        ("None", "the modality of a record is None", "see Record"),
+    ]
+
+
 def test_the_text_beside_a_vector_has_the_limit_of_texts(place: Collection) -> None:
     ready = np.eye(DIM, dtype=np.float32)[0]
     long = Record("k", Modality.IMAGE, "made", vector=ready, text="x" * 1_000)

@@ -96,5 +96,19 @@ def test_a_number_that_no_float_holds_is_a_name() -> None:
 
 
 def test_a_field_that_no_point_has_is_an_error_that_names_those_there_are() -> None:
-    with pytest.raises(InvalidInput, match=r"no point has a field 'g'.*modality, f"):
+    with pytest.raises(InvalidInput, match=r"no point has a field 'g'.*modality, folder, stem, f"):
         colours_of("g", [Modality.TEXT], [{"f": 1}])
+
+
+def test_parts_of_keys_colour_where_no_metadata_has_their_name() -> None:
+    keys = ["a/dog.jpg", "a/dog.txt", "cat.txt"]
+
+    def groups(field: str, *metadata: dict[str, str]) -> dict[str, int]:
+        found = colours_of(field, [Modality.TEXT] * 3, [*metadata, {}, {}, {}][:3], keys)
+        return {group.name: group.count for group in found.groups}
+
+    assert groups("folder") == {"a": 2, "none": 1}
+    assert groups("stem") == {"a/dog": 2, "cat": 1}
+    assert groups("folder", {"folder": "own"}) == {"own": 1, "none": 2}
+    with pytest.raises(InvalidInput, match="no point has a field 'folder'"):
+        colours_of("folder", [Modality.TEXT], [{}], ["cat.txt"])
