@@ -1,6 +1,6 @@
 """A collection against itself: near-duplicates, and the nearest neighbours of every item.
 
-    python benchmarks/duplicates.py [--rows 100000] [--k 10 100]
+    python benchmarks/duplicates.py [--rows 100000] [--above .95 .9 .8] [--k 10 100]
 
 The rate counts each pair once for duplicates and twice for neighbours, which are asked from both
 sides (2 · 256 operations each), all that is done included. Beside it stand the bare product of two
@@ -27,7 +27,6 @@ from muomni_search.duplicates import BLOCK
 from muomni_search.items import DIM
 
 ROUNDS = 5
-ABOVE = (0.95, 0.9, 0.8)
 LOOKS_A_SECOND = 20
 
 
@@ -46,7 +45,7 @@ def bare_product() -> float:
     return 2 * DIM * BLOCK**2 / best / 1e9
 
 
-def measured(work: Callable[[], str], pairs: float) -> Sequence[str]:
+def measured(work: Callable[[], Sequence[str]], pairs: float) -> Sequence[str]:
     """Return what a job tells, and its seconds, rate, ratio to the bare product, and memory."""
     bare = bare_product()
     before = most = anonymous_memory()
@@ -60,33 +59,37 @@ def measured(work: Callable[[], str], pairs: float) -> Sequence[str]:
     watcher = threading.Thread(target=watch)
     watcher.start()
     start = time.perf_counter()
-    told = work()
-    took = time.perf_counter() - start
-    is_done.set()
-    watcher.join()
+    try:
+        told = work()
+        took = time.perf_counter() - start
+    finally:
+        is_done.set()
+        watcher.join()
     bare = max(bare, bare_product())
     rate = 2 * DIM * pairs / took / 1e9
     return (
-        *(told, f"{took:.1f}", f"{rate:.0f}", f"{bare:.0f}", f"{rate / bare:.2f}"),
+        *(*told, f"{took:.1f}", f"{rate:.0f}", f"{bare:.0f}", f"{rate / bare:.2f}"),
         f"{(most - before) / 1e6:,.0f}",
     )
 
 
-def duplicates(collection: Collection, rows: int) -> Iterator[Sequence[str]]:
-    def find(above: float) -> str:
+def duplicates(
+    collection: Collection, rows: int, all_above: Sequence[float]
+) -> Iterator[Sequence[str]]:
+    def find(above: float) -> Sequence[str]:
         groups = find_duplicates(collection, above=above)
-        return f"{len(groups):,} | {sum(len(group.items) for group in groups):,}"
+        return f"{len(groups):,}", f"{sum(len(group.items) for group in groups):,}"
 
-    for above in ABOVE:
+    for above in all_above:
         yield f"{above}", *measured(partial(find, above), rows**2 / 2)
 
 
 def neighbours(
     collection: Collection, rows: int, all_k: Sequence[int], scratch: Path
 ) -> Iterator[Sequence[str]]:
-    def write(k: int) -> str:
+    def write(k: int) -> Sequence[str]:
         taken = write_neighbors(collection, scratch / f"{k}.parquet", k=k).seconds
-        return f"{rows / taken:,.0f}"
+        return (f"{rows / taken:,.0f}",)
 
     for k in all_k:
         yield f"{k}", *measured(partial(write, k), rows**2)
@@ -95,6 +98,7 @@ def neighbours(
 def main() -> None:
     parser = argparse.ArgumentParser(description="a collection against itself")
     parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--above", type=float, nargs="*", default=[0.95, 0.9, 0.8])
     parser.add_argument("--k", type=int, nargs="*", default=[10, 100], help="neighbours")
     options = parser.parse_args()
     describe_machine()
@@ -106,7 +110,10 @@ def main() -> None:
             collection.add(make_records(rows))
         del rows
         with Collection.open(scratch / "c") as collection:
-            table(("above", "groups", "items", *shared), duplicates(collection, options.rows))
+            table(
+                ("above", "groups", "items", *shared),
+                duplicates(collection, options.rows, options.above),
+            )
             table(
                 ("k", "neighbours of so many items a second", *shared),
                 neighbours(collection, options.rows, options.k, scratch),

@@ -5,7 +5,8 @@
 
 A part that has its name is whole and on the disk, and parts lie in ``<output>.parts`` beside a
 file that is named after what decides about the answers. So a job that was killed goes on where it
-stopped and its output is the same to the byte, and no other job goes on with its parts. A part that
+stopped and its output is the same to the byte (with indexes, whose use depends on how fast the
+machine is at that moment, but for that), and no other job goes on with its parts. A part that
 is no longer what was written, by its checksum, is made again, and so are those after it.
 
 All blocks are answered from one state of the collection. It is one read transaction: while a job
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import mmap
 import os
 import re
@@ -50,7 +52,7 @@ from muomni_search.ingest.rows import (
     read_rows,
     whole_number,
 )
-from muomni_search.items import Query
+from muomni_search.items import Modality, Query
 from muomni_search.progress import Progress, Silent
 from muomni_search.query_parts import make_part, parse_part
 from muomni_search.ranked import MODALITIES, RankedLists
@@ -74,6 +76,7 @@ PART = re.compile(
     r"[0-9a-f]{64}\.job|\d{6}\.(errors|jsonl|parquet|trec|sha256)|output|errors|\..*\.partial"
 )
 FILE_COLUMNS = {"image", "audio", "plus", "minus"}
+NO_HITS = RankedLists.joined(0, [])
 # In CSV these stay as they are written: an id of 007 is no number.
 QUERY_COLUMNS = ("query_id", "id", "plus", "minus", "where")
 
@@ -117,11 +120,14 @@ class Answers(NamedTuple):
         query_ids: Of each query.
         found: The hits of each; none of one that has an error.
         errors: Why, by the number of the query.
+        promised: The recall that the index of each of ``MODALITIES`` was measured to hold to, None
+            for none; empty for a job that asks no index, whose answers do not speak of it.
     """
 
     query_ids: Sequence[str | int]
     found: RankedLists
     errors: Mapping[int, MuomniError]
+    promised: Sequence[float | None] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +252,12 @@ def _options(k: int, modality: Modalities, where: Any, *, exact: bool) -> dict[s
     return options if exact else {**options, "exact": False}
 
 
+def _promised(view: View, modality: Modality) -> float | None:
+    file = view.snapshot.index_file(modality)
+    promise = None if file is None else promise_of(file)
+    return None if promise is None else promise.recall
+
+
 def _count_items(view: View) -> int:
     return sum(count["items"] for count in view.snapshot.counts().values())
 
@@ -283,6 +295,7 @@ class _Run:
         self._force = force
         self._has_books = has_books
         self._progress = progress or Silent()
+        self._promised: Sequence[float | None] = ()  # see ``Answers``
         self._parts = output.with_name(output.name + ".parts")
         self._errors = _errors_of(output)
 
@@ -294,6 +307,8 @@ class _Run:
             self._collection.view() as view,
         ):
             total = self._source.count(view)
+            if not self._exact:
+                self._promised = [_promised(view, one) for one in MODALITIES]
             fingerprint = self._fingerprint(view)
             job = view.snapshot.job(str(self._output))
             is_own = job is not None and job.fingerprint == fingerprint and job.mark == self._mark()
@@ -320,7 +335,9 @@ class _Run:
             "block": [BLOCK_QUERIES, BLOCK_HITS],
         }
         if not self._exact:
-            # The same items may get another index, or one may be asked deeper.
+            # The same items may get another index, or one may be asked deeper. Parts of an earlier
+            # version have no column for what is promised.
+            deciding["columns"] = ["recall"]
             promises = {file.name: promise_of(file) for file in state.index_files.values()}
             deciding["indexes"] = [
                 (name, own and [own.recall, own.fetch, *([own.reach] if own.reach != -1 else [])])
@@ -395,7 +412,8 @@ class _Run:
                 blocks = _blocks(self._source.read(view), cache(lambda: _count_items(view)))
                 for number, block in enumerate(blocks):
                     if number >= done:
-                        self._write_part(number, _answer(view, block, exact=self._exact))
+                        answers = _answer(view, block, exact=self._exact)
+                        self._write_part(number, answers._replace(promised=self._promised))
                     self._progress.advance(len(block))
         finally:
             self._progress.finish()
@@ -434,7 +452,7 @@ class _Run:
         parts = [self._part(number, self._output.suffix) for number in range(blocks)]
         whole = self._parts / "output"
         if self._output.suffix == ".parquet":
-            _merge_parquet(parts, whole)
+            _merge_parquet(parts, whole, Answers((), NO_HITS, {}, self._promised))
         else:
             _concatenate(parts, whole)
         errors = self._parts / "errors"
@@ -704,12 +722,14 @@ def _jsonl_lines(answers: Answers) -> Iterator[str]:
     query_ids = [_json(one) for one in answers.query_ids]
     keys = [_json(one) for one in found.keys]
     modalities = [_json(str(one)) for one in MODALITIES]
+    promised = [f', "recall": {_json(one)}' for one in answers.promised] or [""] * len(MODALITIES)
+    of_all = ', "recall": 1.0' if answers.promised else ""
     for query, rank, place, modality, score, cosine, how in _hits(found):
         # The same text as of a dict, in a quarter of the time: names are encoded once.
         yield (
             f'{{"query_id": {query_ids[query]}, "rank": {rank}, "key": {keys[place]}, '
             f'"modality": {modalities[modality]}, "score": {score}, "cosine": {cosine}, '
-            f'"how": "{how}"}}\n'
+            f'"how": "{how}"{of_all if how == "exact" else promised[modality]}}}\n'
         )
 
 
@@ -748,6 +768,11 @@ def _write_parquet(path: Path, answers: Answers) -> None:
 
     found = answers.found
     counts = np.diff(found.starts)
+    recalls = {}
+    if answers.promised:
+        promised = np.array([math.nan if one is None else one for one in answers.promised])
+        recall = np.where(found.are_exact, 1.0, promised[found.modalities])
+        recalls = {"recall": pa.array(recall, from_pandas=True)}  # a gap where nothing is promised
     query_ids = pa.array([str(one) for one in answers.query_ids], pa.string())
     table = pa.table(
         {
@@ -758,17 +783,19 @@ def _write_parquet(path: Path, answers: Answers) -> None:
             "score": pa.array(found.scores),
             "cosine": pa.array(found.cosines),
             "how": pa.array(found.how, pa.string()),
+            **recalls,
         }
     )
     pq.write_table(table, path)
 
 
-def _merge_parquet(parts: Sequence[Path], target: Path) -> None:
+def _merge_parquet(parts: Sequence[Path], target: Path, none: Answers) -> None:
+    """Make one table of parts; where there is no part, of no answers."""
     import pyarrow.parquet as pq
 
     with durable.whole_file(target) as partial:
         if not parts:
-            _write_parquet(partial, Answers((), RankedLists.joined(0, []), {}))
+            _write_parquet(partial, none)
             return
         with pq.ParquetWriter(partial, pq.read_schema(parts[0])) as writer:
             for part in parts:

@@ -25,6 +25,7 @@ from muomni_search.collection import Collection, Modalities, Where
 from muomni_search.errors import InvalidInput
 from muomni_search.filters import parse_filter
 from muomni_search.index import coarse, first_pass
+from muomni_search.index.exact import MARGIN
 from muomni_search.items import DIM, Item, Modality
 from muomni_search.progress import Progress, Silent
 from muomni_search.store.rows import are_unit, not_unit
@@ -36,8 +37,6 @@ __all__ = ["ABOVE", "Group", "find_duplicates"]
 ABOVE = 0.95
 # 64 MB of products; the products of smaller blocks are slower.
 BLOCK = 4_096
-# What float32 products of unit vectors may miss of the cosine.
-ROUNDING = 4e-6
 # A vector that is stored may miss unit length by rounding, so equal ones are this far below 1.
 EQUAL = 1 - 1e-6
 # Pairs that are looked at together.
@@ -180,7 +179,7 @@ def _connected(
         for one, two, cosines in own.pairs(others, other - start):
             one += start
             two += other
-            is_unsure = np.abs(cosines - above) <= ROUNDING
+            is_unsure = np.abs(cosines - above) <= MARGIN
             cosines[is_unsure] = np.sum(
                 vectors.take(one[is_unsure]).astype(np.float64) * vectors.take(two[is_unsure]),
                 axis=1,
@@ -218,7 +217,7 @@ class _Block:
         self, vectors: NDArray[np.float32], above: float, arithmetic: coarse.Arithmetic | None
     ) -> None:
         self._vectors = vectors
-        self._least = np.float32(above - ROUNDING)
+        self._least = np.float32(above - MARGIN)
         self._in_fewer_bits = None if arithmetic is None else coarse.Asked(arithmetic, vectors)
 
     def pairs(

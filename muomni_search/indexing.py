@@ -47,8 +47,9 @@ def refresh(store: Store) -> None:
     """Leave dead rows out where they are many, and bring each index to what it has to be."""
     for modality in Modality:
         _compact(store, modality)
-        # Damaged rows are told of by who searches them, and by `verify`; what was added is in.
-        with suppress(CorruptData):
+        # What was added is in, and found without an index. Damaged rows are told of by who searches
+        # them, and by `verify`; where the disk has no room for one, the next write tries again.
+        with suppress(MuomniError):
             _mend(store, modality)
 
 

@@ -6,6 +6,7 @@ query ──▶ unit vector ──▶ best rows of each modality ──▶ score
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -33,7 +34,7 @@ from muomni_search.filters import Filter, parse_filter
 from muomni_search.index import planner
 from muomni_search.index.exact import best_of
 from muomni_search.index.protocol import Candidates, VectorIndex
-from muomni_search.index.ties import Ties
+from muomni_search.index.ties import MOST_TIED, Ties
 from muomni_search.ingest.read import Limits, read_content
 from muomni_search.items import Content, Hit, Item, Modality, Part, Query
 from muomni_search.ranked import RankedLists, Rows
@@ -67,8 +68,6 @@ LOOKED_UP_SHARE = 0.2
 # So many rows, of all, may a single query find before what is tied with the last is left out: the
 # keys of all items that it reads then are kept for those to come.
 READ_SHARE = 0.1
-# And so many a batch: some 10 MB.
-MOST_TIED = 100_000
 # How many pieces of queries are encoded together: those of pictures take 600 KB each.
 PIECES_AT_ONCE = 128
 # How many of the keys that are not there an error names.
@@ -299,9 +298,7 @@ class View:
                 f"k must be 1 or more and offset 0 or more, whole numbers, not {k!r} and {offset!r}"
             )
         k, offset = int(k), int(offset)  # a number of NumPy's may be too small for those made of it
-        is_number = isinstance(min_score, int | float | np.number) and np.isfinite(min_score)
-        is_known = is_number or min_score is None or min_score == "auto"
-        if not is_known or isinstance(min_score, bool):
+        if not (min_score is None or _is_finite(min_score) or min_score == "auto"):
             raise InvalidInput(f"min_score is {min_score!r}", hint="give a number, or 'auto'")
         for query in queries:
             if not isinstance(query, Query) or not query.parts:
@@ -633,6 +630,7 @@ class View:
                 fetch=ask_for,
                 reach=reach,
                 ties=ties,
+                check_rows=lambda: snapshot.check_rows(modality),
             )
         except CorruptData as error:
             raise not_unit(snapshot.row_file(modality)) from error
@@ -796,6 +794,15 @@ def _is_sooner_compared(snapshot: Snapshot) -> bool:
 
 def _is_whole(number: Any) -> bool:
     return isinstance(number, int | np.integer) and not isinstance(number, bool)
+
+
+def _is_finite(number: Any) -> bool:
+    is_real = isinstance(number, int | float | np.integer | np.floating)
+    if not is_real or isinstance(number, bool):
+        return False
+    with suppress(OverflowError):  # of an int that no float holds
+        return math.isfinite(number)
+    return False
 
 
 def _at_least(ranked: list[_Ranked], wanted: int) -> list[_Ranked]:

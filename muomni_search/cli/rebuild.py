@@ -30,7 +30,8 @@ from muomni_search.cli.output import on_terminal, print_json, print_table
 def command(modalities: tuple[str, ...], kind: str, as_json: bool, directory: Path) -> None:
     """Build the indexes anew from the stored vectors.
 
-    Never needed in normal use: `muomni add` does it when it pays.
+    Never needed in normal use: `muomni add` does it when it pays, and then by size again, whatever
+    was built here. For good, exact search is `muomni tune --recall 1`.
     """
     from muomni_search import Collection
 

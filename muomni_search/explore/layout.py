@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from muomni_search.errors import InvalidInput
 from muomni_search.extras import load_extra
 from muomni_search.index import planner
+from muomni_search.index.ties import Ties
 
 __all__ = ["METHODS", "centred", "lay_out"]
 
@@ -124,8 +125,10 @@ def _umap(
     with _quiet():
         umap = load_extra("umap", extra="explore")
     wanted = min(neighbors, len(rows) - 1)
-    near = planner.top_rows_many(rows, rows, k=wanted, dead=np.empty(0, np.int64))
-    # Rows tied with the last one come too.
+    near = planner.top_rows_many(
+        rows, rows, k=wanted, dead=np.empty(0, np.int64), ties=Ties.by_row(len(rows))
+    )
+    # Rows tied with the last one come too, while they are few.
     cosines = np.array([one.cosines[:wanted] for one in near], np.float64)
     knn = (
         np.array([one.rows[:wanted] for one in near]),

@@ -97,12 +97,18 @@ def nearest(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Return the k largest inner products and their rows for each query, (n, k) both.
 
-    By blocked matrix products on all threads; ``rows`` may be a memory map and is not copied.
+    By blocked matrix products on all threads; ``rows`` may be a memory map and is not copied, and
+    holds k rows at least.
+
+    Raises:
+        CorruptData: So many of the rows are not finite that there are not k others.
     """
     use_threads()
     values, numbers = faiss.knn(
         np.ascontiguousarray(queries), rows, k, metric=faiss.METRIC_INNER_PRODUCT
     )
+    if numbers.min(initial=0) < 0:  # FAISS finds no NaN, and says -1 where nothing is left
+        raise CorruptData("a row is not finite", hint="run: muomni verify --repair")
     return values, numbers
 
 

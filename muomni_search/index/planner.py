@@ -69,6 +69,8 @@ GATHERED_AT_ONCE = 1_024
 LONGEST = 1.001
 # Candidates of the 4-bit scan where nothing was measured, for k up to 10 and in proportion.
 FETCH, TUNED_K = 200, 10
+# What an index takes beside its codes, of whatever rows: the centroids.
+FIXED_BYTES = 20_000
 # When the fetch would reach this share of the rows, comparing all is faster.
 RUNAWAY_SHARE = 0.1
 # So many candidates cost the scan little; whether they are compared is seen then.
@@ -80,7 +82,9 @@ SPARE = 6
 QUERY_BLOCK = 4_096
 # What the scan takes for each query of a batch, and what comparing all rows one by one would, of
 # the time of their products in float32: with 64 codes, of 100,000 and of 1,000,000 rows.
-SCAN_TIME, COMPARING_TIME = 0.2, 110.0
+SCAN_TIME, COMPARING_TIME = 0.2, 75.0
+# What a first pass in fewer bits takes of the time of its products alone: of 100,000 rows.
+FIRST_PASS_TIME = 1.5
 # To multiply all rows takes as long as so many queries more would: all of them must be read.
 READING_TIME = 32
 # So few queries with a filter of their own, as rows of a batch may have, are answered one by one:
@@ -115,7 +119,8 @@ def choose_codes(rows: Sequence[int], memory: int | None) -> tuple[int, ...]:
         memory: Bytes that the indexes may keep, all together; None for any.
     """
     indexed = sum(count for count in rows if choose_kind(count) == "ann")
-    held = tuple(one for one in CODES if memory is None or indexed * one // 2 <= memory)
+    beside = FIXED_BYTES * sum(choose_kind(count) == "ann" for count in rows)
+    held = tuple(one for one in CODES if memory is None or indexed * one // 2 + beside <= memory)
     # Where 64 keep no promise, 32 keep none either.
     return held[:-1] or held
 
@@ -143,7 +148,6 @@ def top_rows(
     fetch: int = FETCH,
     reach: float = -1.0,
     marks: Callable[[], NDArray[np.bool_]] | None = None,
-    exact: bool = False,
 ) -> Candidates:
     """Return the best rows for a query, exactly min(k, available) and those tied with the last.
 
@@ -160,10 +164,9 @@ def top_rows(
             index to count, however few are asked for.
         marks: Returns whether each row (n,) is live and let through: who asks again and again
             keeps that. By default what an index proposes is looked for among the rows.
-        exact: Compare every row all the same.
     """
     share = 1.0 if allowed is None else len(allowed) / max(len(vectors), 1)
-    if index is not None and not exact and share > SCAN_SHARE:
+    if index is not None and share > SCAN_SHARE:
         wanted = max(fetch, fetch * k // TUNED_K)
         # How far a query is, and whether it is a hard one, was measured by the ten best: who asks
         # for fewer gets the first of these.
@@ -386,20 +389,23 @@ def top_rows_many(
     fetch: int = FETCH,
     reach: float = -1.0,
     ties: Ties | None = None,
+    check_rows: Callable[[], None] | None = None,
 ) -> CandidateLists:
     """Return for each query (n, 256) what ``top_rows`` returns, without an index to the bit.
 
     By matrix products of query blocks and row tiles, or by the index where that takes less time;
     those for which it proposes too little are then compared with all rows. Beside the answers
     memory stays bounded, and with ``ties``, which leaves out what is tied with the last where that
-    is much, so do these. See ``top_rows`` for the other arguments.
+    is much, so do these. ``check_rows`` is called before all rows are compared, and raises where
+    one is damaged: products of matrices do not tell. See ``top_rows`` for the other arguments.
     """
     if allowed is not None and len(queries) <= (FEW_EXACT if index is None else FEW_BY_INDEX):
         one_by_one = partial(top_rows, k=k, dead=dead, allowed=allowed, index=index, fetch=fetch)
         return CandidateLists.joined([one_by_one(query, vectors, reach=reach) for query in queries])
     if index is not None and allowed is None and len(queries):
         wanted = max(fetch, fetch * k // TUNED_K, k, TUNED_K)
-        depth = _first_depth(wanted, dead, index)
+        # Twice as many, as of a single query: so what was measured of these holds for a batch too.
+        depth = _first_depth(2 * wanted, dead, index)
         share = index.rows / len(vectors)
         taken = share * _time_by_index(depth, index.rows) + 1 - share
         at_once, live = min(len(queries), QUERY_BLOCK), len(vectors) - len(dead)
@@ -407,9 +413,13 @@ def top_rows_many(
             WIDEN * depth <= RUNAWAY_SHARE * index.rows
             and taken < 1
             # Where fewer bits are as fast, all rows are compared: all are found.
-            and not first_pass.is_paying(at_once, live, k, least=1 / taken)
+            and not first_pass.is_paying(at_once, live, k, least=FIRST_PASS_TIME / taken)
         ):
-            return _many_by_index(queries, vectors, k, dead, index, wanted, depth, reach, ties)
+            return _many_by_index(
+                queries, vectors, k, dead, index, wanted, depth, reach, ties, check_rows
+            )
+    if check_rows is not None and len(queries):
+        check_rows()
     return CandidateLists.joined(
         [
             _top_rows_block(queries[start : start + QUERY_BLOCK], vectors, k, dead, allowed, ties)
@@ -444,6 +454,7 @@ def _many_by_index(
     depth: int,
     reach: float,
     ties: Ties | None,
+    check_rows: Callable[[], None] | None,
 ) -> CandidateLists:
     """Return what ``_by_index`` finds for each query; what is too hard for it, exactly."""
     from concurrent.futures import ThreadPoolExecutor  # which a single query does without
@@ -488,7 +499,9 @@ def _many_by_index(
             hard = ask(hard, (deeper,))
     left = np.sort(np.concatenate([hard, *beyond]))
     if len(left):
-        exact = top_rows_many(queries[left], vectors, k=k, dead=dead, ties=ties)
+        exact = top_rows_many(
+            queries[left], vectors, k=k, dead=dead, ties=ties, check_rows=check_rows
+        )
         parts.append((np.repeat(left, np.diff(exact.starts)), exact.rows, exact.cosines))
     numbers, rows, values = (np.concatenate(column) for column in zip(*parts, strict=True))
     are_exact = np.isin(np.arange(len(queries)), left)
@@ -532,6 +545,7 @@ def _block_by_index(
             some[is_in(some.ravel(), dead).reshape(some.shape)] = -1
         rows = np.concatenate([since[left], some], axis=1)
         values = _best_cosines(vectors, rows, queries[left], k)
+        _check_longest(values)
         least = np.partition(values, -k, axis=1)[:, -k]
         judged = least if k == TUNED_K else np.partition(values, -TUNED_K, axis=1)[:, -TUNED_K]
         is_found = values >= least[:, None]
@@ -623,7 +637,7 @@ def _top_rows_block(
 
     def compare(query: NDArray[np.float32]) -> Candidates:
         # Cut one by one: of all queries near a run of equal rows together these are without bound.
-        found = top_rows(query, vectors, k=k, dead=dead, allowed=allowed, exact=True)
+        found = top_rows(query, vectors, k=k, dead=dead, allowed=allowed)
         return found if ties is None else ties.cut(found, k)
 
     return CandidateLists.joined(

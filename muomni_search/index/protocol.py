@@ -117,11 +117,6 @@ class VectorIndex(Protocol):
     """Proposes rows for a query; the caller compares them exactly."""
 
     @property
-    def kind(self) -> str:
-        """Its name, as ``stats`` shows it."""
-        ...
-
-    @property
     def rows(self) -> int:
         """It covers the first so many rows; its positions are row numbers."""
         ...

@@ -9,7 +9,10 @@ from numpy.typing import NDArray
 
 from muomni_search.index.protocol import CandidateLists, Candidates
 
-__all__ = ["Ties"]
+__all__ = ["MOST_TIED", "Ties"]
+
+# So many rows may many queries find together before any is left out: some 10 MB.
+MOST_TIED = 100_000
 
 
 class Ties:
@@ -27,6 +30,11 @@ class Ties:
         self._ranks = ranks
         self._most = most
         self._found = 0
+
+    @classmethod
+    def by_row(cls, rows: int) -> Ties:
+        """Return what keeps the first ones of so many rows, for many queries."""
+        return cls(lambda: np.arange(rows), MOST_TIED)
 
     def cut(self, found: Candidates, k: int) -> Candidates:
         """Return the best k of a query's best k rows and all tied with the last, in their order."""

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from muomni_search.index import planner
 from muomni_search.index.protocol import CandidateLists, Candidates, VectorIndex
+from muomni_search.index.ties import Ties
 from muomni_search.items import DIM
 from muomni_search.vectors import normalise
 
@@ -201,7 +202,13 @@ def tune(
     if recall > MOST_RECALL:
         return Promise(recall, None, {}, index.rows)
     truth = {
-        name: planner.top_rows_many(one.vectors, vectors, k=planner.TUNED_K + 1, dead=dead)
+        name: planner.top_rows_many(
+            one.vectors,
+            vectors,
+            k=planner.TUNED_K + 1,  # one more, for it may be the row that asks
+            dead=dead,
+            ties=Ties.by_row(len(vectors)),
+        )
         for name, one in asking.items()
     }
     measured: dict[str, Measured] = {}

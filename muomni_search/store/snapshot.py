@@ -7,7 +7,7 @@ import threading
 import time
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from sqlite3 import Connection, Cursor
@@ -33,9 +33,9 @@ from muomni_search.store.records import (
     Settings,
     Shown,
 )
-from muomni_search.store.rows import NO_ROWS, MappedRows
+from muomni_search.store.rows import HINT, NO_ROWS, MappedRows, damaged_among, not_unit
 from muomni_search.store.sql_filter import Sql, all_of, field_values, filter_to_sql, sql
-from muomni_search.store.sqlite import BEYOND_REPAIR
+from muomni_search.store.sqlite import BEYOND_REPAIR, MAYBE_BEYOND
 
 __all__ = [
     "FIELD_INDEX",
@@ -80,6 +80,8 @@ TURN_SECONDS = 30.0
 # Of so few items, a share of all rows, each one's rows are looked up; for more it is faster to read
 # the owners of all rows, which are kept.
 LOOKED_UP_SHARE = 0.01
+# Items are marked by their ids while the greatest is not so many times the number of rows.
+MARKED_IDS = 64
 
 
 # ---- the state -----------------------------------------------------------------------------------
@@ -523,10 +525,24 @@ class Snapshot:
             mapped = MappedRows(file.path, file.rows)
         return mapped.vectors()
 
+    def check_rows(self, modality: Modality) -> None:
+        """Check that all live rows are unit vectors; each state of a collection is looked at once.
+
+        Raises:
+            CorruptData: One is not, or the file is missing or too short.
+        """
+
+        def look() -> NDArray[np.int64]:
+            return np.setdiff1d(damaged_among(self.vectors(modality)), self.dead(modality))
+
+        if len(self.state.arrays.get(("damaged", modality), look)):
+            raise not_unit(self.row_file(modality))
+
     def dead(self, modality: Modality) -> NDArray[np.int64]:
         """Return the dead rows of a modality, sorted; read-only."""
         return self.state.arrays.get(
-            ("dead", modality), lambda: self._numbers(DEAD, {"modality": modality})
+            ("dead", modality),
+            lambda: self._checked(modality, self._numbers(DEAD, {"modality": modality})),
         )
 
     def row_items(self, modality: Modality) -> NDArray[np.int64]:
@@ -540,13 +556,29 @@ class Snapshot:
         return np.array([found.get(row, -1) for row in numbers.tolist()], np.int64)[places]
 
     def _owners(self, modality: Modality) -> NDArray[np.int64]:
-        file = self.row_file(modality)
-        owners = np.full(file.rows if file else 0, -1, np.int64)
+        owners = np.full(self._count_rows(modality), -1, np.int64)
         cursor = self.ask(OWNERS, {"modality": modality})
         while page := cursor.fetchmany(PAGE):
-            pairs = np.array(page, np.int64)
-            owners[pairs[:, 0]] = pairs[:, 1]
+            with _whole_numbers():
+                pairs = np.array(page, np.int64)
+            owners[self._checked(modality, pairs[:, 0])] = pairs[:, 1]
         return owners
+
+    def _count_rows(self, modality: Modality) -> int:
+        file = self.row_file(modality)
+        return file.rows if file else 0
+
+    def _checked(self, modality: Modality, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the numbers of rows as the database has them, if there are such rows.
+
+        Raises:
+            CorruptData: There is none of a number: NumPy would take another one for less than 0.
+        """
+        if len(rows) and not 0 <= rows.min() <= rows.max() < self._count_rows(modality):
+            raise CorruptData(
+                f"the database names a row of {modality} that is not there", hint=HINT
+            )
+        return rows
 
     def key_ranks(self, modality: Modality) -> NDArray[np.int64]:
         """Return the rank of every row's item by its key (rows,), -1 for dead rows; read-only.
@@ -574,7 +606,8 @@ class Snapshot:
         """
         wanted = {"modality": modality, "most": most}
         rows = self._numbers(SAMPLE_OF_MANY, wanted)
-        return np.sort(rows if len(rows) == most else self._numbers(SAMPLE_OF_FEW, wanted))
+        rows = rows if len(rows) == most else self._numbers(SAMPLE_OF_FEW, wanted)
+        return np.sort(self._checked(modality, rows))
 
     def lets_any_through(self, condition: Filter) -> bool:
         """Whether there is an item that a filter lets through, of whatever modality.
@@ -613,8 +646,7 @@ class Snapshot:
         )
 
     def _marked(self, modality: Modality, rows: NDArray[np.int64] | None) -> NDArray[np.bool_]:
-        file = self.row_file(modality)
-        marks = np.full(file.rows if file else 0, fill_value=rows is None)
+        marks = np.full(self._count_rows(modality), fill_value=rows is None)
         if rows is None:
             marks[self.dead(modality)] = False
         else:
@@ -651,14 +683,19 @@ class Snapshot:
 
     def _rows_of(self, modality: Modality, item_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the rows of items in a modality, sorted."""
-        file = self.row_file(modality)
-        if file is None or not len(item_ids):
+        count = self._count_rows(modality)
+        if not count or not len(item_ids):
             return np.empty(0, np.int64)
-        if len(item_ids) <= LOOKED_UP_SHARE * file.rows:
+        if len(item_ids) <= LOOKED_UP_SHARE * count:
             found = self.for_values(ROWS_BY_ID, item_ids.tolist(), modality)
-            return np.sort(np.fromiter((row.row for row in found), np.int64))
+            rows = np.fromiter((row.row for row in found), np.int64)
+            return np.sort(self._checked(modality, rows))
         owners = self.row_items(modality)
-        is_wanted = np.zeros(max(int(item_ids.max()), int(owners.max(initial=0))) + 2, bool)
+        most = max(int(item_ids.max()), int(owners.max(initial=0)))
+        least = min(int(item_ids.min()) - 1, int(owners.min(initial=0)))
+        if most > MARKED_IDS * count or least < -1:  # damaged, or of long ago
+            return np.flatnonzero(np.isin(owners, item_ids) & (owners >= 0))
+        is_wanted = np.zeros(most + 2, bool)
         is_wanted[item_ids] = True
         return np.flatnonzero(is_wanted[owners])  # the owner -1 of dead rows is the last, unwanted
 
@@ -718,7 +755,11 @@ class Snapshot:
         found: dict[str, tuple[Modality, list[int]]] = {}
         for row in self.for_values(ROWS_BY_KEY, keys):
             found.setdefault(row.key, (Modality(row.modality), []))[1].append(row.row)
-        return {key: (one, np.array(own, np.int64)) for key, (one, own) in found.items()}
+        with _whole_numbers():
+            return {
+                key: (one, self._checked(one, np.array(own, np.int64)))
+                for key, (one, own) in found.items()
+            }
 
     def iter_items(
         self,
@@ -895,7 +936,19 @@ class Snapshot:
         self, query: str, values: Mapping[str, Any] | Sequence[Any] = ()
     ) -> NDArray[np.int64]:
         found = self.ask(query, values)
-        return np.fromiter((number for (number,) in found), np.int64)
+        with _whole_numbers():
+            return np.fromiter((number for (number,) in found), np.int64)
+
+
+@contextmanager
+def _whole_numbers() -> Iterator[None]:
+    """Turn what NumPy says of a damaged number of the database into our error."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise CorruptData(
+            "the database holds something else where a number belongs", hint=MAYBE_BEYOND
+        ) from error
 
 
 def span_of(modality: Modality, start: int | None, end: int | None) -> Span | None:

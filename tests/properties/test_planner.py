@@ -66,7 +66,7 @@ def test_rows_in_any_order_are_found_among_sorted_ones(rows, some):
 def test_exact_search_is_the_oracle_bit_for_bit(case):
     asked = {"k": case.k, "dead": case.dead, "allowed": case.allowed}
     assert_same(
-        planner.top_rows(case.query, case.vectors, **asked, exact=True),
+        planner.top_rows(case.query, case.vectors, **asked),
         exact_top_rows(case.query, case.vectors, **asked),
     )
 

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from muomni_search.batch import run_batch
 from muomni_search.collection import Collection, Limits
 from muomni_search.duplicates import find_duplicates
 from muomni_search.errors import (
@@ -284,6 +285,10 @@ def test_a_min_score_that_is_no_number_is_refused(shelf: Collection) -> None:
         for kind in (float, np.float32):
             with pytest.raises(InvalidInput, match="min_score is"):
                 shelf.query(Query.vector(ASKED), 5, min_score=kind(none))
+    others: list[Any] = [10**400, np.complex64(1), True, [1.0]]
+    for other in others:
+        with pytest.raises(InvalidInput, match="min_score is"):
+            shelf.query(Query.vector(ASKED), 5, min_score=other)
 
 
 def test_numbers_of_numpy_are_numbers_of_hits(shelf: Collection) -> None:
@@ -959,6 +964,15 @@ def test_a_damaged_row_is_an_error_and_no_number(
         ):
             with pytest.raises(CorruptData, match=r"text\.0\.f32: a row .*: run: muomni verify"):
                 late()
+        # However few are asked for: products of matrices find no NaN, and would leave it out.
+        np.save(tmp_path / "queries.npy", vectors[:8])
+        for output, asked in (("few.jsonl", {}), ("some.jsonl", {"where": "key != 'k1'"})):
+            report = run_batch(
+                collection, tmp_path / "queries.npy", tmp_path / output, k=3, **asked
+            )
+            told = Path(f"{report.output}.errors.jsonl").read_text()
+            assert (report.answered, report.failed) == (0, 8)
+            assert told.count("text.0.f32: a row is not finite or not of length 1") == 8
         assert collection.repair()
         assert collection.verify() == []
         assert collection.query(query, k=rows) == []  # one checksum, of ready vectors, was of all

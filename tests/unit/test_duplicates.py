@@ -110,6 +110,16 @@ def test_segments_that_cancel_out_are_like_nothing(collection: Collection, tmp_p
 
 
 @pytest.mark.usefixtures("way")
+def test_equal_items_are_found_whatever_their_product_rounds_to(collection: Collection) -> None:
+    # One large number beside many small ones: float32 loses more of their sum than of others.
+    vector = np.full(DIM, 1.7e-4)
+    vector[0] = np.sqrt(1 - (DIM - 1) * 1.7e-4**2)
+    collection.add(records(np.tile(vector, (400, 1))))
+    (group,) = find_duplicates(collection, above=1.0)
+    assert len(group.items) == 400
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("block", [7, 64, 4_096])
 @pytest.mark.parametrize("above", [0.5, 0.8, 0.95, 1.0])
 def test_groups_are_those_of_all_pairs(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 from vector_helpers import rows_of
 
-from muomni_search import Collection
+from muomni_search import Collection, durable
 from muomni_search.batch import run_batch, write_neighbors
-from muomni_search.errors import Conflict, InvalidInput
+from muomni_search.errors import Conflict, InvalidInput, MuomniError
 from muomni_search.index import planner, tuning
 from muomni_search.index.faiss_index import FourBitScan
 from muomni_search.index.protocol import VectorIndex
@@ -112,6 +115,15 @@ def test_a_batch_goes_by_the_index_on_demand_and_says_so(
     assert ann["how"].to_pylist().count("ann") > 0.8 * len(ann)
     assert ann["query_id"].to_pylist() == exact["query_id"].to_pylist()
     assert len(pairs_of(exact) & pairs_of(ann)) >= 0.95 * len(exact)
+    # Each answer says what it promises; where no index was asked, nothing need be said.
+    assert "recall" not in exact.column_names
+    promised = set(zip(ann["how"].to_pylist(), ann["recall"].to_pylist(), strict=True))
+    assert promised <= {("ann", 0.95), ("exact", 1.0)}
+    run_batch(collection, queries, tmp_path / "ann.jsonl", modality="image", exact=False)
+    lines = [json.loads(line) for line in (tmp_path / "ann.jsonl").read_text().splitlines()]
+    assert [(one["how"], one["recall"]) for one in lines] == list(
+        zip(ann["how"].to_pylist(), ann["recall"].to_pylist(), strict=True)
+    )
     # The few texts are compared one by one, and so is what a filter lets through.
     mixed = answers("mixed.parquet", exact=False)
     told = set(zip(mixed["modality"].to_pylist(), mixed["how"].to_pylist(), strict=True))
@@ -126,6 +138,52 @@ def test_a_batch_goes_by_the_index_on_demand_and_says_so(
     with pytest.raises(Conflict, match="option"):
         answers("ann.parquet", modality="image", exact=False)
     answers("exact.parquet", modality="image")
+
+
+@pytest.mark.parametrize("changed", [{"fetch": 250}, {"reach": 0.75}, {"recall": 0.9}])
+def test_an_index_that_is_asked_otherwise_makes_another_job(
+    collection: Collection, tmp_path: Path, changed: dict[str, float]
+) -> None:
+    queries = tmp_path / "queries.npy"
+    np.save(queries, rows_of(20, 5))
+    run_batch(collection, queries, tmp_path / "out.jsonl", exact=False)
+    with collection.store.snapshot() as snapshot:
+        file = snapshot.index_file(IMAGE)
+    assert file is not None
+    promise = {**file.params["promise"], **changed}
+    assert promise != file.params["promise"]
+    with collection.store.write() as writer:
+        writer.set_promise(IMAGE, promise)
+    with pytest.raises(Conflict, match="option"):
+        run_batch(collection, queries, tmp_path / "out.jsonl", exact=False)
+    run_batch(collection, queries, tmp_path / "out.jsonl", exact=False, force=True)
+
+
+def test_what_was_added_is_reported_though_the_disk_has_no_room_for_an_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planner, "EXACT_ROWS", 1_000)
+    whole_file = durable.whole_file
+
+    @contextmanager
+    def full(path: Path) -> Iterator[Path]:
+        if path.suffix == ".faiss":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        with whole_file(path) as partial:
+            yield partial
+
+    rows = rows_of(1_500, 1)
+    with Collection.create(tmp_path / "c", model="hashing") as collection:
+        with monkeypatch.context() as patched:
+            patched.setattr(durable, "whole_file", full)
+            assert collection.add(records(IMAGE, rows)).added == 1_500
+            assert collection.delete("image/00000") == 1
+            assert index_of(collection)["kind"] == "exact"
+            assert collection.query(Query.vector(rows[5]), 1)[0].key == "image/00005"
+            with pytest.raises(MuomniError, match="No space left"):
+                collection.rebuild()
+        collection.add(records(IMAGE, rows_of(1, 2), 1_500))
+        assert index_of(collection)["kind"] == "pq4"
 
 
 def test_neighbours_go_by_the_index_on_demand(
@@ -263,7 +321,7 @@ def test_what_was_promised_meanwhile_is_measured_by_the_next_addition(
 
 
 def test_memory_is_kept_to_as_rows_grow(collection: Collection) -> None:
-    collection.tune(memory=5_000 * 32)
+    collection.tune(memory=5_000 * 32 + planner.FIXED_BYTES)
     assert index_of(collection)["kind"] == "pq4"
     collection.add(records(TEXT, rows_of(2_000, 3)))
     stats = collection.stats()
@@ -362,15 +420,17 @@ def test_an_index_that_keeps_no_promise_gives_way_to_one_of_more_codes(
     assert after["bytes"] > 1.5 * before["bytes"]
     assert collection.tune()[IMAGE]["bytes"] == after["bytes"]
     # There is no memory for so many: then nothing is promised, and all rows are compared.
-    few = collection.tune(memory=3_000 * 32)[IMAGE]
+    few = collection.tune(memory=3_000 * 32 + planner.FIXED_BYTES)[IMAGE]
     assert (few["kind"], few["bytes"]) == ("exact", before["bytes"])
     assert collection.tune(memory=0)[IMAGE]["bytes"] == after["bytes"]
 
 
 def test_memory_halves_the_codes_and_then_leaves_them_out(collection: Collection) -> None:
     whole = index_of(collection)["bytes"]
-    assert collection.tune(memory=3_000 * 32)[IMAGE]["bytes"] == whole
-    half = collection.tune(memory=3_000 * 32 - 1)[IMAGE]
+    memory = 3_000 * 32 + planner.FIXED_BYTES
+    assert whole <= memory
+    assert collection.tune(memory=memory)[IMAGE]["bytes"] == whole
+    half = collection.tune(memory=memory - 1)[IMAGE]
     assert half["kind"] == "pq4"
     assert half["bytes"] < 0.7 * whole
     none = collection.tune(memory=3_000)[IMAGE]

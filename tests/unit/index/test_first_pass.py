@@ -314,14 +314,14 @@ def test_the_planner_takes_it_where_it_pays(
     assert np.array_equal(found.rows, expected.rows)
     assert np.array_equal(found.cosines, expected.cosines)
     # Where it pays more than an index, that does not.
-    monkeypatch.setattr(coarse, "gain", lambda _: 1 / planner.SCAN_TIME + 0.1)
+    monkeypatch.setattr(coarse, "gain", lambda _: planner.FIRST_PASS_TIME / planner.SCAN_TIME + 0.1)
     index = planner.build_index(vectors)
     monkeypatch.setattr(planner, "COMPARING_TIME", 0)
     asks = {"k": 5, "dead": NOTHING, "index": index, "fetch": 20}
     assert planner.top_rows_many(vectors[:300], vectors, **asks).are_exact.all()
     assert asked == [300, 300]
     assert not planner.top_rows_many(vectors[:255], vectors, **asks).are_exact.all()
-    monkeypatch.setattr(coarse, "gain", lambda _: 1 / planner.SCAN_TIME - 0.1)
+    monkeypatch.setattr(coarse, "gain", lambda _: planner.FIRST_PASS_TIME / planner.SCAN_TIME - 0.1)
     assert not planner.top_rows_many(vectors[:300], vectors, **asks).are_exact.all()
     asked.pop()
     planner.top_rows_many(vectors[:300], vectors, k=50, dead=NOTHING)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from vector_helpers import rows_of
 
+from muomni_search.errors import CorruptData
 from muomni_search.index import faiss_index, planner
 from muomni_search.index.exact import exact_top_rows
 from muomni_search.vectors import normalise
@@ -212,7 +213,7 @@ def test_what_is_farther_than_the_index_was_measured_for_is_compared_with_all(mo
     tenths = np.array(
         [exact_top_rows(query, rows, k=10, dead=NOTHING).cosines[9] for query in queries]
     )
-    asked = {"dead": NOTHING, "index": Told(rows), "fetch": 40, "reach": float(np.median(tenths))}
+    asked = {"dead": NOTHING, "index": Told(rows), "fetch": 20, "reach": float(np.median(tenths))}
     is_far = tenths < np.median(tenths)
     found = planner.top_rows_many(queries, rows, k=k, **asked)
     assert found.are_exact.tolist() == is_far.tolist()
@@ -220,11 +221,6 @@ def test_what_is_farther_than_the_index_was_measured_for_is_compared_with_all(mo
         single = planner.top_rows(query, rows, k=k, **asked)
         assert single.how == own.how == ("exact" if far else "ann")
         assert single.rows.tolist() == own.rows.tolist() == best.rows.tolist()
-
-
-def test_exact_asked_for_is_exact_whatever_index_there_is(vectors, queries, index):
-    found = planner.top_rows(queries[0], vectors, k=10, dead=NOTHING, index=index, exact=True)
-    assert_same(found, exact_top_rows(queries[0], vectors, k=10, dead=NOTHING))
 
 
 @pytest.mark.parametrize("dropped", [50, 150, 195])
@@ -334,9 +330,59 @@ def test_a_batch_gives_what_single_exact_queries_give(vectors, queries, monkeypa
     allowed = np.arange(0, 8_000, 5) if case == "allowed" else None
     found = planner.top_rows_many(queries, vectors, k=k, dead=dead, allowed=allowed)
     for query, one in zip(queries, found, strict=True):
-        assert_same(
-            one, planner.top_rows(query, vectors, k=k, dead=dead, allowed=allowed, exact=True)
+        assert_same(one, planner.top_rows(query, vectors, k=k, dead=dead, allowed=allowed))
+
+
+@pytest.mark.parametrize("case", ["live", "dead", "allowed"])
+def test_a_batch_that_asks_for_a_damaged_row_too_is_an_error(case):
+    """FAISS says -1 of it, which NumPy takes for the last row."""
+    rows = rows_of(1_200, 1)
+    asked = {
+        "k": 1_200,
+        "dead": np.array([3]) if case == "dead" else NOTHING,
+        "allowed": np.arange(1_199) if case == "allowed" else None,
+    }
+    assert len(planner.top_rows_many(rows[:8], rows, **asked)) == 8
+    rows[7] = np.nan
+    with pytest.raises(CorruptData, match="a row is not finite"):
+        planner.top_rows_many(rows[:3], rows, **asked)
+
+
+def test_a_damaged_row_since_the_index_was_built_brings_no_dead_one_back(monkeypatch):
+    monkeypatch.setattr(planner, "COMPARING_TIME", 0)
+    rows = rows_of(4_005, 1)
+    asked = {"k": 3, "dead": np.array([3_999]), "index": Told(rows[:4_000]), "fetch": 40}
+    assert planner.top_rows_many(rows[3_995:4_003], rows, **asked)[4].how == "ann"
+    damaged = rows.copy()
+    damaged[4_002] = np.nan
+    with pytest.raises(CorruptData, match="a row is not finite"):
+        planner.top_rows_many(rows[3_995:4_003], damaged, **asked)
+
+
+def test_a_row_that_is_too_long_is_an_error_by_an_index_too(monkeypatch):
+    monkeypatch.setattr(planner, "COMPARING_TIME", 0)
+    rows = rows_of(4_000, 1)
+    rows[7] *= 5
+    for ask in (planner.top_rows, planner.top_rows_many):
+        query = rows[7] / 5 if ask is planner.top_rows else rows[5:13] / [[1], [1], [5], *[[1]] * 5]
+        with pytest.raises(CorruptData, match="not of length 1"):
+            ask(query.astype(np.float32), rows, k=3, dead=NOTHING, index=Told(rows), fetch=40)
+
+
+def test_rows_are_checked_before_all_are_compared_and_only_then(monkeypatch):
+    monkeypatch.setattr(planner, "COMPARING_TIME", 0)
+    rows, checks = rows_of(4_000, 1), []
+
+    def ask(**asked):
+        checks.clear()
+        planner.top_rows_many(
+            rows[:8], rows, k=3, dead=NOTHING, check_rows=lambda: checks.append(1), **asked
         )
+        return len(checks)
+
+    assert ask() == 1
+    assert ask(index=Told(rows), fetch=40) == 0
+    assert ask(index=Told(rows), fetch=40, reach=1.1) == 1  # which nothing is near enough for
 
 
 def test_a_batch_survives_tiles_without_a_live_row(vectors, queries, monkeypatch):
@@ -443,7 +489,7 @@ def test_a_batch_by_an_index_gives_what_the_oracle_gives(monkeypatch, cores, cou
     queries = queries[-count:]
     dead = np.flatnonzero(rng.random(len(rows)) < share)
     index = Told(rows[:5_000])
-    found = planner.top_rows_many(queries, rows, k=3, dead=dead, index=index, fetch=20)
+    found = planner.top_rows_many(queries, rows, k=3, dead=dead, index=index, fetch=10)
     assert found.are_exact[-1]  # too hard for the index
     assert found.are_exact[:-1].mean() < 0.5
     for query, own in zip(queries, found, strict=True):
@@ -489,7 +535,7 @@ def test_a_batch_asks_deeper_for_those_alone_that_found_too_little(monkeypatch):
     rows[rng.choice(10_000, 30, replace=False)] = normalise(queries[4] + 0.05 * rows_of(1, 9)[0])
     rows[11_000:11_008] = normalise(queries + 0.01 * rows_of(8, 7))
     index = Told(rows[:10_000])
-    found = planner.top_rows_many(queries, rows, k=10, dead=NOTHING, index=index, fetch=20)
+    found = planner.top_rows_many(queries, rows, k=10, dead=NOTHING, index=index, fetch=10)
     assert index.asked == [(8, 20), (1, 80)]
     for query, own, row in zip(queries, found, range(11_000, 11_008), strict=True):
         assert_same(own, exact_top_rows(query, rows, k=10, dead=NOTHING), how="ann")
@@ -515,7 +561,7 @@ def test_a_few_that_are_hard_are_asked_for_deeper_than_they_are_compared_with_al
     queries = rows[:8].copy()
     rows[rng.choice(10_000, near, replace=False)] = normalise(queries[4] + 0.05 * rows_of(1, 9)[0])
     index = Told(rows)
-    found = planner.top_rows_many(queries, rows, k=10, dead=NOTHING, index=index, fetch=20)
+    found = planner.top_rows_many(queries, rows, k=10, dead=NOTHING, index=index, fetch=10)
     assert index.asked == asked
     assert found.are_exact.tolist() == [number == 4 and are_exact == 1 for number in range(8)]
     for query, own in zip(queries, found, strict=True):
@@ -530,13 +576,13 @@ def test_whom_more_proposals_do_not_help_is_compared_with_all_at_once(monkeypatc
     reach = float(np.sort(tenths)[2])
     index = Told(rows)
     found = planner.top_rows_many(
-        queries, rows, k=10, dead=NOTHING, index=index, fetch=40, reach=reach
+        queries, rows, k=10, dead=NOTHING, index=index, fetch=20, reach=reach
     )
     assert index.asked == [(9, 40)]
     assert found.are_exact.tolist() == [tenth < reach for tenth in tenths]
     # Of the rows since more are as near as its last hit than are looked at: their tie goes on.
     more = np.concatenate([rows, np.repeat(rows[3:4], 40, axis=0)])
-    found = planner.top_rows_many(queries, more, k=10, dead=NOTHING, index=index, fetch=40)
+    found = planner.top_rows_many(queries, more, k=10, dead=NOTHING, index=index, fetch=20)
     assert index.asked[1:] == [(9, 40)]
     assert found.are_exact.tolist() == [number == 3 for number in range(9)]
     assert set(range(10_000, 10_040)) < set(found[3].rows.tolist())
@@ -549,7 +595,7 @@ def test_who_is_hard_and_far_gets_each_row_once(monkeypatch):
     rows[100:130] = normalise(queries[4] + 0.05 * rows_of(1, 9)[0])
     index = Told(rows)
     found = planner.top_rows_many(
-        queries, rows, k=10, dead=NOTHING, index=index, fetch=20, reach=2.0
+        queries, rows, k=10, dead=NOTHING, index=index, fetch=10, reach=2.0
     )
     assert index.asked == [(8, 20), (1, 80)]
     for query, own in zip(queries, found, strict=True):
@@ -564,13 +610,13 @@ def test_no_batch_goes_deeper_than_to_a_share_of_the_rows(monkeypatch):
     for share, asked in ((0.032, [20, 80, 320]), (0.0319, [20, 80]), (0.0079, [])):
         monkeypatch.setattr(planner, "RUNAWAY_SHARE", share)
         index = Told(rows)
-        found = planner.top_rows_many(rows[:8], rows, k=10, dead=NOTHING, index=index, fetch=20)
+        found = planner.top_rows_many(rows[:8], rows, k=10, dead=NOTHING, index=index, fetch=10)
         assert [depth for _, depth in index.asked] == asked
         assert found.are_exact.sum() == {3: 0, 2: 1, 0: 8}[len(asked)]
 
 
 @pytest.mark.parametrize(
-    ("fetch", "dead", "is_used"), [(72, 0, True), (73, 0, False), (72, 9, False)]
+    ("fetch", "dead", "is_used"), [(53, 0, True), (54, 0, False), (53, 9, False)]
 )
 def test_an_index_that_proposes_too_much_is_not_asked_by_a_batch(fetch, dead, is_used):
     rows = rows_of(10_000, 1)
@@ -617,7 +663,7 @@ def test_the_blocks_of_a_batch_are_no_larger_than_they_may_be(monkeypatch, cores
     rows = rows_of(8_000, 1)
     index = Told(rows)
     queries = rows[:23]
-    found = planner.top_rows_many(queries, rows, k=10, dead=NOTHING, index=index, fetch=20)
+    found = planner.top_rows_many(queries, rows, k=10, dead=NOTHING, index=index, fetch=10)
     sizes = [count for count, fetch in index.asked if fetch == 20]
     assert sum(sizes) == 23
     assert max(sizes) <= max(1, at_once // 80)
@@ -644,5 +690,7 @@ def test_a_batch_compares_all_rows_where_fewer_bits_are_as_fast_as_an_index(
     )
     # The rows since are multiplied all.
     share = covered / 8_000
-    assert told[0]["least"] == pytest.approx(1 / (share * planner.SCAN_TIME + 1 - share))
+    assert told[0]["least"] == pytest.approx(
+        planner.FIRST_PASS_TIME / (share * planner.SCAN_TIME + 1 - share)
+    )
     assert found.are_exact.all() == pays

@@ -200,10 +200,10 @@ def test_fewer_codes_keep_the_same_promise_deeper(vectors, asking):
 
 
 def test_memory_decides_how_many_codes_there_are():
-    rows = [1_000_000, 500_000, 10_000]
+    rows, both = [1_000_000, 500_000, 10_000], 2 * planner.FIXED_BYTES
     assert planner.choose_codes(rows, None) == (64, 128)
-    assert planner.choose_codes(rows, 1_500_000 * 64) == (64, 128)
-    assert planner.choose_codes(rows, 1_500_000 * 64 - 1) == (64,)
-    assert planner.choose_codes(rows, 1_500_000 * 32 - 1) == (32,)
-    assert planner.choose_codes(rows, 1_500_000 * 16 - 1) == ()
+    assert planner.choose_codes(rows, both + 1_500_000 * 64) == (64, 128)
+    assert planner.choose_codes(rows, both + 1_500_000 * 64 - 1) == (64,)
+    assert planner.choose_codes(rows, both + 1_500_000 * 32 - 1) == (32,)
+    assert planner.choose_codes(rows, both + 1_500_000 * 16 - 1) == ()
     assert planner.choose_codes([10_000], 0) == (64, 128)  # small ones need none

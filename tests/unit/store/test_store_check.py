@@ -20,8 +20,10 @@ import pytest
 from file_helpers import flip_span
 
 from muomni_search.collection import Collection
+from muomni_search.duplicates import find_duplicates
 from muomni_search.errors import CorruptData, MuomniError
-from muomni_search.items import DIM, Modality, Record
+from muomni_search.filters import parse_filter
+from muomni_search.items import DIM, Modality, Query, Record
 from muomni_search.store import tables
 from muomni_search.store.check import _check_log
 from muomni_search.store.fields import summarise_fields
@@ -570,6 +572,51 @@ def test_a_damaged_id_is_told_where_many_items_are_equally_near(place: Path) -> 
         ranks = snapshot.key_ranks(TEXT)
     assert len(ranks) == COUNT
     assert (ranks == -1).sum() == 2  # the dead row, and that one
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        'UPDATE segments SET "row" = 99999 WHERE "row" = 9',
+        'UPDATE segments SET "row" = -3 WHERE "row" = 9',
+        "INSERT INTO dead_rows VALUES ('text', 99999)",
+        "INSERT INTO dead_rows VALUES ('text', -1)",
+        "UPDATE segments SET item_id = 'x' WHERE \"row\" = 9",
+    ],
+)
+def test_a_number_that_is_damaged_is_an_error_of_ours_or_none(place: Path, statement: str) -> None:
+    sql(place, statement.replace("WHERE", "WHERE modality = 'text' AND"))
+    told = []
+    with Collection.open(place) as collection, collection.view() as view:
+        keys = list(view.snapshot.iter_keys())
+        for ask in (
+            lambda: collection.query(Query.vector(VECTORS[0]), 100),
+            lambda: collection.query(Query.vector(VECTORS[0]), 100, where="key != 'none'"),
+            lambda: collection.query(Query.vector(VECTORS[0]), 100, where="key in ('t8', 't9')"),
+            lambda: find_duplicates(collection),
+            lambda: view.snapshot.item_rows(keys),
+        ):
+            try:
+                ask()
+            except CorruptData as error:
+                told.append(str(error))
+    assert told
+    assert all("verify --repair" in one for one in told)
+
+
+@pytest.mark.parametrize("number", [2**60, -7])
+def test_a_filter_finds_the_others_where_an_id_is_damaged(place: Path, number: int) -> None:
+    sql(
+        place,
+        "PRAGMA foreign_keys = OFF",
+        f"UPDATE segments SET item_id = {number} WHERE item_id = 20",
+        f"UPDATE items SET id = {number} WHERE id = 20",
+    )
+    with Store.open(place) as damaged, damaged.snapshot() as snapshot:
+        rows = snapshot.matching_rows(TEXT, parse_filter("key != 'none'"))
+        others = snapshot.row_items(TEXT)
+    assert rows.tolist() == np.flatnonzero(others >= 0).tolist()
+    assert len(rows) == COUNT - 1 - (number < 0)
 
 
 def test_what_writers_change_of_an_item_changes_its_checksum(store: Store) -> None:
