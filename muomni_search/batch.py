@@ -337,7 +337,8 @@ class _Run:
         if not self._exact:
             # The same items may get another index, or one may be asked deeper. Parts of an earlier
             # version have no column for what is promised.
-            deciding["columns"] = ["recall"]
+            if self._output.suffix != ".trec":
+                deciding["columns"] = ["recall"]
             promises = {file.name: promise_of(file) for file in state.index_files.values()}
             deciding["indexes"] = [
                 (name, own and [own.recall, own.fetch, *([own.reach] if own.reach != -1 else [])])

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -630,7 +630,7 @@ class View:
                 fetch=ask_for,
                 reach=reach,
                 ties=ties,
-                check_rows=lambda: snapshot.check_rows(modality),
+                check_rows=partial(snapshot.check_rows, modality),
             )
         except CorruptData as error:
             raise not_unit(snapshot.row_file(modality)) from error

@@ -389,15 +389,16 @@ def top_rows_many(
     fetch: int = FETCH,
     reach: float = -1.0,
     ties: Ties | None = None,
-    check_rows: Callable[[], None] | None = None,
+    check_rows: Callable[[NDArray[np.int64] | None], None] | None = None,
 ) -> CandidateLists:
     """Return for each query (n, 256) what ``top_rows`` returns, without an index to the bit.
 
     By matrix products of query blocks and row tiles, or by the index where that takes less time;
     those for which it proposes too little are then compared with all rows. Beside the answers
     memory stays bounded, and with ``ties``, which leaves out what is tied with the last where that
-    is much, so do these. ``check_rows`` is called before all rows are compared, and raises where
-    one is damaged: products of matrices do not tell. See ``top_rows`` for the other arguments.
+    is much, so do these. ``check_rows`` is called before all rows are compared, or those that are
+    allowed, and raises where one of them is damaged: products of matrices do not tell. See
+    ``top_rows`` for the other arguments.
     """
     if allowed is not None and len(queries) <= (FEW_EXACT if index is None else FEW_BY_INDEX):
         one_by_one = partial(top_rows, k=k, dead=dead, allowed=allowed, index=index, fetch=fetch)
@@ -419,7 +420,7 @@ def top_rows_many(
                 queries, vectors, k, dead, index, wanted, depth, reach, ties, check_rows
             )
     if check_rows is not None and len(queries):
-        check_rows()
+        check_rows(allowed)
     return CandidateLists.joined(
         [
             _top_rows_block(queries[start : start + QUERY_BLOCK], vectors, k, dead, allowed, ties)
@@ -454,7 +455,7 @@ def _many_by_index(
     depth: int,
     reach: float,
     ties: Ties | None,
-    check_rows: Callable[[], None] | None,
+    check_rows: Callable[[NDArray[np.int64] | None], None] | None,
 ) -> CandidateLists:
     """Return what ``_by_index`` finds for each query; what is too hard for it, exactly."""
     from concurrent.futures import ThreadPoolExecutor  # which a single query does without
@@ -545,7 +546,6 @@ def _block_by_index(
             some[is_in(some.ravel(), dead).reshape(some.shape)] = -1
         rows = np.concatenate([since[left], some], axis=1)
         values = _best_cosines(vectors, rows, queries[left], k)
-        _check_longest(values)
         least = np.partition(values, -k, axis=1)[:, -k]
         judged = least if k == TUNED_K else np.partition(values, -TUNED_K, axis=1)[:, -TUNED_K]
         is_found = values >= least[:, None]
@@ -574,6 +574,7 @@ def _best_cosines(
 
     asked = np.repeat(np.arange(len(rows)), rows.shape[1])
     rough = products_of_pairs(queries, asked, vectors, rows.ravel()).reshape(rows.shape)
+    _check_longest(rough)
     least = np.partition(rough, -k, axis=1)[:, -k]
     is_near = (rough >= least[:, None] - MARGIN) & (rows >= 0)
     values = np.full(rows.shape, -np.inf, np.float32)

@@ -298,7 +298,8 @@ def _repair_rows(writer: Writer, modality: Modality, rescue: Rescue) -> list[str
     if good.all() and not flipped:
         with disk_errors(file.path):
             return _repair_length(file)
-    owners = writer.row_items(modality)[~good]
+    # Looked up, for other rows that the database names may not be there: see ``_repair_numbers``.
+    owners = writer.owners_of(modality, np.flatnonzero(~good))
     hurt = writer.items(np.unique(owners[owners >= 0]).tolist())
     known = writer.known([item.key for item in hurt.values()])
     saved = rescue([(item, known[item.key]) for item in hurt.values()])

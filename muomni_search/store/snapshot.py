@@ -80,6 +80,8 @@ TURN_SECONDS = 30.0
 # Of so few items, a share of all rows, each one's rows are looked up; for more it is faster to read
 # the owners of all rows, which are kept.
 LOOKED_UP_SHARE = 0.01
+# Of so few rows, a share of all, each is looked at for itself whether it is whole.
+CHECKED_SHARE = 0.1
 # Items are marked by their ids while the greatest is not so many times the number of rows.
 MARKED_IDS = 64
 
@@ -525,17 +527,25 @@ class Snapshot:
             mapped = MappedRows(file.path, file.rows)
         return mapped.vectors()
 
-    def check_rows(self, modality: Modality) -> None:
-        """Check that all live rows are unit vectors; each state of a collection is looked at once.
+    def check_rows(self, modality: Modality, rows: NDArray[np.int64] | None = None) -> None:
+        """Check that some rows, or all live ones, are unit vectors.
+
+        Unless they are few, all are looked at, once for each state of a collection.
 
         Raises:
             CorruptData: One is not, or the file is missing or too short.
         """
-
-        def look() -> NDArray[np.int64]:
-            return np.setdiff1d(damaged_among(self.vectors(modality)), self.dead(modality))
-
-        if len(self.state.arrays.get(("damaged", modality), look)):
+        vectors = self.vectors(modality)
+        if rows is not None and len(rows) <= CHECKED_SHARE * len(vectors):
+            damaged = damaged_among(vectors, rows)
+        else:
+            damaged = self.state.arrays.get(
+                ("damaged", modality),
+                lambda: np.setdiff1d(damaged_among(vectors), self.dead(modality)),
+            )
+            if rows is not None and len(damaged):
+                damaged = np.intersect1d(damaged, rows)
+        if len(damaged):
             raise not_unit(self.row_file(modality))
 
     def dead(self, modality: Modality) -> NDArray[np.int64]:
@@ -553,7 +563,8 @@ class Snapshot:
         """Return the item id of some rows (n,), -1 for dead ones."""
         numbers, places = np.unique(rows, return_inverse=True)
         found = dict(self.for_values(OWNERS_BY_ROW, numbers.tolist(), modality))
-        return np.array([found.get(row, -1) for row in numbers.tolist()], np.int64)[places]
+        with _whole_numbers():
+            return np.array([found.get(row, -1) for row in numbers.tolist()], np.int64)[places]
 
     def _owners(self, modality: Modality) -> NDArray[np.int64]:
         owners = np.full(self._count_rows(modality), -1, np.int64)
@@ -688,7 +699,8 @@ class Snapshot:
             return np.empty(0, np.int64)
         if len(item_ids) <= LOOKED_UP_SHARE * count:
             found = self.for_values(ROWS_BY_ID, item_ids.tolist(), modality)
-            rows = np.fromiter((row.row for row in found), np.int64)
+            with _whole_numbers():
+                rows = np.fromiter((row.row for row in found), np.int64)
             return np.sort(self._checked(modality, rows))
         owners = self.row_items(modality)
         most = max(int(item_ids.max()), int(owners.max(initial=0)))

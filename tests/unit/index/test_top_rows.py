@@ -369,18 +369,30 @@ def test_a_row_that_is_too_long_is_an_error_by_an_index_too(monkeypatch):
             ask(query.astype(np.float32), rows, k=3, dead=NOTHING, index=Told(rows), fetch=40)
 
 
+def test_a_row_that_is_no_number_is_an_error_by_an_index_too(monkeypatch):
+    """Also where enough others are as near, so that nobody misses it."""
+    monkeypatch.setattr(planner, "COMPARING_TIME", 0)
+    rows = rows_of(4_000, 1)
+    rows[:40] = rows[0]
+    damaged = rows.copy()
+    damaged[7] = np.nan
+    for ask, query in ((planner.top_rows, rows[3]), (planner.top_rows_many, rows[:8])):
+        with pytest.raises(CorruptData, match="not finite"):
+            ask(query, damaged, k=3, dead=NOTHING, index=Told(rows), fetch=20)
+
+
 def test_rows_are_checked_before_all_are_compared_and_only_then(monkeypatch):
     monkeypatch.setattr(planner, "COMPARING_TIME", 0)
     rows, checks = rows_of(4_000, 1), []
 
     def ask(**asked):
         checks.clear()
-        planner.top_rows_many(
-            rows[:8], rows, k=3, dead=NOTHING, check_rows=lambda: checks.append(1), **asked
-        )
+        planner.top_rows_many(rows[:8], rows, k=3, dead=NOTHING, check_rows=checks.append, **asked)
         return len(checks)
 
     assert ask() == 1
+    assert ask(allowed=np.arange(500)) == 1
+    assert checks[0].tolist() == list(range(500))
     assert ask(index=Told(rows), fetch=40) == 0
     assert ask(index=Told(rows), fetch=40, reach=1.1) == 1  # which nothing is near enough for
 

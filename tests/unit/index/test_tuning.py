@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from vector_helpers import rows_of
 
-from muomni_search.index import planner, tuning
+from muomni_search.index import planner, ties, tuning
 from muomni_search.index.exact import exact_top_rows
 from muomni_search.index.protocol import CODES, Candidates
 from muomni_search.index.tuning import Promise
@@ -197,6 +197,23 @@ def test_fewer_codes_keep_the_same_promise_deeper(vectors, asking):
         tuning.tune(index, vectors, NOTHING, asking, 0.95).fetch or 10_000 for index in indexes
     ]
     assert depths == sorted(depths)
+
+
+def test_equal_rows_are_not_all_kept_while_they_are_measured(monkeypatch):
+    monkeypatch.setattr(ties, "MOST_TIED", 10)
+    kept, top_rows_many = [], planner.top_rows_many
+
+    def counting(*given, **asked):
+        found = top_rows_many(*given, **asked)
+        kept.append(len(found.rows))
+        return found
+
+    monkeypatch.setattr(planner, "top_rows_many", counting)
+    rows = np.repeat(rows_of(2, 1), 1_000, axis=0)
+    asking = {"image": tuning.asking_with(rows[::20], 100, np.arange(0, 2_000, 20))}
+    promise = tuning.tune(Perfect(rows), rows, NOTHING, asking, 0.95)
+    assert promise.measured["image"].recall == 1
+    assert kept[0] < 100 * 30
 
 
 def test_memory_decides_how_many_codes_there_are():

@@ -20,10 +20,9 @@ import pytest
 from file_helpers import flip_span
 
 from muomni_search.collection import Collection
-from muomni_search.duplicates import find_duplicates
 from muomni_search.errors import CorruptData, MuomniError
 from muomni_search.filters import parse_filter
-from muomni_search.items import DIM, Modality, Query, Record
+from muomni_search.items import DIM, Modality, Record
 from muomni_search.store import tables
 from muomni_search.store.check import _check_log
 from muomni_search.store.fields import summarise_fields
@@ -575,33 +574,49 @@ def test_a_damaged_id_is_told_where_many_items_are_equally_near(place: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "statement",
+    ("statement", "raising"),
     [
-        'UPDATE segments SET "row" = 99999 WHERE "row" = 9',
-        'UPDATE segments SET "row" = -3 WHERE "row" = 9',
-        "INSERT INTO dead_rows VALUES ('text', 99999)",
-        "INSERT INTO dead_rows VALUES ('text', -1)",
-        "UPDATE segments SET item_id = 'x' WHERE \"row\" = 9",
+        ('UPDATE segments SET "row" = 99999', "sample owners few item"),
+        ('UPDATE segments SET "row" = -3', "sample owners few item"),
+        ("UPDATE segments SET \"row\" = 'x'", "sample owners few item"),
+        ("UPDATE segments SET item_id = 'x'", "owners owners-of-some"),
+        ('UPDATE dead_rows SET "row" = 99999', "dead"),
+        ('UPDATE dead_rows SET "row" = -1', "dead"),
     ],
 )
-def test_a_number_that_is_damaged_is_an_error_of_ours_or_none(place: Path, statement: str) -> None:
-    sql(place, statement.replace("WHERE", "WHERE modality = 'text' AND"))
-    told = []
-    with Collection.open(place) as collection, collection.view() as view:
-        keys = list(view.snapshot.iter_keys())
-        for ask in (
-            lambda: collection.query(Query.vector(VECTORS[0]), 100),
-            lambda: collection.query(Query.vector(VECTORS[0]), 100, where="key != 'none'"),
-            lambda: collection.query(Query.vector(VECTORS[0]), 100, where="key in ('t8', 't9')"),
-            lambda: find_duplicates(collection),
-            lambda: view.snapshot.item_rows(keys),
-        ):
+def test_a_number_that_is_damaged_is_an_error_of_ours(
+    place: Path, statement: str, raising: str
+) -> None:
+    row = 7 if "dead_rows" in statement else 9
+    sql(place, f"{statement} WHERE modality = 'text' AND \"row\" = {row}")
+    told = {}
+    with Store.open(place) as damaged, damaged.snapshot() as snapshot:
+        ways: dict[str, Callable[[], object]] = {
+            "sample": lambda: snapshot.sample_rows(TEXT, COUNT),
+            "owners": lambda: snapshot.row_items(TEXT),
+            "owners-of-some": lambda: snapshot.owners_of(TEXT, np.array([8, 9])),
+            "few": lambda: snapshot.matching_rows(TEXT, parse_filter("key in ('t8', 't9')")),
+            "item": lambda: snapshot.item_rows(["t9"]),
+            "dead": lambda: snapshot.dead(TEXT),
+        }
+        for name, ask in ways.items():
             try:
                 ask()
             except CorruptData as error:
-                told.append(str(error))
-    assert told
-    assert all("verify --repair" in one for one in told)
+                told[name] = str(error)
+    assert told.keys() == set(raising.split())
+    assert all("verify --repair" in one for one in told.values())
+
+
+@pytest.mark.parametrize("number", [99_999, -3])
+def test_a_damaged_block_is_mended_where_a_number_is_damaged_too(place: Path, number: int) -> None:
+    sql(place, f'UPDATE segments SET "row" = {number} WHERE modality = \'text\' AND "row" = 9')
+    rows = np.memmap(place / "vectors" / "text.0.f32", np.float32, "r+", shape=(COUNT, DIM))
+    rows[20] = 3
+    rows.flush()
+    with Store.open(place) as damaged:
+        assert damaged.repair()
+        assert list(damaged.problems()) == []
 
 
 @pytest.mark.parametrize("number", [2**60, -7])
