@@ -294,8 +294,9 @@ class Statement:
         """Return what it finds with these values of its parameters, read to its end."""
         cursor = connection.execute(self._query, values)
         if self._make is None:
-            names = [name for name, *_ in cursor.description]
-            # Of names that SQLite says.
+            # As SQLite says them, which is as the schema does: one flipped bit of that makes a
+            # capital, and this is kept for all collections of the process.
+            names = [name.lower() for name, *_ in cursor.description]
             row: Any = namedtuple("Row", names, rename=True)  # type: ignore[misc]  # noqa: PYI024
             self._make = row._make
         return list(map(self._make, cursor.fetchall()))

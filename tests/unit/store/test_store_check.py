@@ -23,6 +23,7 @@ from muomni_search.collection import Collection
 from muomni_search.errors import CorruptData, MuomniError
 from muomni_search.filters import parse_filter
 from muomni_search.items import DIM, Modality, Record
+from muomni_search.store import snapshot as snapshots
 from muomni_search.store import tables
 from muomni_search.store.check import _check_log
 from muomni_search.store.fields import summarise_fields
@@ -606,6 +607,26 @@ def test_a_number_that_is_damaged_is_an_error_of_ours(
                 told[name] = str(error)
     assert told.keys() == set(raising.split())
     assert all("verify --repair" in one for one in told.values())
+
+
+def test_a_flipped_letter_of_a_columns_name_is_told_and_harms_no_other_collection(
+    place: Path, original: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite calls a column as the schema does, and finds it whatever its capitals."""
+    for statement in (snapshots.KNOWN_BY_KEY, snapshots.SHOWN_BY_ID, snapshots.ITEMS_BY_KEY):
+        monkeypatch.setattr(statement._few, "_make", None)
+    sql(
+        place,
+        "PRAGMA writable_schema = ON",
+        "UPDATE sqlite_master SET sql = replace(sql, 'source TEXT', 'Source TEXT')",
+    )
+    for one in (place, original):
+        with Store.open(one) as store, store.snapshot() as snapshot:
+            (number,) = snapshot.item_ids(["t1"]).values()
+            assert snapshot.known(["t1"])["t1"].source == "/t1"
+            assert snapshot.shown([number])[number].source == "/t1"
+            assert snapshot.find(["t1"])["t1"].source == "/t1"
+            assert bool(list(store.problems())) == (one == place)
 
 
 @pytest.mark.parametrize("number", [99_999, -3])
