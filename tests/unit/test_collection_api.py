@@ -980,6 +980,10 @@ def test_a_damaged_row_is_an_error_and_no_number(
             output = tmp_path / f"filtered{number}.jsonl"
             report = run_batch(collection, tmp_path / "queries.npy", output, k=3, where=where)
             assert (report.answered, report.failed) == (8, 0)
+        few = ", ".join(f"'k{number}'" for number in (*range(30), rows - 3))
+        output, where = tmp_path / "with.jsonl", f"key in ({few})"
+        report = run_batch(collection, tmp_path / "queries.npy", output, k=3, where=where)
+        assert (report.answered, report.failed) == (0, 8)
         assert collection.repair()
         assert collection.verify() == []
         assert collection.query(query, k=rows) == []  # one checksum, of ready vectors, was of all
