@@ -52,6 +52,14 @@ def bound(what: Path, place: Path) -> Iterator[None]:
         subprocess.run(["umount", place], check=False, capture_output=True)
 
 
+def sql(place: Path, *statements: str) -> None:
+    """Change a collection's database behind its back."""
+    with sqlite3.connect(place / "collection.db") as connection:
+        for statement in statements:
+            connection.execute(statement)
+    connection.close()
+
+
 def flip_span(place: Path, item_id: int) -> None:
     """Give a segment another span, in the table and not in its index."""
     with sqlite3.connect(place / "collection.db") as connection:

@@ -14,6 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from file_helpers import sql
 from old_collections import make_old
 
 from muomni_search.errors import CorruptData
@@ -106,18 +107,14 @@ def test_a_collection_of_the_first_revision_gets_the_checksums_of_its_items(plac
             writer.delete(["c"])
         check_content(store)
     assert revision(place) == sqlite.HEAD
-    with sqlite3.connect(place / "collection.db") as connection:
-        connection.execute("UPDATE items SET metadata = '{\"n\":3}' WHERE key = 'b'")
-    connection.close()
+    sql(place, "UPDATE items SET metadata = '{\"n\":3}' WHERE key = 'b'")
     with Store.open(place) as store:
         assert [fault.kind for fault in store.problems()] == ["item"]
 
 
 def test_a_byte_that_is_no_character_does_not_hinder_the_upgrade(place: Path) -> None:
     make_old(place, "0002")
-    with sqlite3.connect(place / "collection.db") as connection:
-        connection.execute("UPDATE items SET text = CAST(x'68FF6C' AS TEXT) WHERE key = 'a'")
-    connection.close()
+    sql(place, "UPDATE items SET text = CAST(x'68FF6C' AS TEXT) WHERE key = 'a'")
     with Store.open(place) as store:
         assert list(store.problems()) == []  # nobody knows what it was
         with store.snapshot() as snapshot:
@@ -183,9 +180,7 @@ def test_two_keys_that_damage_made_one_do_not_hinder_the_upgrade(place: Path) ->
 
 def test_a_reference_that_damage_broke_does_not_hinder_the_upgrade(place: Path) -> None:
     make_old(place, "0005")
-    with sqlite3.connect(place / "collection.db") as connection:
-        connection.execute("UPDATE segments SET item_id = 99 WHERE modality = 'image'")
-    connection.close()
+    sql(place, "UPDATE segments SET item_id = 99 WHERE modality = 'image'")
     with Store.open(place) as store:
         assert "database" in {fault.kind for fault in store.problems()}
         assert store.repair()

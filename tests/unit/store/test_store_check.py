@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from file_helpers import flip_span
+from file_helpers import flip_span, sql
 
 from muomni_search.collection import Collection
 from muomni_search.errors import CorruptData, MuomniError
@@ -74,13 +74,6 @@ def place(original: Path, tmp_path: Path) -> Path:
 def store(place: Path) -> Iterator[Store]:
     with Store.open(place) as store:
         yield store
-
-
-def sql(place: Path, *statements: str) -> None:
-    with sqlite3.connect(place / "collection.db") as connection:
-        for statement in statements:
-            connection.execute(statement)
-    connection.close()
 
 
 def flip(path: Path, *places: int) -> None:
